@@ -1,0 +1,72 @@
+"""edgeroute decides, before a prompt leaves the machine, whether it needs the strong LLM or the weak one.
+
+    >>> from edgeroute import Router
+    >>> router = Router.load()                                  # the bundle that the wheel carries
+    >>> decision = router.choose("What is the capital of Peru?", strong_share=0.3)
+    >>> decision.target                                         # "strong" or "weak"
+
+A router is a folder of three files (manifest, tokenizer, ONNX graph), and ``Router`` does not know its kind: it scores
+a prompt with the probability that the strong model's answer is better, in milliseconds, on CPU or CUDA, offline.
+``strong_share`` is the share of traffic to send to the strong model; the bundle's calibration turns it into a
+threshold. Importing this package loads nothing beyond the standard library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import (
+    BundleError,
+    BundleNotFoundError,
+    CalibrationError,
+    EdgeRouteError,
+    ForkError,
+    GoldenWarning,
+    GraphError,
+    InputFileError,
+    IntegrityError,
+    ManifestError,
+    MissingExtraError,
+    PromptError,
+    ProviderError,
+    PullError,
+    ScoreError,
+)
+
+if TYPE_CHECKING:
+    from .router import Decision, Router
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BundleError",
+    "BundleNotFoundError",
+    "CalibrationError",
+    "Decision",
+    "EdgeRouteError",
+    "ForkError",
+    "GoldenWarning",
+    "GraphError",
+    "InputFileError",
+    "IntegrityError",
+    "ManifestError",
+    "MissingExtraError",
+    "PromptError",
+    "ProviderError",
+    "PullError",
+    "Router",
+    "ScoreError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Decision", "Router"):
+        from . import router
+
+        return getattr(router, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

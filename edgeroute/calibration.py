@@ -1,0 +1,72 @@
+"""Strong share to threshold and back, on the quantiles of a score sample.
+
+Shares are portable, thresholds are not: "send 40% to the strong model" means the same for every bundle because each
+carries the quantiles of its own score. RouteLLM's rule is ``strong iff score >= threshold``, its threshold for a share
+the ``1 - share`` quantile (``calibrate_threshold.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .errors import CalibrationError
+
+LEVELS = 201
+NEVER = math.nextafter(1.0, 2.0)
+"""The threshold that no score reaches: strong share 0."""
+
+
+def threshold_for(quantiles: Sequence[float], strong_share: float) -> float:
+    """The threshold at which ``strong_share`` of the sample goes to the strong model.
+
+    Share 0 gives ``NEVER`` and share 1 gives 0.0: none and all, whatever the sample. Raises ``CalibrationError``
+    outside [0, 1].
+    """
+    share = _unit("strong share", strong_share)
+    if share == 0:
+        return NEVER
+    if share == 1:
+        return 0.0
+    return float(np.interp(1 - share, _levels(quantiles), quantiles))
+
+
+def share_for(quantiles: Sequence[float], threshold: float) -> float:
+    """The share of the sample that ``threshold`` sends to the strong model: the inverse of ``threshold_for``."""
+    if threshold == NEVER:
+        return 0.0
+    value = _unit("threshold", threshold)
+    if value == 0:
+        return 1.0
+    # On a plateau of equal quantiles every score passes: the share is that of the plateau's lower end.
+    below = int(np.searchsorted(quantiles, value, side="left"))
+    if below == 0:
+        return 1.0
+    if below == len(quantiles):
+        return 0.0
+    low, high = quantiles[below - 1], quantiles[below]
+    level = (below - 1 + (value - low) / (high - low)) / (len(quantiles) - 1)
+    return float(1 - level)
+
+
+def fit_quantiles(scores: ArrayLike, levels: int = LEVELS) -> tuple[float, ...]:
+    """Quantiles of ``scores`` (``[n]``, in [0, 1]) at ``levels`` evenly spaced levels, for a manifest."""
+    sample = np.asarray(scores, dtype=np.float64)
+    if sample.ndim != 1 or len(sample) < 2:
+        raise CalibrationError(f"expected at least two scores, found shape {sample.shape}")
+    if not ((sample >= 0) & (sample <= 1)).all():
+        raise CalibrationError("expected scores from 0 to 1")
+    return tuple(np.round(np.quantile(sample, np.linspace(0, 1, levels)), 7).tolist())
+
+
+def _levels(quantiles: Sequence[float]) -> np.ndarray:
+    return np.linspace(0, 1, len(quantiles))
+
+
+def _unit(what: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise CalibrationError(f"expected a {what} from 0 to 1, found {value!r}")
+    return float(value)

@@ -1,0 +1,81 @@
+"""Every error edgeroute raises, as one tree; nothing else escapes.
+
+    EdgeRouteError
+    ├── BundleError              a bundle cannot be used
+    │   ├── BundleNotFoundError      no bundle of that name or path
+    │   ├── ManifestError            router.json breaks the schema
+    │   ├── IntegrityError           a file is not the one the manifest names
+    │   └── GraphError               graph or tokenizer breaks the contract
+    ├── PromptError              not a prompt, or nothing in it to score
+    ├── CalibrationError         a share, threshold or sample out of range
+    ├── ScoreError               the graph gave no usable score
+    ├── ProviderError            the execution provider asked for does not work
+    ├── MissingExtraError        an optional part is not installed
+    ├── ForkError                a router was carried into a forked process
+    ├── InputFileError           a line of an input file cannot be read
+    └── PullError                a bundle could not be fetched
+
+A message says what was expected, what was found and what to do. None holds a prompt or a key.
+"""
+
+from __future__ import annotations
+
+
+class EdgeRouteError(Exception):
+    """Base of all errors of this package."""
+
+
+class BundleError(EdgeRouteError):
+    """A bundle cannot be used."""
+
+
+class BundleNotFoundError(BundleError):
+    """No bundle of that name or path."""
+
+
+class ManifestError(BundleError):
+    """``router.json`` breaks the schema."""
+
+
+class IntegrityError(BundleError):
+    """A file is missing, unlisted or not the one that the manifest names."""
+
+
+class GraphError(BundleError):
+    """The graph or the tokenizer breaks the bundle contract."""
+
+
+class PromptError(EdgeRouteError):
+    """Not a prompt, or nothing in it to score."""
+
+
+class CalibrationError(EdgeRouteError):
+    """A share, threshold or calibration sample out of range."""
+
+
+class ScoreError(EdgeRouteError):
+    """The graph gave no usable score."""
+
+
+class ProviderError(EdgeRouteError):
+    """The execution provider asked for does not work here."""
+
+
+class MissingExtraError(EdgeRouteError):
+    """An optional part of edgeroute is not installed."""
+
+
+class ForkError(EdgeRouteError):
+    """A router was loaded before a fork and used after it."""
+
+
+class InputFileError(EdgeRouteError):
+    """A line of an input file cannot be read."""
+
+
+class PullError(EdgeRouteError):
+    """A bundle could not be fetched."""
+
+
+class GoldenWarning(UserWarning):
+    """This machine's scores differ from the golden scores in the manifest."""

@@ -1,0 +1,300 @@
+"""The manifest ``router.json``: what a bundle says of itself. The dataclasses below are its schema.
+
+The file is canonical JSON (sorted keys, two-space indent, UTF-8, one final newline), and ``digest`` is the SHA-256 of
+that form without the digest itself, so that no byte of a bundle, this file's included, can change unnoticed.
+``models/README.md`` explains each field to people who make bundles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import IntegrityError, ManifestError
+from .strict import decode, parse_json
+
+MANIFEST = "router.json"
+TOKENIZER = "tokenizer.json"
+FORMAT = 1
+MAX_MANIFEST_BYTES = 64 * 1024
+MAX_FILE_BYTES = {".json": 64 << 20, ".md": 1 << 20, ".onnx": 1536 << 20, ".data": 16 << 30}
+MAX_TOKENS = 8192
+
+ChatPolicy = Literal["last_user", "last_message", "last_turns"]
+Provider = Literal["cpu", "cuda"]
+_FLAT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (hex) of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The models between which the score decides: P(strong's answer is better than weak's)."""
+
+    strong: str
+    weak: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One training set: name, rows used, licence."""
+
+    name: str
+    rows: int
+    licence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Where the weights come from. ``ties``: how a tie counted in the label."""
+
+    command: str
+    seed: int
+    base: str
+    ties: Literal["weak", "half"]
+    data: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPolicy:
+    """How a prompt becomes tokens; calibration is only true for this.
+
+    ``max_tokens`` counts special tokens. ``keep``: what of a longer prompt survives. ``chat``: which messages of a chat
+    are read, ``turns`` how many for ``last_turns``. ``template``: text around ``{prompt}``, never cut.
+    """
+
+    max_tokens: int
+    keep: Literal["head_tail", "head"]
+    chat: ChatPolicy
+    turns: int = 3
+    template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Evenly spaced quantiles (level 0 to 1) of a graph's score on ``n`` prompts of ``sample``."""
+
+    sample: str
+    n: int
+    quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenScore:
+    """A prompt and the score this graph gave it when it was exported."""
+
+    prompt: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Scores to replay; ``tolerance`` is the largest difference that another machine may show."""
+
+    tolerance: float
+    scores: tuple[GoldenScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What export did to the scores, against ``reference``, on ``n`` prompts of ``sample``.
+
+    ``flips`` maps a strong share to the fraction of decisions that changed, thresholds refitted per graph.
+    """
+
+    reference: str
+    sample: str
+    n: int
+    max_abs: float
+    mean_abs: float
+    rank_correlation: float
+    flips: dict[str, float]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRow:
+    """Milliseconds from ``str`` to decision at ``tokens`` tokens."""
+
+    tokens: int
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Measured latency; only comparable within one machine."""
+
+    machine: str
+    threads: int
+    calls: int
+    rows: tuple[LatencyRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphEntry:
+    """One graph of the bundle and the receipts taken on it."""
+
+    file: str
+    precision: Literal["int8", "fp16", "fp32"]
+    providers: tuple[Provider, ...]
+    calibration: Calibration
+    golden: Golden
+    data: str | None = None
+    parity: Parity | None = None
+    latency: Latency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """What ``choose`` uses when nothing is said."""
+
+    strong_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A measured quality with its 95% interval."""
+
+    benchmark: str
+    split: str
+    n: int
+    metric: str
+    value: float
+    low: float
+    high: float
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A cheaper bundle for callers with a deadline."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The whole of ``router.json``; ``graphs`` is in order of preference."""
+
+    format: int
+    name: str
+    kind: str
+    version: str
+    licence: str
+    description: str
+    pair: Pair
+    training: Training
+    text: TextPolicy
+    files: dict[str, FileEntry]
+    graphs: tuple[GraphEntry, ...]
+    default: Default
+    digest: str
+    quality: tuple[Quality, ...] = ()
+    fallback: Fallback | None = None
+
+
+def is_flat_name(name: str) -> bool:
+    """Whether ``name`` is safe as a file or bundle name on any file system: no separators, no leading dot."""
+    return _FLAT_NAME.fullmatch(name) is not None and not name.endswith(".")
+
+
+def canonical(manifest: dict[str, Any]) -> bytes:
+    """The one byte form of a manifest."""
+    text = json.dumps(manifest, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8") + b"\n"
+
+
+def seal(manifest: dict[str, Any]) -> bytes:
+    """The bytes of ``router.json`` for ``manifest``, with its digest filled in."""
+    body = {key: value for key, value in manifest.items() if key != "digest"}
+    digest = "sha256:" + hashlib.sha256(canonical(body)).hexdigest()
+    return canonical({**body, "digest": digest})
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read the bytes of a ``router.json``.
+
+    Raises ``ManifestError`` listing every breach of the schema, ``IntegrityError`` when the digest or the canonical
+    form does not hold.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{MANIFEST} has {len(data)} bytes; at most {MAX_MANIFEST_BYTES} are allowed")
+    try:
+        raw = parse_json(data)
+    except ValueError as error:
+        raise ManifestError(f"{MANIFEST} is not strict JSON: {error}") from None
+    problems: list[str] = []
+    manifest: Manifest | None = decode(Manifest, raw, MANIFEST, problems)
+    if manifest is not None:
+        problems += _check(manifest)
+    if problems or manifest is None:
+        raise ManifestError("the manifest breaks the schema:\n" + "\n".join(f"  {each}" for each in problems))
+    try:
+        sealed = seal(raw)
+    except ValueError as error:  # lone surrogates, numbers that overflow
+        raise ManifestError(f"{MANIFEST} has no canonical form: {error}") from None
+    if sealed != data:
+        found = json.loads(sealed)["digest"]
+        what = "its digest does not match" if found != manifest.digest else "its bytes are not in canonical form"
+        raise IntegrityError(f"{MANIFEST} was changed: {what} (expected {manifest.digest}, found {found})")
+    return manifest
+
+
+def _check(manifest: Manifest) -> list[str]:
+    """What the types alone cannot say."""
+    problems = []
+
+    def require(holds: bool, message: str) -> None:
+        if not holds:
+            problems.append(f"{MANIFEST}{message}")
+
+    require(manifest.format == FORMAT, f".format: expected {FORMAT}, found {manifest.format}")
+    require(is_flat_name(manifest.name), ".name: expected a flat name of letters, digits and ._-")
+    require(_DIGEST.fullmatch(manifest.digest) is not None, ".digest: expected sha256: and 64 hex digits")
+    require(0 <= manifest.default.strong_share <= 1, ".default.strong_share: expected 0 to 1")
+    require(1 <= manifest.text.turns <= 100, ".text.turns: expected 1 to 100")
+    require(8 <= manifest.text.max_tokens <= MAX_TOKENS, f".text.max_tokens: expected 8 to {MAX_TOKENS}")
+    template = manifest.text.template
+    require(template is None or template.count("{prompt}") == 1, ".text.template: expected {prompt} exactly once")
+    if manifest.fallback is not None:
+        require(is_flat_name(manifest.fallback.name), ".fallback.name: expected a flat name")
+        require(_DIGEST.fullmatch(manifest.fallback.digest) is not None, ".fallback.digest: expected a digest")
+    for name, entry in manifest.files.items():
+        limit = MAX_FILE_BYTES.get("." + name.rpartition(".")[2])
+        require(is_flat_name(name) and name != MANIFEST, f".files: {name!r} is not a flat file name")
+        require(limit is not None, f".files: {name!r} ends in none of {', '.join(MAX_FILE_BYTES)}")
+        require(0 <= entry.size <= (limit or 0), f".files.{name}.size: expected 0 to {limit}")
+        require(_SHA256.fullmatch(entry.sha256) is not None, f".files.{name}.sha256: expected 64 hex digits")
+    folded = {name.casefold() for name in manifest.files}
+    require(len(folded) == len(manifest.files), ".files: names that differ in case only")
+    require(TOKENIZER in manifest.files, f".files: {TOKENIZER} is missing")
+    require(bool(manifest.graphs), ".graphs: expected at least one graph")
+    for i, graph in enumerate(manifest.graphs):
+        where = f".graphs[{i}]"
+        require(graph.file in manifest.files and graph.file.endswith(".onnx"), f"{where}.file: not a listed .onnx")
+        listed = graph.data is None or (graph.data in manifest.files and graph.data.endswith(".data"))
+        require(listed, f"{where}.data: not a listed .data file")
+        require(bool(graph.providers), f"{where}.providers: expected at least one")
+        quantiles = graph.calibration.quantiles
+        require(len(quantiles) >= 2, f"{where}.calibration.quantiles: expected at least two")
+        require(all(0 <= q <= 1 for q in quantiles), f"{where}.calibration.quantiles: expected 0 to 1")
+        require(list(quantiles) == sorted(quantiles), f"{where}.calibration.quantiles: expected ascending order")
+        require(0 < graph.golden.tolerance <= 1, f"{where}.golden.tolerance: expected above 0, at most 1")
+        golden = graph.golden.scores
+        require(2 <= len(golden) <= 64, f"{where}.golden.scores: expected 2 to 64")
+        require(all(0 <= each.score <= 1 for each in golden), f"{where}.golden.scores: expected scores of 0 to 1")
+        require(all(each.prompt.strip() for each in golden), f"{where}.golden.scores: a prompt is blank")
+    return problems

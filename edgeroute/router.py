@@ -1,0 +1,239 @@
+"""``Router``: a bundle, loaded and warm, that scores prompts and chooses between strong and weak."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from .bundle import Bundle, open_bundle
+from .calibration import share_for, threshold_for
+from .errors import BundleError, CalibrationError, EdgeRouteError, GoldenWarning, GraphError, PromptError, ProviderError
+from .manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest, Provider
+from .session import Session, why_no_cuda
+from .store import locate
+from .text import Prompt, TextEncoder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WARM_UP = 2
+"""Golden scores replayed at load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a prompt goes and why: ``target`` is strong exactly when ``score >= threshold``.
+
+    ``strong_share`` is the share of the calibration sample that the threshold sends to the strong model; ``n_tokens``
+    counts the tokens scored; ``latency_ms`` is the time from prompt to decision. ``chat`` names the chat policy where
+    the caller overrode the bundle's own.
+    """
+
+    target: Literal["strong", "weak"]
+    score: float
+    threshold: float
+    strong_share: float
+    n_tokens: int
+    truncated: bool
+    latency_ms: float
+    chat: ChatPolicy | None = None
+
+
+class Router:
+    """Scores prompts: the probability, in [0, 1], that the strong model's answer is better.
+
+    Made by ``Router.load``. Safe to share between threads; load it after a fork, not before.
+    """
+
+    def __init__(
+        self, bundle: Bundle, graph: GraphEntry, session: Session, text: TextEncoder, *, provider_reason: str
+    ) -> None:
+        self.graph = graph
+        self.provider = session.provider
+        self.provider_reason = provider_reason
+        self.threads = session.threads
+        self._bundle = bundle
+        self._session = session
+        self._text = text
+        self._chat = text.policy.chat if text.policy.chat != bundle.manifest.text.chat else None
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        provider: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        digest: str | None = None,
+        chat: ChatPolicy | None = None,
+    ) -> Router:
+        """Open, check and warm up a bundle.
+
+        ``name_or_path``: a shipped or pulled bundle's name, or a folder; the default bundle when ``None``.
+        ``provider``: ``auto`` takes CUDA where the bundle has a graph for it and it truly loads, else CPU, and
+        ``Router.provider_reason`` says why. ``threads``: intra-op threads, by default
+        ``min(4, allowed cores, cgroup quota)``. ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the
+        bundle's chat policy.
+
+        Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``. Warns ``GoldenWarning`` when
+        this machine's scores differ from those recorded at export.
+        """
+        if provider not in ("auto", "cpu", "cuda"):
+            raise ProviderError(f"expected a provider of auto, cpu or cuda, found {provider!r}")
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise ProviderError(f"expected at least one thread, found {threads!r}")
+        place = locate(name_or_path)
+        bundle = open_bundle(place.path, digest=digest or place.digest)
+        graph, chosen, reason = _choose_graph(bundle.manifest, provider)
+        try:
+            router = cls._open(bundle, graph, chosen, threads, chat, reason)
+        except ProviderError as error:
+            if provider != "auto":
+                raise
+            graph, chosen, _ = _choose_graph(bundle.manifest, "cpu")
+            router = cls._open(bundle, graph, chosen, threads, chat, f"CPU, since {error}")
+        router._warm_up()
+        return router
+
+    @classmethod
+    def _open(
+        cls,
+        bundle: Bundle,
+        graph: GraphEntry,
+        provider: Provider,
+        threads: int | None,
+        chat: ChatPolicy | None,
+        reason: str,
+    ) -> Router:
+        names = [TOKENIZER, graph.file, *([graph.data] if graph.data else [])]
+        files = bundle.read(*names)
+        data = (graph.data, files[graph.data]) if graph.data else None
+        session = Session(files[graph.file], provider=provider, threads=threads, data=data)
+        text = TextEncoder(files[TOKENIZER], bundle.manifest.text, chat=chat)
+        return cls(bundle, graph, session, text, provider_reason=reason)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._bundle.manifest
+
+    def score(self, prompt: Prompt) -> float:
+        """The strong win rate of one prompt, in [0, 1].
+
+        ``prompt`` is a string or a chat: ``[{"role", "content"}]``, content a string or text parts. Raises
+        ``PromptError`` when it is neither or has no text, ``ScoreError`` when the graph fails.
+        """
+        return self._session.run(self._text.encode(prompt).ids)
+
+    def score_batch(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        """Scores of several prompts, float32 ``[len(prompts)]``: on CPU the same bits as ``score`` one by one."""
+        if isinstance(prompts, str):
+            raise PromptError("expected a list of prompts, found one str: use score")
+        rows = []
+        for i, prompt in enumerate(prompts):
+            try:
+                rows.append(self._text.encode(prompt).ids)
+            except PromptError as error:
+                raise PromptError(f"prompt {i}: {error}") from None
+        if not rows:
+            return np.zeros(0, dtype=np.float32)
+        if self.provider == "cuda" and self.graph.precision != "int8":
+            return self._session.run_padded(rows)
+        return self._session.run_rows(rows)
+
+    def choose(self, prompt: Prompt, *, strong_share: float | None = None, threshold: float | None = None) -> Decision:
+        """Decide between the strong and the weak model.
+
+        Give ``strong_share`` (the share of traffic like the calibration sample that should go to the strong model) or
+        a raw ``threshold``, both in [0, 1]; with neither, the bundle's default share holds. Raises
+        ``CalibrationError``, and what ``score`` raises.
+        """
+        start = time.perf_counter()
+        limit, share = self.threshold(strong_share=strong_share, threshold=threshold)
+        tokens = self._text.encode(prompt)
+        score = self._session.run(tokens.ids)
+        return Decision(
+            target="strong" if score >= limit else "weak",
+            score=score,
+            threshold=limit,
+            strong_share=share,
+            n_tokens=len(tokens.ids),
+            truncated=tokens.truncated,
+            latency_ms=(time.perf_counter() - start) * 1e3,
+            chat=self._chat,
+        )
+
+    async def ascore(self, prompt: Prompt) -> float:
+        """``score`` on a worker thread: the event loop never waits for it."""
+        return await asyncio.to_thread(self.score, prompt)
+
+    async def achoose(
+        self, prompt: Prompt, *, strong_share: float | None = None, threshold: float | None = None
+    ) -> Decision:
+        """``choose`` on a worker thread: the event loop never waits for it."""
+        return await asyncio.to_thread(self.choose, prompt, strong_share=strong_share, threshold=threshold)
+
+    def threshold(self, *, strong_share: float | None = None, threshold: float | None = None) -> tuple[float, float]:
+        """The threshold and the strong share that ``choose`` would use; either may be given, not both."""
+        quantiles = self.graph.calibration.quantiles
+        if threshold is not None:
+            if strong_share is not None:
+                raise CalibrationError("give a strong share or a threshold, not both")
+            return float(threshold), share_for(quantiles, threshold)
+        share = self.manifest.default.strong_share if strong_share is None else strong_share
+        return threshold_for(quantiles, share), float(share)
+
+    def golden_differences(self, count: int | None = None) -> list[float]:
+        """|score now − score at export| of the first ``count`` golden prompts of the manifest."""
+        golden = self.graph.golden.scores[:count]
+        return [abs(self._session.run(self._text.encode(each.prompt).ids) - each.score) for each in golden]
+
+    def _warm_up(self) -> None:
+        """Prove the contract on the graph itself: the highest id at the full length, and two golden scores."""
+        text, highest = self._text.policy, self._text.highest_id()
+        try:
+            self._session.run([highest] * text.max_tokens)
+        except EdgeRouteError as error:
+            raise GraphError(
+                f"the graph does not take the tokenizer's highest id {highest} at {text.max_tokens} tokens: {error}"
+            ) from None
+        try:
+            worst = max(self.golden_differences(WARM_UP))
+        except PromptError as error:
+            raise BundleError(f"a golden prompt of the manifest does not score: {error}") from None
+        if worst > self.graph.golden.tolerance:
+            warnings.warn(
+                f"{self.manifest.name}: scores on this machine differ by {worst:.4f} from those at export "
+                f"(tolerance {self.graph.golden.tolerance}); `edgeroute verify` replays them all",
+                GoldenWarning,
+                stacklevel=3,
+            )
+
+
+def _choose_graph(manifest: Manifest, provider: Literal["auto", "cpu", "cuda"]) -> tuple[GraphEntry, Provider, str]:
+    """The first graph, in the manifest's order of preference, for the provider; and the reason in words."""
+    by_provider: dict[str, GraphEntry] = {}
+    for graph in manifest.graphs:
+        for each in graph.providers:
+            by_provider.setdefault(each, graph)
+    no_cuda = None
+    if provider != "cpu":
+        no_cuda = why_no_cuda()
+        if no_cuda is None and "cuda" not in by_provider:
+            no_cuda = f"the bundle {manifest.name} has no graph for CUDA"
+        if no_cuda is None:
+            return by_provider["cuda"], "cuda", "CUDA"
+        if provider == "cuda":
+            raise ProviderError(f"CUDA was asked for, but {no_cuda}")
+    if "cpu" not in by_provider:
+        raise ProviderError(
+            f"the bundle {manifest.name} has no graph for the CPU" + (f", and {no_cuda}" if no_cuda else "")
+        )
+    return by_provider["cpu"], "cpu", f"CPU, since {no_cuda}" if no_cuda else "CPU"

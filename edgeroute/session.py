@@ -1,0 +1,208 @@
+"""Run a graph: the only module that imports onnxruntime.
+
+One session serves all threads (``run`` releases the GIL). It does not survive a fork, which is detected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import ForkError, GraphError, MissingExtraError, ProviderError, ScoreError
+from .graph import check_graph
+from .machine import usable_threads
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .manifest import Provider
+
+INSTALL_CPU = 'pip install "edgeroute[cpu]"'
+INSTALL_GPU = 'pip install "edgeroute[gpu]"'
+_PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_INPUTS = ("input_ids", "attention_mask")
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module, or ``MissingExtraError`` saying what to install."""
+    try:
+        import onnxruntime as ort
+
+        ort.get_available_providers()
+    except (ImportError, AttributeError) as error:
+        raise MissingExtraError(
+            f"onnxruntime does not import ({error}): run {INSTALL_CPU}, or {INSTALL_GPU} on a CUDA machine"
+        ) from None
+    return ort
+
+
+def installed_builds() -> dict[str, str]:
+    """Installed distributions that provide the ``onnxruntime`` module, with their versions.
+
+    More than one overwrite each other's files (fastembed issue 608).
+    """
+    found = {}
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def why_no_cuda() -> str | None:
+    """Why CUDA cannot be used here, or ``None`` when onnxruntime offers it."""
+    if _PROVIDER["cuda"] in onnxruntime().get_available_providers():
+        return None
+    builds = installed_builds()
+    if len(builds) > 1:
+        return (
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            f"uninstall both, then run {INSTALL_GPU}"
+        )
+    return f"the installed onnxruntime has no CUDA provider: uninstall it, then run {INSTALL_GPU}"
+
+
+class Session:
+    """A graph of the bundle contract on one execution provider.
+
+    ``provider`` is ``"cpu"`` or ``"cuda"`` and is what the graph truly runs on, never a silent fallback. ``threads``
+    are intra-op threads; ``None`` takes what this process may use. Raises ``GraphError`` when the graph breaks the
+    contract, ``ProviderError`` when the provider does not load.
+    """
+
+    def __init__(
+        self,
+        graph: bytes,
+        *,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        data: tuple[str, bytes] | None = None,
+    ) -> None:
+        check_graph(graph, data=data[0] if data else None)
+        self.provider: Provider = provider
+        self.threads = usable_threads() if threads is None else threads
+        self._graph, self._data = graph, data
+        self._pid = os.getpid()
+        self._lock = Lock()
+        self._single: Any = None
+        self._session = self._create(self.threads)
+        _check_contract(self._session)
+        if self.threads == 1:
+            self._single = self._session
+
+    def run(self, ids: Sequence[int]) -> float:
+        """Score one row of token ids. Raises ``ScoreError`` unless the score is finite and in [0, 1]."""
+        return self._run(self._session, ids)
+
+    def run_rows(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Score rows one by one, several at once, on one-thread runs; float32 ``[len(rows)]``.
+
+        A dynamic int8 scale covers the whole batch tensor, so rows that shared a run would change each other's score.
+        """
+        if len(rows) < 2:
+            return np.array([self.run(row) for row in rows], dtype=np.float32)
+        session = self._single_thread_session()
+        if self.threads == 1:
+            return np.array([self._run(session, row) for row in rows], dtype=np.float32)
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="edgeroute") as pool:
+            return np.fromiter(pool.map(lambda row: self._run(session, row), rows), np.float32, len(rows))
+
+    def run_padded(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Score rows as one padded batch; only for graphs without dynamic scales. float32 ``[len(rows)]``."""
+        width = max(map(len, rows))
+        ids = np.zeros((len(rows), width), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return self._call(self._session, ids, mask)
+
+    def _run(self, session: Any, ids: Sequence[int]) -> float:
+        row = np.array([ids], dtype=np.int64)
+        return float(self._call(session, row, np.ones_like(row))[0])
+
+    def _call(self, session: Any, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        if os.getpid() != self._pid:
+            raise ForkError("this router was loaded before a fork; load it in the process that uses it")
+        try:
+            (score,) = session.run(["score"], {"input_ids": ids, "attention_mask": mask})
+        except Exception as error:
+            raise ScoreError(f"the graph failed on {ids.shape[0]} x {ids.shape[1]} tokens: {_brief(error)}") from None
+        if score.shape != (len(ids),) or score.dtype != np.float32:
+            raise ScoreError(f"expected {len(ids)} float32 scores, found {score.dtype} of shape {score.shape}")
+        if not ((score >= 0) & (score <= 1)).all():  # NaN compares false
+            raise ScoreError("the graph gave a score that is not a number from 0 to 1")
+        checked: NDArray[np.float32] = score
+        return checked
+
+    def _single_thread_session(self) -> Any:
+        with self._lock:
+            if self._single is None:
+                self._single = self._create(1)
+            return self._single
+
+    def _create(self, threads: int) -> Any:
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self._data is not None:
+            name, data = self._data
+            options.add_external_initializers_from_files_in_memory([name], [data], [len(data)])
+        if self.provider == "cuda":
+            if reason := why_no_cuda():
+                raise ProviderError(f"CUDA was asked for, but {reason}")
+            with contextlib.redirect_stdout(sys.stderr):
+                ort.preload_dlls()
+        wanted = _PROVIDER[self.provider]
+        try:
+            session = ort.InferenceSession(
+                self._graph, options, providers=[wanted], enable_fallback=0, read_config_from_model=0
+            )
+        except Exception as error:
+            if self.provider == "cuda":
+                raise ProviderError(f"CUDA was asked for, but does not load: {_brief(error)}") from None
+            raise GraphError(f"onnxruntime refuses the graph: {_brief(error)}") from None
+        if session.get_providers()[0] != wanted:
+            raise ProviderError(f"{wanted} was asked for, but onnxruntime took {session.get_providers()[0]}")
+        return session
+
+
+def _check_contract(session: Any) -> None:
+    """Inputs ``input_ids``, ``attention_mask``: int64, two free axes; output ``score``: float32, one axis."""
+    inputs = {each.name: each for each in session.get_inputs()}
+    if sorted(inputs) != sorted(_INPUTS):
+        raise GraphError(f"expected the inputs {', '.join(_INPUTS)}, found {', '.join(sorted(inputs)) or 'none'}")
+    for name, each in inputs.items():
+        _check_tensor(name, each, "tensor(int64)", 2)
+    outputs = {each.name: each for each in session.get_outputs()}
+    if "score" not in outputs or outputs.keys() - {"score", "strengths"}:
+        raise GraphError(f"expected the output score (and strengths), found {', '.join(sorted(outputs))}")
+    _check_tensor("score", outputs["score"], "tensor(float)", 1)
+    if "strengths" in outputs:
+        _check_tensor("strengths", outputs["strengths"], "tensor(float)", 2)
+
+
+def _check_tensor(name: str, tensor: Any, dtype: str, rank: int) -> None:
+    if tensor.type != dtype:
+        raise GraphError(f"{name}: expected {dtype}, found {tensor.type}")
+    if len(tensor.shape) != rank:
+        raise GraphError(f"{name}: expected {rank} axes, found {len(tensor.shape)}")
+    free = tensor.shape if name in _INPUTS else tensor.shape[:1]
+    if any(isinstance(axis, int) for axis in free):
+        raise GraphError(f"{name}: expected axes of any length, found {tensor.shape}")
+
+
+def _brief(error: Exception) -> str:
+    """One line of onnxruntime's message."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,1 @@
+"""The bundles that the wheel carries, one folder each, and ``index.json`` with their digests."""
