@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +34,7 @@ class Bundle:
         for name, entry in sorted(listed.items()):
             try:
                 found, data = _hash(self.path / name, entry.size, keep=name in names)
-            except _Unreadable as error:
+            except _UnreadableError as error:
                 problems.append(f"{name}: {error}")
                 continue
             if found != entry.sha256:
@@ -59,7 +58,7 @@ def open_bundle(path: str | os.PathLike[str], *, digest: str | None = None) -> B
         raise BundleNotFoundError(f"no bundle at {folder}: it holds no {MANIFEST}")
     try:
         data = _read_bounded(folder / MANIFEST, MAX_MANIFEST_BYTES)
-    except _Unreadable as error:
+    except _UnreadableError as error:
         raise IntegrityError(f"{folder / MANIFEST}: {error}") from None
     manifest = parse_manifest(data)
     if digest is not None and digest != manifest.digest:
@@ -67,11 +66,11 @@ def open_bundle(path: str | os.PathLike[str], *, digest: str | None = None) -> B
     return Bundle(folder, manifest)
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     """Why one file cannot be read; becomes a line of an ``IntegrityError``."""
 
 
-def _names(folder: Path) -> Collection[str] | set[str]:
+def _names(folder: Path) -> set[str]:
     try:
         return set(os.listdir(folder))
     except OSError as error:
@@ -83,12 +82,12 @@ def _open_regular(path: Path) -> int:
     try:
         descriptor = os.open(path, _OPEN_FLAGS)
     except FileNotFoundError:
-        raise _Unreadable("missing") from None
+        raise _UnreadableError("missing") from None
     except OSError as error:
-        raise _Unreadable(f"cannot be opened: {error.strerror}") from None
+        raise _UnreadableError(f"cannot be opened: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise _Unreadable("not a regular file")
+        raise _UnreadableError("not a regular file")
     return descriptor
 
 
@@ -96,7 +95,7 @@ def _read_bounded(path: Path, limit: int) -> bytes:
     with os.fdopen(_open_regular(path), "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise _Unreadable(f"more than {limit} bytes")
+        raise _UnreadableError(f"more than {limit} bytes")
     return data
 
 
@@ -105,7 +104,7 @@ def _hash(path: Path, size: int, *, keep: bool) -> tuple[str, bytes]:
     with os.fdopen(_open_regular(path), "rb", buffering=0) as file:
         found = os.fstat(file.fileno()).st_size
         if found != size:
-            raise _Unreadable(f"expected {size} bytes, found {found}")
+            raise _UnreadableError(f"expected {size} bytes, found {found}")
         try:
             if keep:
                 data = file.read(size + 1) or b""
@@ -117,4 +116,4 @@ def _hash(path: Path, size: int, *, keep: bool) -> tuple[str, bytes]:
                 hasher.update(chunk)
             return hasher.hexdigest(), b""
         except OSError as error:
-            raise _Unreadable(f"cannot be read: {error.strerror}") from None
+            raise _UnreadableError(f"cannot be read: {error.strerror}") from None

@@ -45,7 +45,7 @@ class TextEncoder:
 
     def highest_id(self) -> int:
         """The largest token id that this tokenizer can give."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        return int(max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0))
 
     def encode(self, prompt: Prompt) -> Tokens:
         """Return the token ids of a prompt or chat, special tokens included, at most ``max_tokens``.
