@@ -52,7 +52,7 @@ def open_bundle(path: str | os.PathLike[str], *, digest: str | None = None) -> B
     ``digest`` (``sha256:…``) pins the bundle. Raises ``BundleNotFoundError``, ``ManifestError`` or ``IntegrityError``.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir raises where the name is too long or a parent may not be searched
         raise BundleNotFoundError(f"no bundle at {folder}: not a folder")
     if MANIFEST not in _names(folder):
         raise BundleNotFoundError(f"no bundle at {folder}: it holds no {MANIFEST}")

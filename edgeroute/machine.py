@@ -15,7 +15,7 @@ def usable_threads() -> int:
 
     onnxruntime's own default takes every core of the host, whatever the container allows.
     """
-    return max(1, min(MAX_THREADS, allowed_cores(), math.ceil(cgroup_quota())))
+    return max(1, math.ceil(min(MAX_THREADS, allowed_cores(), cgroup_quota())))
 
 
 def allowed_cores() -> int:

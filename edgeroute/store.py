@@ -32,13 +32,12 @@ def locate(name_or_path: str | os.PathLike[str] | None = None) -> Place:
     Anything with a path separator, and any folder that is no known name, is taken as a path. Raises
     ``BundleNotFoundError`` listing the names there are.
     """
-    index = shipped_index()
-    name = os.fspath(index["default"] if name_or_path is None else name_or_path)
+    name = os.fspath(shipped_index()["default"] if name_or_path is None else name_or_path)
     if is_flat_name(name):
         if place := find_shipped(name) or find_pulled(name):
             return place
         if not Path(name).is_dir():
-            raise BundleNotFoundError(_unknown(name, index))
+            raise BundleNotFoundError(_unknown(name, shipped_index()))
     return Place(Path(name), None)
 
 
