@@ -29,7 +29,7 @@ OPSET = 17
 INT8, FP32 = "model.int8.onnx", "model.fp32.onnx"
 GOLDEN = ("hello", "What is the capital of Peru?", "Prove that there are infinitely many primes.", "write a poem")
 
-WORDS = """
+_WORDS = """
 the of and a to in is you that it he was for on are as with his they at be this have from or one had by word but not
 what all were we when your can said there use an each which she do how their if will up other about out many then them
 these so some her would make like him into time has look two more write go see number no way could people my than first
@@ -41,7 +41,8 @@ kind hand picture again change off play spell air away animal house point page l
 learn should capital peru prove there infinitely primes prime poem hello theorem integral code function list python
 explain summarize translate rewrite email friendly weather proof matrix vector graph logic quantum protein contract
 user assistant question number theory history river city country king queen bread milk tea train car plane
-""".split()
+"""
+WORDS = _WORDS.split()
 
 
 def make_bundle(
