@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -59,7 +60,8 @@ def fit_quantiles(scores: ArrayLike, levels: int = LEVELS) -> tuple[float, ...]:
         raise CalibrationError(f"expected at least two scores, found shape {sample.shape}")
     if not ((sample >= 0) & (sample <= 1)).all():
         raise CalibrationError("expected scores from 0 to 1")
-    return tuple(np.round(np.quantile(sample, np.linspace(0, 1, levels)), 7).tolist())
+    # Rounded down: a threshold above the plateau it stands for would turn every tied score away.
+    return tuple((np.floor(np.quantile(sample, np.linspace(0, 1, levels)) * 1e7) / 1e7).tolist())
 
 
 def _levels(quantiles: Sequence[float]) -> np.ndarray:
@@ -67,6 +69,6 @@ def _levels(quantiles: Sequence[float]) -> np.ndarray:
 
 
 def _unit(what: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
         raise CalibrationError(f"expected a {what} from 0 to 1, found {value!r}")
     return float(value)
