@@ -1,0 +1,112 @@
+"""Typed readers of preference data: battles (who won) and outcomes (what each model scored), JSON Lines, plain or gzip.
+
+A battle is ``{"prompt", "model_a", "model_b", "winner"}`` with ``winner`` one of ``a``, ``b``, ``tie`` or ``b_or_tie``
+(a loss or a tie that cannot be told apart); an outcome is ``{"prompt", "scores": {model: 0..1}}``. Both may carry
+``id``, ``split``, ``source`` and ``domain``; other fields are left alone.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from .errors import InputFileError
+
+Winner = Literal["a", "b", "tie", "b_or_tie"]
+
+
+@dataclass(frozen=True, slots=True)
+class Battle:
+    """A human or judge preferred one of two answers, or neither."""
+
+    prompt: str
+    model_a: str
+    model_b: str
+    winner: Winner
+    split: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What each model's answer to one prompt was worth, 0 to 1."""
+
+    prompt: str
+    scores: dict[str, float]
+    split: str = ""
+    source: str = ""
+    domain: str = ""
+
+
+def read_battles(path: str | os.PathLike[str], *, split: str | None = None) -> Iterator[Battle]:
+    """Yield the battles of a file, those of one ``split`` where given.
+
+    Raises ``InputFileError`` naming file, line and what is wrong.
+    """
+    for where, row in _rows(path, split):
+        winner = _text(row, "winner", where)
+        if winner not in get_args(Winner):
+            raise InputFileError(f"{where}: expected a winner of {', '.join(get_args(Winner))}, found {winner!r}")
+        yield Battle(
+            prompt=_text(row, "prompt", where),
+            model_a=_text(row, "model_a", where),
+            model_b=_text(row, "model_b", where),
+            winner=winner,  # type: ignore[arg-type]  # checked above
+            split=_text(row, "split", where, default=""),
+            source=_text(row, "source", where, default=""),
+        )
+
+
+def read_outcomes(path: str | os.PathLike[str], *, split: str | None = None) -> Iterator[Outcome]:
+    """Yield the outcomes of a file, those of one ``split`` where given.
+
+    Raises ``InputFileError`` naming file, line and what is wrong.
+    """
+    for where, row in _rows(path, split):
+        scores = row.get("scores")
+        if not isinstance(scores, dict) or not all(_is_unit(value) for value in scores.values()):
+            raise InputFileError(f'{where}: expected "scores", an object of numbers from 0 to 1')
+        yield Outcome(
+            prompt=_text(row, "prompt", where),
+            scores={model: float(value) for model, value in scores.items()},
+            split=_text(row, "split", where, default=""),
+            source=_text(row, "source", where, default=""),
+            domain=_text(row, "domain", where, default=""),
+        )
+
+
+def _rows(path: str | os.PathLike[str], split: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    name = Path(path).name
+    try:
+        with gzip.open(path) if name.endswith(".gz") else open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                where = f"{name}, line {number}"
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    raise InputFileError(f"{where}: not a JSON object in UTF-8") from None
+                if not isinstance(row, dict):
+                    raise InputFileError(f"{where}: expected a JSON object")
+                if split is None or row.get("split") == split:
+                    yield where, row
+    except (OSError, EOFError) as error:
+        raise InputFileError(f"{path} cannot be read: {error}") from None
+
+
+def _text(row: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
+    value = row.get(key, default)
+    if not isinstance(value, str):
+        raise InputFileError(f'{where}: expected "{key}", a string')
+    return value
+
+
+def _is_unit(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1

@@ -1,0 +1,123 @@
+"""RouteLLM's metrics from arrays, in two forms.
+
+``compat`` follows the reference to the letter (``evals/benchmarks.py``, ``evaluate.py``): eleven thresholds at the
+deciles of the score, duplicates dropped, ``np.interp`` over a curve that need not be monotone. ``exact`` takes every
+distinct score as a threshold and the first crossing of the quality asked for.
+
+``scores`` is the router's score, float ``[n]``; ``strong`` and ``weak`` are what the two models' answers were worth,
+float ``[n]``. A curve is (share of strong calls, mean quality), both ``[k]``, by ascending share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import CalibrationError
+
+Array = NDArray[np.float64]
+Form = Literal["compat", "exact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def curve(scores: ArrayLike, strong: ArrayLike, weak: ArrayLike, form: Form = "compat") -> tuple[Array, Array]:
+    """The routing curve, from no strong calls to strong calls only."""
+    score, gain, base = _arrays(scores, strong, weak)
+    return _compat_curve(score, gain, base) if form == "compat" else _exact_curve(score, gain, base)
+
+
+def apgr(scores: ArrayLike, strong: ArrayLike, weak: ArrayLike, form: Form = "compat") -> float:
+    """Average performance gap recovered: the area under (quality - weak) / (strong - weak) over the strong share."""
+    score, gain, base = _arrays(scores, strong, weak)
+    share, quality = curve(score, gain, base, form)
+    low, high = base.mean(), gain.mean()
+    if high == low:
+        raise CalibrationError("both models have the same mean quality: there is no gap to recover")
+    return float((np.trapezoid(quality, share) - low * np.ptp(share)) / ((high - low) * np.ptp(share)))
+
+
+def cpt(scores: ArrayLike, strong: ArrayLike, weak: ArrayLike, recovered: float, form: Form = "compat") -> float:
+    """Call-performance threshold: the share of strong calls that recovers a fraction ``recovered`` of the gap."""
+    score, gain, base = _arrays(scores, strong, weak)
+    share, quality = curve(score, gain, base, form)
+    target = base.mean() + recovered * (gain.mean() - base.mean())
+    if form == "compat":
+        return float(np.interp(target, quality, share))
+    reached = np.flatnonzero(quality >= target)
+    if not len(reached):
+        return 1.0
+    i = int(reached[0])
+    if i == 0:
+        return float(share[0])
+    rise = (target - quality[i - 1]) / (quality[i] - quality[i - 1])
+    return float(share[i - 1] + rise * (share[i] - share[i - 1]))
+
+
+def auc(scores: ArrayLike, positive: ArrayLike) -> float:
+    """Area under the ROC curve; ties in the score count half. Raises ``CalibrationError`` with one class only."""
+    score, label = np.asarray(scores, np.float64), np.asarray(positive, bool)
+    n_positive, n_negative = int(label.sum()), int((~label).sum())
+    if not n_positive or not n_negative:
+        raise CalibrationError("an AUC needs prompts of both classes")
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[label].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+def bootstrap(
+    metric: Callable[..., float], *columns: ArrayLike, rounds: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> Interval:
+    """``metric(*columns)`` with a percentile interval over resampled rows; rounds that raise are left out."""
+    data = [np.asarray(column, np.float64) for column in columns]
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(rounds):
+        rows = rng.integers(0, len(data[0]), len(data[0]))
+        try:
+            values.append(metric(*(column[rows] for column in data)))
+        except CalibrationError:
+            continue
+    if not values:
+        raise CalibrationError("no resample had a metric: too few prompts, or one outcome only")
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(metric(*data), float(low), float(high))
+
+
+def _compat_curve(score: Array, strong: Array, weak: Array) -> tuple[Array, Array]:
+    edges = np.unique(np.quantile(score, np.linspace(0, 1, 11)))
+    shares, qualities = [], []
+    for i, edge in enumerate(edges):
+        called = score >= edge if i < len(edges) - 1 else score > edge
+        shares.append(called.mean())
+        qualities.append(np.where(called, strong, weak).mean())
+    order = np.argsort(shares, kind="stable")
+    return np.array(shares)[order], np.array(qualities)[order]
+
+
+def _exact_curve(score: Array, strong: Array, weak: Array) -> tuple[Array, Array]:
+    order = np.argsort(-score, kind="stable")
+    gained = np.concatenate([[0.0], np.cumsum((strong - weak)[order])])
+    last_of_tie = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) + 1
+    counts = np.concatenate([[0], last_of_tie])
+    return counts / len(score), weak.mean() + gained[counts] / len(score)
+
+
+def _arrays(scores: ArrayLike, strong: ArrayLike, weak: ArrayLike) -> tuple[Array, Array, Array]:
+    columns = [np.asarray(each, np.float64) for each in (scores, strong, weak)]
+    if columns[0].ndim != 1 or not len(columns[0]) or any(each.shape != columns[0].shape for each in columns):
+        raise CalibrationError(f"expected three columns of one length, found {[each.shape for each in columns]}")
+    if not all(np.isfinite(each).all() for each in columns):
+        raise CalibrationError("expected finite scores and outcomes")
+    return columns[0], columns[1], columns[2]

@@ -1,0 +1,110 @@
+"""From a traced encoder and a head to the graph that ships: join, fuse, quantize."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+from edgeroute.errors import BundleError
+from onnx import ModelProto, compose, helper
+
+from .tracing import quiet
+
+HEAD = "head/"
+"""Prefix of every node and weight of a head."""
+
+
+def attach_head(encoder: ModelProto, head: ModelProto) -> ModelProto:
+    """Put ``head`` behind ``encoder``; its outputs become the graph's only ones.
+
+    The head names the encoder's outputs, or the shared inputs ``input_ids`` and ``attention_mask``, as its inputs.
+    """
+    joined = ModelProto()
+    joined.CopyFrom(encoder)
+    added = compose.add_prefix(head, HEAD, rename_inputs=False, rename_outputs=False)
+    known = {each.name for each in [*encoder.graph.input, *encoder.graph.output]}
+    if missing := [each.name for each in added.graph.input if each.name not in known]:
+        raise BundleError(f"the head asks for {', '.join(missing)}; the encoder gives {', '.join(sorted(known))}")
+    joined.graph.node.extend(added.graph.node)
+    joined.graph.initializer.extend(added.graph.initializer)
+    del joined.graph.output[:]
+    joined.graph.output.extend(added.graph.output)
+    onnx.checker.check_model(joined)
+    return joined
+
+
+def fuse(model: ModelProto, *, heads: int, width: int) -> ModelProto:
+    """Fuse attention, embedding, normalisation and Gelu into onnxruntime's operators.
+
+    ``heads`` and ``width`` are the encoder's attention heads and hidden size. Raises ``BundleError`` when attention
+    did not fuse, since the unfused graph is slower than anything that this export promises.
+    """
+    from onnxruntime.transformers import optimizer
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        fused = optimizer.optimize_model(str(path), model_type="bert", num_heads=heads, hidden_size=width, opt_level=0)
+    if not fused.get_fused_operator_statistics().get("Attention"):
+        raise BundleError("the encoder's attention did not fuse: is this a BERT-like encoder?")
+    result: ModelProto = fused.model
+    return _tidy(result)
+
+
+def quantize_int8(model: ModelProto, *, reduce_range: bool = True) -> ModelProto:
+    """Dynamic int8: matrix products and embedding tables, weights per channel; the head stays in float32.
+
+    ``reduce_range`` keeps weights to 7 bits: without VNNI, 8-bit products saturate and scores differ from CPU to CPU
+    (onnxruntime issue 14642). Raises ``BundleError`` unless both kinds of weights really became 8-bit.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    spared = [node.name for node in model.graph.node if node.name.startswith(HEAD)]
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, source)
+        quantize_dynamic(
+            source,
+            target,
+            per_channel=True,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=spared,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+        result = onnx.load(target)
+    wide = [each.name for each in result.graph.initializer if _is_wide(each) and not each.name.startswith(HEAD)]
+    if wide:
+        raise BundleError(f"these weights were not quantized: {', '.join(wide)}")
+    return _tidy(result)
+
+
+def _is_wide(weight: onnx.TensorProto) -> bool:
+    """Whether a tensor is a float matrix of a size that should have been quantized."""
+    is_float = weight.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    return is_float and len(weight.dims) >= 2 and min(weight.dims) >= 64
+
+
+def _tidy(model: ModelProto) -> ModelProto:
+    """Drop what differs from run to run or says where the graph was made, and unused operator sets."""
+    model.producer_name, model.producer_version, model.doc_string = "edgeroute", "", ""
+    del model.metadata_props[:]
+    del model.graph.value_info[:]
+    model.graph.name = "edgeroute"
+    used = {node.domain for node in _nodes(model.graph.node)}
+    versions = {each.domain: each.version for each in model.opset_import if each.domain in used | {""}}
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in sorted(versions.items()))
+    for node in model.graph.node:
+        node.doc_string = ""
+    return model
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes(attribute.g.node)
+

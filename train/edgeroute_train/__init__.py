@@ -1,0 +1,1 @@
+"""Preference data to checkpoint: everything here needs torch and transformers (extra ``[train]``)."""

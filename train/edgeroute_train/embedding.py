@@ -1,0 +1,112 @@
+"""Embed prompts once with a frozen encoder, and keep the result.
+
+Tokens come from ``edgeroute.text.TextEncoder`` under the very text policy that the bundle will carry, so a prompt is
+cut in training as it will be cut in service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from edgeroute.errors import BundleError
+from edgeroute.manifest import TOKENIZER, TextPolicy
+from edgeroute.text import TextEncoder
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer
+
+Floats = NDArray[np.float32]
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenEncoder:
+    """A Hugging Face encoder with its tokenizer, in evaluation mode.
+
+    ``source`` is the folder or hub name it came from, ``digest`` the SHA-256 of its weights as loaded.
+    """
+
+    source: str
+    digest: str
+    model: torch.nn.Module
+    text: TextEncoder
+    tokenizer: bytes
+
+
+def load_encoder(source: str | os.PathLike[str], policy: TextPolicy) -> FrozenEncoder:
+    """Load an encoder from a local folder or the hub. Raises ``BundleError`` when it has no fast tokenizer."""
+    try:
+        model = AutoModel.from_pretrained(source, trust_remote_code=False).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"no encoder at {source}: give a local folder or a hub name ({error})") from None
+    if not tokenizer.is_fast:
+        raise BundleError(f"the encoder {source} has no {TOKENIZER}: edgeroute needs a fast tokenizer")
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    data = backend.to_str().encode()
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode() + weight.numpy().tobytes())
+    return FrozenEncoder(str(source), digest.hexdigest(), model, TextEncoder(data, policy), data)
+
+
+def embed(
+    encoder: FrozenEncoder,
+    prompts: Sequence[str],
+    *,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Floats:
+    """Mask-mean-pooled last hidden states, float32 ``[len(prompts), width]``.
+
+    ``cache`` is a folder; a second call with the same prompts, policy and weights reads it instead.
+    """
+    key = _key(encoder, prompts)
+    stored = None if cache is None else cache / f"{key}.npy"
+    if stored is not None and stored.exists():
+        kept: Floats = np.load(stored)
+        return kept
+    rows = [encoder.text.encode(prompt).ids for prompt in prompts]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    pooled = np.zeros((len(rows), encoder.model.config.hidden_size), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            pooled[chosen] = mean_pool(encoder.model, [rows[i] for i in chosen]).numpy()
+            progress(min(start + BATCH, len(order)), len(order))
+    if stored is not None:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        partial = stored.with_suffix(f".{os.getpid()}.part")
+        with partial.open("wb") as file:
+            np.save(file, pooled)
+        partial.replace(stored)
+    return pooled
+
+
+def mean_pool(model: torch.nn.Module, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Run one padded batch; returns the mean of the last hidden state over real tokens, ``[len(rows), width]``."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
+    weight = mask[:, :, None].float()
+    return (hidden * weight).sum(1) / weight.sum(1)
+
+
+def _key(encoder: FrozenEncoder, prompts: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps([encoder.digest, asdict(encoder.text.policy)]).encode())
+    for prompt in prompts:
+        digest.update(hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest())
+    return digest.hexdigest()[:32]
