@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
@@ -16,6 +17,7 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 # A text is cut to this many characters per wanted token before it is tokenized (1M characters: 0.6 ms, not 667).
 CHARS_PER_TOKEN = 10
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokens(NamedTuple):
@@ -39,7 +41,7 @@ class TextEncoder:
         self._special = self._tokenizer.num_special_tokens_to_add(False)
         self._before, self._after = (self.policy.template or "{prompt}").split("{prompt}")
         self._fixed = [len(self._pieces(part)) if part else 0 for part in (self._before, self._after)]
-        self._room = policy.max_tokens - self._special - sum(self._fixed)
+        self._room: int = policy.max_tokens - self._special - sum(self._fixed)
         if self._room < 2:
             raise GraphError(f"the template leaves {self._room} of {policy.max_tokens} tokens for the prompt")
 
@@ -52,33 +54,37 @@ class TextEncoder:
 
         Raises ``PromptError`` for anything that is no prompt or has no text.
         """
-        newest, older = self._select(prompt)
+        newest, older, cut = self._select(prompt)
         if not newest.strip():
             raise PromptError("the prompt is empty: there is nothing to score")
         tokens = self._encode_text(newest)
-        return self._prepend(tokens, newest, older) if older else tokens
+        if older:
+            tokens = self._prepend(tokens, newest, older, cut)
+        if len(tokens.ids) > self.policy.max_tokens:
+            raise GraphError(f"the tokenizer gave {len(tokens.ids)} tokens where {self.policy.max_tokens} are allowed")
+        return tokens
 
-    def _select(self, prompt: Prompt) -> tuple[str, str]:
-        """The text to score and, for ``last_turns``, what came before it."""
+    def _select(self, prompt: Prompt) -> tuple[str, str, bool]:
+        """The text to score and, for ``last_turns``, the end of what came before it, and whether that was cut."""
         if isinstance(prompt, str):
-            return _clean(prompt, self._limit()), ""
+            return _clean(prompt, self._limit()), "", False
         messages = _messages(prompt)
         if self.policy.chat == "last_message":
-            return _clean(messages[-1][1], self._limit()), ""
+            return _clean(messages[-1][1], self._limit()), "", False
         users = [i for i, (role, _) in enumerate(messages) if role == "user"]
         if not users:
             raise PromptError('the chat has no message of role "user"')
         newest = _clean(messages[users[-1]][1], self._limit())
         if self.policy.chat == "last_user" or len(users) == 1:
-            return newest, ""
+            return newest, "", False
         first = users[-min(self.policy.turns, len(users))]
         turns = [text for role, text in messages[first : users[-1]] if role in ("user", "assistant")]
-        older, wanted = "", self._room * CHARS_PER_TOKEN
+        older = ""
         for text in reversed(turns):
-            older = text[-wanted:] + "\n\n" + older
-            if len(older) > wanted:
-                break
-        return newest, _clean(older, wanted, tail_only=True)
+            older = text[-self._limit() :] + "\n\n" + older
+            if len(older) > self._limit():
+                return newest, _whole_characters(older[-self._limit() :]), True
+        return newest, _whole_characters(older), False
 
     def _limit(self) -> int:
         return self._room * CHARS_PER_TOKEN
@@ -99,13 +105,15 @@ class TextEncoder:
             return Tokens(self._assemble([body]), False)
         return Tokens(self._assemble([_first(_copy(body), head), _last(body, tail)]), True)
 
-    def _prepend(self, tokens: Tokens, newest: str, older: str) -> Tokens:
+    def _prepend(self, tokens: Tokens, newest: str, older: str, cut: bool) -> Tokens:
         """Fill the room that the newest message leaves with the end of the older ones."""
         if tokens.truncated:
             return tokens
         body, past = self._run(newest), self._run(older)
-        room = max(0, self._room - len(body.ids))
-        truncated = len(past.ids) > room
+        room = self._room - len(body.ids)
+        if room <= 0:
+            return Tokens(tokens.ids, cut or bool(past.ids))
+        truncated = cut or len(past.ids) > room
         return Tokens(self._assemble([_last(past, room), body]), truncated)
 
     def _assemble(self, parts: list[Encoding]) -> list[int]:
@@ -146,17 +154,18 @@ def _translated(error: BaseException, what: str) -> BaseException:
     return error  # KeyboardInterrupt and the like
 
 
-def _clean(text: str, limit: int, *, tail_only: bool = False) -> str:
-    """Cut blank ends and the middle out of a long text, and replace lone surrogates, which are no Unicode."""
+def _clean(text: str, limit: int) -> str:
+    """Cut blank ends and the middle out of a long text; it stays longer than ``limit`` exactly if text was lost."""
     if len(text) > limit:
         text = text.strip()
-    if tail_only:
-        text = text[-limit:]
-    elif len(text) > 2 * limit:
+    if len(text) > 2 * limit:
         text = text[:limit] + text[-limit:]
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return _whole_characters(text)
+
+
+def _whole_characters(text: str) -> str:
+    """Replace lone surrogates, which are no Unicode, one for one."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def _copy(encoding: Encoding) -> Encoding:
