@@ -17,6 +17,7 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 # A text is cut to this many characters per wanted token before it is tokenized (1M characters: 0.6 ms, not 667).
 CHARS_PER_TOKEN = 10
+_BLANK_REACH = 1 << 14
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -155,11 +156,17 @@ def _translated(error: BaseException, what: str) -> BaseException:
 
 
 def _clean(text: str, limit: int) -> str:
-    """Cut blank ends and the middle out of a long text; it stays longer than ``limit`` exactly if text was lost."""
+    """Cut blank ends and the middle out of a long text; it stays longer than ``limit`` exactly if text was lost.
+
+    Blanks beyond the reach count as text: looking through 10 MB of them would take 3 to 30 ms.
+    """
     if len(text) > limit:
-        text = text.strip()
-    if len(text) > 2 * limit:
-        text = text[:limit] + text[-limit:]
+        head, tail = text[:_BLANK_REACH], text[-_BLANK_REACH:]
+        start = len(head) - len(head.lstrip())
+        stop = len(text) - len(tail) + len(tail.rstrip())
+        text = (
+            text[start:stop] if stop - start <= 2 * limit else text[start : start + limit] + text[stop - limit : stop]
+        )
     return _whole_characters(text)
 
 

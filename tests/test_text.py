@@ -275,6 +275,15 @@ def test_a_long_text_is_reported_as_cut_even_if_it_is_one_token(unit: str) -> No
 def test_blank_ends_are_not_text_that_was_cut() -> None:
     assert encoder().encode(" " * 5000 + "hello" + "\n" * 5000) == encoder().encode("hello")
     assert not encoder().encode(" " * 5000 + "hello").truncated
+    assert encoder().encode(" " * 5000 + "milk " * 20 + " " * 5000) == encoder().encode("milk " * 20)
+
+
+def test_blanks_beyond_reach_count_as_text() -> None:
+    tokens = encoder().encode(" " * 1_000_000 + "hello")
+    assert text_of(tokens.ids) == "[CLS] hello [SEP]"
+    assert tokens.truncated
+    with pytest.raises(PromptError, match="empty"):
+        encoder().encode(" " * 1_000_000)
 
 
 def test_prompts_of_control_characters_alone_are_scored_as_no_tokens() -> None:
