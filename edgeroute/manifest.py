@@ -48,11 +48,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One training set: name, rows used, licence."""
+    """One training set: name, rows used, SHA-256 of the file."""
 
     name: str
     rows: int
-    licence: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +211,11 @@ def is_flat_name(name: str) -> bool:
     return _FLAT_NAME.fullmatch(name) is not None and not name.endswith(".")
 
 
+def is_digest(text: str) -> bool:
+    """Whether ``text`` has the form of a bundle's digest: ``sha256:`` and 64 hex digits."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def canonical(manifest: dict[str, Any]) -> bytes:
     """The one byte form of a manifest."""
     text = json.dumps(manifest, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
@@ -263,7 +268,7 @@ def _check(manifest: Manifest) -> list[str]:
 
     require(manifest.format == FORMAT, f".format: expected {FORMAT}, found {manifest.format}")
     require(is_flat_name(manifest.name), ".name: expected a flat name of letters, digits and ._-")
-    require(_DIGEST.fullmatch(manifest.digest) is not None, ".digest: expected sha256: and 64 hex digits")
+    require(is_digest(manifest.digest), ".digest: expected sha256: and 64 hex digits")
     require(0 <= manifest.default.strong_share <= 1, ".default.strong_share: expected 0 to 1")
     require(1 <= manifest.text.turns <= 100, ".text.turns: expected 1 to 100")
     require(8 <= manifest.text.max_tokens <= MAX_TOKENS, f".text.max_tokens: expected 8 to {MAX_TOKENS}")
@@ -271,7 +276,7 @@ def _check(manifest: Manifest) -> list[str]:
     require(template is None or template.count("{prompt}") == 1, ".text.template: expected {prompt} exactly once")
     if manifest.fallback is not None:
         require(is_flat_name(manifest.fallback.name), ".fallback.name: expected a flat name")
-        require(_DIGEST.fullmatch(manifest.fallback.digest) is not None, ".fallback.digest: expected a digest")
+        require(is_digest(manifest.fallback.digest), ".fallback.digest: expected a digest")
     for name, entry in manifest.files.items():
         limit = MAX_FILE_BYTES.get("." + name.rpartition(".")[2])
         require(is_flat_name(name) and name != MANIFEST, f".files: {name!r} is not a flat file name")

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
-from edgeroute.errors import BundleError
 from onnx import ModelProto, compose, helper
+
+from edgeroute.errors import BundleError
 
 from .tracing import quiet
 
@@ -107,4 +108,3 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
         yield node
         for attribute in node.attribute:
             yield from _nodes(attribute.g.node)
-

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from edgeroute.errors import BundleError
 from onnx import ModelProto, TensorProto, helper
+
+from edgeroute.errors import BundleError
 
 OPSET = 18
 IR_VERSION = 10

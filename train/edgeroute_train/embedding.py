@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer
+
 from edgeroute.errors import BundleError
 from edgeroute.manifest import TOKENIZER, TextPolicy
 from edgeroute.text import TextEncoder
-from numpy.typing import NDArray
-from transformers import AutoModel, AutoTokenizer
 
 Floats = NDArray[np.float32]
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from edgeroute.errors import InputFileError
 from edgeroute.labels import Battle, Outcome
-from numpy.typing import NDArray
 
 _WON = {"a": 1.0, "b": 0.0, "tie": 0.0, "b_or_tie": 0.0}
 

@@ -1,0 +1,105 @@
+"""What a bundle says of itself with evidence: calibration, golden scores, parity, quality, latency."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeroute.calibration import fit_quantiles
+from edgeroute.labels import Outcome
+from edgeroute.machine import cpu_features
+from edgeroute.metrics import apgr, bootstrap
+from edgeroute.session import Session
+from edgeroute.text import TextEncoder
+
+Floats = NDArray[np.float32]
+SHARES = (0.1, 0.25, 0.5, 0.75)
+GOLDEN_TOLERANCE = 0.02
+LATENCY_TOKENS = (16, 64, 128, 256)
+LATENCY_CALLS = 100
+
+
+def calibration(sample: str, scores: Floats) -> dict[str, Any]:
+    """Quantiles of the graph's own scores, as the manifest holds them."""
+    return {"sample": sample, "n": len(scores), "quantiles": list(fit_quantiles(scores))}
+
+
+def golden(prompts: Sequence[str], scores: Floats) -> dict[str, Any]:
+    """Golden scores; the tolerance leaves room for another CPU's int8 products, not for other weights."""
+    pairs = [{"prompt": prompt, "score": round(float(score), 6)} for prompt, score in zip(prompts, scores, strict=True)]
+    return {"tolerance": GOLDEN_TOLERANCE, "scores": pairs}
+
+
+def parity(sample: str, scores: Floats, reference: Floats) -> dict[str, Any]:
+    """What export did to the scores and to the decisions, thresholds refitted on each side.
+
+    ``scores`` and ``reference``, float32 ``[n]``, are the graph's and PyTorch's on the same prompts.
+    """
+    difference = np.abs(scores.astype(np.float64) - reference)
+    flips = {}
+    for share in SHARES:
+        called = [side >= np.quantile(side, 1 - share) for side in (scores, reference)]
+        flips[str(share)] = round(float((called[0] != called[1]).mean()), 4)
+    packages = ("torch", "transformers", "optimum", "onnx", "onnxruntime")
+    return {
+        "reference": "PyTorch fp32",
+        "sample": sample,
+        "n": len(scores),
+        "max_abs": round(float(difference.max()), 5),
+        "mean_abs": round(float(difference.mean()), 5),
+        "rank_correlation": round(_spearman(scores, reference), 5),
+        "flips": flips,
+        "versions": {name: metadata.version(name) for name in packages},
+    }
+
+
+def quality(benchmark: str, outcomes: Sequence[Outcome], scores: Floats, pair: tuple[str, str], commit: str) -> Any:
+    """Compat APGR with its bootstrap interval on the outcomes of one split."""
+    strong, weak = ([each.scores[name] for each in outcomes] for name in pair)
+    interval = bootstrap(apgr, scores, strong, weak)
+    return {
+        "benchmark": benchmark,
+        "split": outcomes[0].split,
+        "n": len(outcomes),
+        "metric": "apgr compat",
+        "value": round(interval.value, 4),
+        "low": round(interval.low, 4),
+        "high": round(interval.high, 4),
+        "commit": commit,
+    }
+
+
+def latency(session: Session, text: TextEncoder) -> dict[str, Any]:
+    """From ``str`` to score, on this machine: milliseconds by prompt length, lengths interleaved."""
+    word = "seven "
+    rows: dict[int, list[float]] = {tokens: [] for tokens in LATENCY_TOKENS if tokens <= text.policy.max_tokens}
+    for call in range(-5, LATENCY_CALLS):
+        for tokens, times in rows.items():
+            prompt = word * (tokens - 2)
+            start = time.perf_counter()
+            session.run(text.encode(prompt).ids)
+            if call >= 0:
+                times.append((time.perf_counter() - start) * 1e3)
+    name, features = cpu_features()
+    return {
+        "machine": f"{name} ({', '.join(features)})",
+        "threads": session.threads,
+        "calls": LATENCY_CALLS,
+        "rows": [
+            {"tokens": tokens, "p50_ms": _ms(times, 50), "p99_ms": _ms(times, 99)} for tokens, times in rows.items()
+        ],
+    }
+
+
+def _ms(times: Sequence[float], percentile: int) -> float:
+    return round(float(np.percentile(times, percentile)), 3)
+
+
+def _spearman(a: Floats, b: Floats) -> float:
+    ranks = [np.unique(side, return_inverse=True)[1] for side in (a, b)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

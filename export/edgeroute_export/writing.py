@@ -1,0 +1,43 @@
+"""Write a bundle whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeroute.bundle import open_bundle
+from edgeroute.errors import BundleError
+from edgeroute.manifest import MANIFEST, seal
+
+
+def write_bundle(target: str | os.PathLike[str], manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
+    """Write ``files`` and the sealed manifest into a folder beside ``target``, check it, and rename it into place.
+
+    ``manifest`` lacks ``files`` and ``digest``, which are filled in. Returns the digest. Raises ``BundleError`` when
+    ``target`` exists and is not empty, or the disk says no; nothing is left behind then.
+    """
+    place = Path(target)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise BundleError(f"{place} exists and is not an empty folder: remove it, or choose another output")
+    entries = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    sealed = seal({**manifest, "files": entries})
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
+            draft = Path(scratch) / "bundle"
+            draft.mkdir()
+            for name, data in {**files, MANIFEST: sealed}.items():
+                with (draft / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            bundle = open_bundle(draft)
+            bundle.read()
+            draft.replace(place)  # an empty folder gives way
+    except OSError as error:
+        raise BundleError(f"{place} cannot be written: {error}") from None
+    return bundle.manifest.digest
