@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,11 @@ INSTALL_CPU = 'pip install "edgeroute[cpu]"'
 INSTALL_GPU = 'pip install "edgeroute[gpu]"'
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INPUTS = ("input_ids", "attention_mask")
+# The smallest model: y = Identity(x), float32 [1], opset 17.
+_IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02080162"
+    "0f0a0179120a0a08080112040a02080142040a001011"
+)
 
 
 def onnxruntime() -> Any:
@@ -49,6 +53,8 @@ def installed_builds() -> dict[str, str]:
 
     More than one overwrite each other's files (fastembed issue 608).
     """
+    from importlib import metadata  # 12 ms, and only doctor and a missing CUDA need it
+
     found = {}
     for name in ("onnxruntime", "onnxruntime-gpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -67,6 +73,28 @@ def why_no_cuda() -> str | None:
             f"uninstall both, then run {INSTALL_GPU}"
         )
     return f"the installed onnxruntime has no CUDA provider: uninstall it, then run {INSTALL_GPU}"
+
+
+def probe_providers() -> dict[str, str | None]:
+    """Each execution provider that onnxruntime offers, with why it does not load or, where it does, ``None``.
+
+    onnxruntime lists what it was built with, with or without the driver and its libraries: only a session tells.
+    """
+    ort = onnxruntime()
+    found: dict[str, str | None] = {}
+    for name in ort.get_available_providers():
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            if name == _PROVIDER["cuda"]:
+                with contextlib.redirect_stdout(sys.stderr):
+                    ort.preload_dlls()
+            session = ort.InferenceSession(_IDENTITY, options, providers=[name], enable_fallback=0)
+            loaded = session.get_providers()[0]
+            found[name] = None if loaded == name else f"onnxruntime took {loaded} instead"
+        except Exception as error:
+            found[name] = _brief(error)
+    return found
 
 
 class Session:
