@@ -28,6 +28,13 @@ class Bundle:
         Each file is read once: what is returned is what was hashed. Raises ``IntegrityError`` naming every file that is
         changed, missing, unlisted, of another size, or no regular file, with the expected and the found hash.
         """
+        kept, problems = self.check(*names)
+        if problems:
+            raise IntegrityError(f"{self.path} does not hold its bundle:\n" + "\n".join(f"  {p}" for p in problems))
+        return kept
+
+    def check(self, *names: str) -> tuple[dict[str, bytes], list[str]]:
+        """What ``read`` does, without raising: the good files of ``names``, and a line for each thing wrong."""
         listed = self.manifest.files
         problems = [f"{name}: not listed in the manifest" for name in sorted(_names(self.path) - {MANIFEST, *listed})]
         kept: dict[str, bytes] = {}
@@ -41,9 +48,7 @@ class Bundle:
                 problems.append(f"{name}: expected sha256 {entry.sha256}, found {found}")
             elif name in names:
                 kept[name] = data
-        if problems:
-            raise IntegrityError(f"{self.path} does not hold its bundle:\n" + "\n".join(f"  {p}" for p in problems))
-        return kept
+        return kept, problems
 
 
 def open_bundle(path: str | os.PathLike[str], *, digest: str | None = None) -> Bundle:

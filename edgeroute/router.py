@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 import warnings
@@ -172,12 +171,16 @@ class Router:
 
     async def ascore(self, prompt: Prompt) -> float:
         """``score`` on a worker thread: the event loop never waits for it."""
+        import asyncio  # 22 ms that a cold command line need not pay
+
         return await asyncio.to_thread(self.score, prompt)
 
     async def achoose(
         self, prompt: Prompt, *, strong_share: float | None = None, threshold: float | None = None
     ) -> Decision:
         """``choose`` on a worker thread: the event loop never waits for it."""
+        import asyncio
+
         return await asyncio.to_thread(self.choose, prompt, strong_share=strong_share, threshold=threshold)
 
     def threshold(self, *, strong_share: float | None = None, threshold: float | None = None) -> tuple[float, float]:

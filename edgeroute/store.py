@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BundleError, BundleNotFoundError
-from .manifest import is_flat_name
+from .manifest import is_digest, is_flat_name
 
 INDEX = "index.json"
 
@@ -74,7 +74,7 @@ def find_pulled(name: str) -> Place | None:
     except (OSError, UnicodeDecodeError):
         return None
     folder = pulled_folder(digest)
-    return Place(folder, digest) if folder.is_dir() else None
+    return Place(folder, digest) if is_digest(digest) and folder.is_dir() else None
 
 
 def pulled_folder(digest: str) -> Path:

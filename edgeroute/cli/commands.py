@@ -1,0 +1,92 @@
+"""The group that finds commands by name and imports them only when they run."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import EdgeRouteError, MissingExtraError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+ENTRY_POINTS = "edgeroute.commands"
+
+CORE = {
+    "score": "Score prompts and choose between the strong and the weak model.",
+    "models": "List the bundles that are here and that can be pulled.",
+    "verify": "Check a bundle in full and say everything that is wrong.",
+    "doctor": "Show what is installed, which providers load, and whether scoring works.",
+    "evaluate": "Say what routing by a bundle would be worth on labelled prompts.",
+    "pull": "Fetch a bundle, verify it, and keep it in the cache folder.",
+}
+EXTRAS = {
+    "train": "Train a router from preference data.",
+    "export": "Export a trained router as a bundle.",
+}
+"""Commands that need the extra of their name. Their help stands here, since asking them would import torch."""
+
+
+class CommandGroup(click.Group):
+    """Core commands from this package, others from the entry points ``edgeroute.commands``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Core commands first."""
+        return [*CORE, *sorted(_foreign().keys() - CORE.keys())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; raises ``MissingExtraError`` when its packages are not installed."""
+        if cmd_name in CORE:
+            module = importlib.import_module(f".{cmd_name}", __package__)
+            command: click.Command = getattr(module, cmd_name)
+            return command
+        entry = _foreign().get(cmd_name)
+        return None if entry is None else _load(cmd_name, entry)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a package that it imports late and does not find is a missing extra as well."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            name = ctx.invoked_subcommand
+            if name is None or name in CORE or _is_ours(error):
+                raise
+            raise _missing(name, error) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and short helps, without importing a command."""
+        known = CORE | EXTRAS
+        rows = [(name, known.get(name, "A command of another package.")) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _foreign() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _load(name: str, entry: EntryPoint) -> click.Command:
+    try:
+        command = entry.load()
+    except ModuleNotFoundError as error:
+        if _is_ours(error):
+            raise EdgeRouteError(f"the command {name} is not in this installation ({error})") from None
+        raise _missing(name, error) from None
+    except (ImportError, AttributeError) as error:
+        raise EdgeRouteError(f"the command {name} does not load: {error}") from None
+    if not isinstance(command, click.Command):
+        raise EdgeRouteError(f"the command {name} does not load: {entry.value} is no click command")
+    return command
+
+
+def _is_ours(error: ModuleNotFoundError) -> bool:
+    return (error.name or "").startswith("edgeroute")
+
+
+def _missing(name: str, error: ModuleNotFoundError) -> MissingExtraError:
+    what = f'pip install "edgeroute[{name}]"' if name in EXTRAS else f"pip install {error.name}"
+    return MissingExtraError(f"the command {name} needs {error.name}, which is not installed: run {what}")

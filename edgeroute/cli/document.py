@@ -1,0 +1,43 @@
+"""Write ``docs/cli.md``: ``python -m edgeroute.cli.document > docs/cli.md``."""
+
+from __future__ import annotations
+
+import click
+
+from . import cli
+from .commands import CORE
+from .exits import EXIT_CODES
+
+WIDTH = 100
+
+
+def document() -> str:
+    """The page: exit codes and the ``--help`` of each core command."""
+    lines = [
+        "# Command line",
+        "",
+        "<!-- Written by `python -m edgeroute.cli.document > docs/cli.md`; a test checks it. -->",
+        "",
+        "Results go to stdout, everything else to stderr. Exit codes:",
+        "",
+        "| code | meaning |",
+        "|---|---|",
+        *(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()),
+        "",
+    ]
+    for name in CORE:
+        lines += [f"## edgeroute {name}", "", "```", _help(name), "```", ""]
+    return "\n".join(lines)
+
+
+def _help(name: str) -> str:
+    with click.Context(cli, info_name="edgeroute", terminal_width=WIDTH, max_content_width=WIDTH) as parent:
+        command = cli.get_command(parent, name)
+        if command is None:
+            raise LookupError(name)
+        with click.Context(command, info_name=name, parent=parent) as context:
+            return command.get_help(context)
+
+
+if __name__ == "__main__":
+    click.echo(document(), nl=False)

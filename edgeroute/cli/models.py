@@ -1,0 +1,63 @@
+"""``edgeroute models``: which bundles there are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ..catalogue import Listing, list_bundles
+from .commands import CORE
+from .output import human_size, write_json
+
+
+@click.command(short_help=CORE["models"])
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models(as_json: bool) -> None:
+    """List the bundles in the wheel (shipped), in the cache folder (pulled) and in the index (pullable).
+
+    Quality and latency are the receipts in each manifest, with the machine they were taken on. The index is the file
+    named by EDGEROUTE_INDEX, else the one that edgeroute carries; a URL is not asked here.
+    """
+    listings = list_bundles()
+    if as_json:
+        write_json([_as_json(each) for each in listings])
+        return
+    for each in listings:
+        click.echo("\n".join(_as_text(each)))
+
+
+def _as_json(listing: Listing) -> dict[str, object]:
+    manifest = listing.manifest
+    fields = asdict(listing)
+    del fields["manifest"]
+    return fields | {
+        "version": manifest and manifest.version,
+        "licence": manifest and manifest.licence,
+        "description": manifest and manifest.description,
+        "quality": [asdict(quality) for quality in manifest.quality] if manifest else [],
+        "latency": [
+            {"graph": graph.file, **asdict(graph.latency)} for graph in manifest.graphs if graph.latency is not None
+        ]
+        if manifest
+        else [],
+    }
+
+
+def _as_text(listing: Listing) -> list[str]:
+    default = ", default" if listing.is_default else ""
+    lines = [f"{listing.name}  {listing.kind or '?'}  {human_size(listing.size)}  ({listing.state}{default})"]
+    if listing.problem is not None:
+        lines.append(f"  cannot be used: {listing.problem}")
+    if (manifest := listing.manifest) is None:
+        return lines
+    lines.append(f"  {manifest.description}")
+    for q in manifest.quality:
+        lines.append(f"  {q.metric} {q.value:.3f} ({q.low:.3f} to {q.high:.3f}) on {q.benchmark} {q.split}, n = {q.n}")
+    for graph in manifest.graphs:
+        if (latency := graph.latency) is None:
+            continue
+        for row in latency.rows:
+            times = f"{row.p50_ms:.1f} ms (p99 {row.p99_ms:.1f}) at {row.tokens} tokens"
+            lines.append(f"  {graph.precision}: {times}, {latency.threads} threads, {latency.machine}")
+    return lines

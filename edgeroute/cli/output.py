@@ -1,0 +1,69 @@
+"""Write results to stdout or a file, one at a time, so that what was scored is never lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import EdgeRouteError
+
+Write = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def opened_output(path: str | None) -> Iterator[Write]:
+    """Give a function that writes a line and flushes it; ``None`` and ``-`` are stdout.
+
+    Raises ``EdgeRouteError`` when the file cannot be written.
+    """
+    if path is None or path == "-":
+        yield click.echo
+        return
+    try:
+        file = open(path, "w", encoding="utf-8", newline="\n")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+    def write(line: str) -> None:
+        try:
+            file.write(line + "\n")
+            file.flush()
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+    try:
+        yield write
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk fails a second time
+            file.close()
+        raise
+    try:
+        file.close()
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def write_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def human_size(size: int) -> str:
+    """Bytes in MB, or in kB below one."""
+    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} kB"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return os.fspath(value)
+    raise TypeError(type(value).__name__)
+
+
+def _unwritable(path: str, error: OSError) -> EdgeRouteError:
+    return EdgeRouteError(f"{path} cannot be written: {error.strerror}")

@@ -1,0 +1,41 @@
+"""``edgeroute pull``: bring a bundle to this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ..pull import pull as pull_bundle
+from .commands import CORE
+from .output import human_size, write_json
+from .progress import Progress
+
+
+@click.command(short_help=CORE["pull"])
+@click.argument("what", metavar="NAME|URL|PATH")
+@click.option("--index", metavar="PATH|URL", help="Index to find NAME in.  [default: $EDGEROUTE_INDEX, else our own]")
+@click.option("--digest", metavar="sha256:…", help="Take only the bundle of this digest.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def pull(what: str, index: str | None, digest: str | None, as_json: bool) -> None:
+    """Fetch a bundle by its NAME in the index, or from the URL or PATH of its folder, into the cache folder.
+
+    Every file is verified before the bundle becomes visible; then its name works with --model. A cut download goes on
+    where it stopped. Plain http is only taken when the digest is known, from --digest or the index. Prints digest and
+    folder. The cache folder is $EDGEROUTE_CACHE, else edgeroute in the user's cache folder.
+    """
+    bar = Progress()
+
+    def show(name: str, done: int, size: int) -> None:
+        bar.show(lambda: f"{name}  {human_size(done)} of {human_size(size)}")
+
+    try:
+        pulled = pull_bundle(what, index=index, digest=digest, progress=show)
+    finally:
+        bar.clear()
+    if not pulled.by_name:
+        click.echo(f"The wheel carries another {pulled.name}, which the name means: use the folder.", err=True)
+    if as_json:
+        write_json(asdict(pulled))
+    else:
+        click.echo(f"{pulled.digest}  {pulled.path}")

@@ -1,0 +1,43 @@
+"""Decisions and explanations as one line for people, or one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from ..explain import Explanation
+from ..inputs import BadLine
+from ..router import Decision
+
+
+def render(decision: Decision, explanation: Explanation | None, *, as_json: bool, line: int | None = None) -> str:
+    """A decision; ``line`` is its line in a file. An explanation adds a key, or lines below."""
+    if as_json:
+        where = {} if line is None else {"line": line}
+        more = {} if explanation is None else {"explain": asdict(explanation)}
+        return json.dumps(where | asdict(decision) | more)
+    cut = " (cut)" if decision.truncated else ""
+    text = f"{decision.score:.4f}  {decision.target:<6}  {decision.n_tokens} tokens{cut}  {decision.latency_ms:.1f} ms"
+    if line is not None:
+        text = f"{line:>6}  {text}"
+    return text if explanation is None else "\n".join([text, *_explained(decision, explanation)])
+
+
+def render_bad(bad: BadLine) -> str:
+    """A line that could not be scored, as JSON."""
+    return json.dumps({"line": bad.line, "error": bad.error})
+
+
+def _explained(decision: Decision, why: Explanation) -> list[str]:
+    read = (
+        f"cut to {decision.n_tokens} tokens, {why.keep.replace('_', ' and ')} kept" if decision.truncated else "whole"
+    )
+    share, threshold = f"{decision.strong_share:.1%}", f"{decision.threshold:.4f}"
+    return [
+        f"  score     above {why.percentile:.1f}% of the calibration sample ({why.sample}, {why.sample_n} prompts)",
+        f"  asked     a strong share of {share}: strong from a score of {threshold} on",
+        f"  turns     strong at a strong share of {why.turning_share:.1%} or more, weak below",
+        f"  prompt    {read} (at most {why.max_tokens} tokens; of a chat: {why.chat})",
+        f"  runs on   {why.graph} ({why.precision}), {why.threads} threads, {why.provider_reason}",
+        f"  bundle    {why.bundle} {why.version}, {why.digest}",
+    ]

@@ -1,0 +1,186 @@
+"""``edgeroute score``: a prompt, or a file of them, to decisions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO, Literal, get_args
+
+import click
+
+from ..errors import EdgeRouteError, InputFileError
+from ..explain import Explanation, explain
+from ..inputs import MAX_PROMPT_BYTES, BadLine, Format, decode_prompt, format_of, read_prompts
+from ..machine import usable_threads
+from ..manifest import ChatPolicy
+from ..router import Decision, Router
+from ..stream import ScoredLine, choose_lines
+from .commands import CORE
+from .exits import SOME_FAILED
+from .output import Write, opened_output
+from .progress import Progress
+from .render import render, render_bad
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The command line of ``score``."""
+
+    prompt: str | None
+    file: str | None
+    form: Format | None
+    field: str
+    on_error: Literal["skip", "stop"]
+    output: str | None
+    as_json: bool
+    model: str | None
+    strong_share: float | None
+    threshold: float | None
+    provider: Literal["auto", "cpu", "cuda"]
+    threads: int | None
+    explain: bool
+    chat: ChatPolicy | None
+
+
+@click.command(short_help=CORE["score"])
+@click.argument("prompt", required=False)
+@click.option("--file", metavar="PATH", help="Score a .txt, .jsonl or .csv file; - is standard input.")
+@click.option("--format", "form", type=click.Choice(get_args(Format)), help="The file's format, if not by its name.")
+@click.option(
+    "--field", "--column", default="prompt", show_default=True, metavar="NAME", help="JSON key or CSV column."
+)
+@click.option(
+    "--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="What a bad line does."
+)
+@click.option("--output", metavar="PATH", help="Write results there instead of to stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--model", metavar="NAME_OR_PATH", help="A bundle's name or folder.  [default: the shipped default]")
+@click.option(
+    "--strong-share",
+    type=click.FloatRange(0, 1),
+    help="Share of traffic for the strong model.  [default: the bundle's]",
+)
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Strong from this score on, instead of a share.")
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: allowed cores, at most 4]")
+@click.option("--explain", is_flag=True, help="Say what stands behind the decision.")
+@click.option(
+    "--chat", type=click.Choice(get_args(ChatPolicy)), help="Messages of a chat to read.  [default: the bundle's]"
+)
+def score(**options: Any) -> int:
+    """Score PROMPT (- reads standard input as one prompt) and choose between the strong and the weak model.
+
+    The score is the probability, from 0 to 1, that the strong model's answer is better. A prompt goes to the strong
+    model when its score reaches the threshold that stands for --strong-share on the bundle's calibration sample.
+
+    A line of a .txt file is a prompt. A line of a .jsonl file is an object with "prompt" (or --field), a string or a
+    list of messages, or with "messages". A .csv file has a header and a column "prompt" (or --column). Blank lines are
+    skipped. Results come in the order of the file, each with its line number. A line that cannot be scored is named on
+    stderr (with --json also in the output, as {"line", "error"}); the rest is scored and the exit code is 3. With
+    --on-error stop the first such line ends the run with exit code 1, and what was written stays.
+    """
+    chosen = _Options(**options)
+    if (chosen.prompt is None) == (chosen.file is None):
+        raise click.UsageError("Give a PROMPT, - for standard input, or --file.")
+    if chosen.strong_share is not None and chosen.threshold is not None:
+        raise click.UsageError("Give --strong-share or --threshold, not both.")
+    return _score_prompt(chosen) if chosen.file is None else _score_file(chosen, chosen.file)
+
+
+def _score_prompt(options: _Options) -> int:
+    prompt = _read_prompt(options.prompt or "")
+    router = _load(options, options.threads)
+    decision = router.choose(prompt, strong_share=options.strong_share, threshold=options.threshold)
+    with opened_output(options.output) as write:
+        write(render(decision, _explain(router, decision, options), as_json=options.as_json))
+    return 0
+
+
+def _score_file(options: _Options, path: str) -> int:
+    form = options.form or format_of(path)
+    with _opened_input(path) as file:
+        _refuse_same(file, options.output)
+        # Prompts side by side on one thread each, not one after the other on several: nobody waits at a barrier.
+        router = _load(options, 1)
+        workers = 1 if router.provider == "cuda" else options.threads or usable_threads()
+        lines = read_prompts(file, form, field=options.field)
+        results = choose_lines(
+            router, lines, strong_share=options.strong_share, threshold=options.threshold, workers=workers
+        )
+        with opened_output(options.output) as write, contextlib.closing(results):
+            failed = _write_all(results, write, router, file, path, options)
+    return SOME_FAILED if failed else 0
+
+
+def _write_all(
+    results: Iterable[ScoredLine | BadLine], write: Write, router: Router, file: BinaryIO, path: str, options: _Options
+) -> int:
+    """Write each result as it comes; returns how many lines could not be scored."""
+    progress = Progress(enabled=options.output not in (None, "-") or not sys.stdout.isatty())
+    scored = failed = 0
+    for result in results:
+        if isinstance(result, BadLine):
+            failed += 1
+            message = f"{path}, line {result.line}: {result.error}"
+            if options.on_error == "stop":
+                progress.clear()
+                raise InputFileError(message)
+            progress.say(message)
+            if options.as_json:
+                write(render_bad(result))
+        else:
+            scored += 1
+            explanation = _explain(router, result.decision, options)
+            write(render(result.decision, explanation, as_json=options.as_json, line=result.line))
+        progress.show(partial(_state, file, scored + failed))
+    progress.clear()
+    if failed:
+        progress.say(f"{scored} prompts scored, {failed} lines not")
+    return failed
+
+
+def _load(options: _Options, threads: int | None) -> Router:
+    router = Router.load(options.model, provider=options.provider, threads=threads, chat=options.chat)
+    # Out of range is one error before anything is read or written.
+    router.threshold(strong_share=options.strong_share, threshold=options.threshold)
+    return router
+
+
+def _explain(router: Router, decision: Decision, options: _Options) -> Explanation | None:
+    return explain(router, decision) if options.explain else None
+
+
+def _read_prompt(argument: str) -> str:
+    """The argument, or for ``-`` all of standard input; raises ``PromptError`` when that is not UTF-8."""
+    if argument == "-":
+        return decode_prompt(sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1))
+    return decode_prompt(argument.encode("utf-8", "surrogateescape"))
+
+
+@contextlib.contextmanager
+def _opened_input(path: str) -> Iterator[BinaryIO]:
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")  # noqa: SIM115  (closed below; errors of the body are not this file's)
+    except OSError as error:
+        raise InputFileError(f"{path} cannot be read: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def _refuse_same(file: BinaryIO, output: str | None) -> None:
+    with contextlib.suppress(OSError):  # no such output yet
+        if output is not None and output != "-" and os.path.samestat(os.fstat(file.fileno()), os.stat(output)):
+            raise EdgeRouteError(f"--output {output} is the input file: it would be lost")
+
+
+def _state(file: BinaryIO, count: int) -> str:
+    """Progress in words: prompts so far and, of a regular file, the portion read."""
+    size = os.fstat(file.fileno()).st_size
+    return (f"{file.tell() / size:4.0%}  " if size else "") + f"{count} prompts"

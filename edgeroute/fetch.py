@@ -1,0 +1,202 @@
+"""Read files from a folder that is a local path or an http(s) URL, bounded, verified and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+from .errors import PullError
+from .manifest import FileEntry
+
+if TYPE_CHECKING:
+    import requests
+
+Location = str | Path
+"""An http(s) URL, or a local path."""
+Progress = Callable[[str, int, int], None]
+"""Told of a file's name, the bytes that are there, and its size."""
+
+TIMEOUT_S = (10.0, 30.0)
+"""To connect, and between two reads."""
+MAX_REDIRECTS = 5
+_CHUNK = 1 << 16
+
+
+def parse_location(text: str) -> Location:
+    """A URL when ``text`` has a scheme, else a path. Raises ``PullError`` for other schemes and for queries."""
+    if "://" not in text:
+        return Path(text)
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise PullError(f"{show(text)}: expected an https URL or a path")
+    if parts.query or parts.fragment:
+        raise PullError(f"{show(text)}: expected the URL of a folder or an index, without ? or #")
+    return text
+
+
+def join(folder: Location, relative: str) -> Location:
+    """``relative`` (a path, or a URL) as seen from ``folder``."""
+    if "://" in relative:
+        return parse_location(relative)
+    if isinstance(folder, Path):
+        return folder / relative
+    return urljoin(folder.rstrip("/") + "/", relative)
+
+
+def parent(location: Location) -> Location:
+    """The folder in which a file lies."""
+    return location.parent if isinstance(location, Path) else urljoin(location, ".")
+
+
+def show(location: Location) -> str:
+    """A location for messages: without user, password and query, which may be secrets."""
+    if isinstance(location, Path):
+        return str(location)
+    parts = urlsplit(location)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def read_small(location: Location, limit: int, *, pinned: bool) -> bytes:
+    """The bytes of a file of at most ``limit``. ``pinned``: a digest is known, so that plain http may bring it."""
+    data = b""
+    try:
+        with _opened(location, 0, pinned) as (_, chunks):
+            for chunk in chunks:
+                data += chunk
+                if len(data) > limit:
+                    raise PullError(f"{show(location)} has more than {limit} bytes")
+    except _CutError as error:
+        raise PullError(f"{show(location)} was cut after {len(data)} bytes ({error})") from None
+    return data
+
+
+def fetch_file(location: Location, target: Path, entry: FileEntry, *, pinned: bool, progress: Progress) -> None:
+    """Bring one file of a bundle to ``target``, going on from what already lies there.
+
+    Raises ``PullError``: after a cut, what came stays for the next try; a file with a wrong hash is deleted.
+    """
+    have = target.stat().st_size if target.exists() else 0
+    if have > entry.size:
+        target.unlink()
+        have = 0
+    if have < entry.size or not target.exists():
+        try:
+            _append(location, target, have, entry.size, pinned, progress)
+        except OSError as error:  # the disk: what goes wrong with the source is a PullError by now
+            raise PullError(f"{target} cannot be written: {error.strerror}") from None
+    try:
+        with open(target, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PullError(f"{target} cannot be read: {error.strerror}") from None
+    if found != entry.sha256:
+        target.unlink()
+        raise PullError(f"{show(location)}: expected sha256 {entry.sha256}, found {found}; what came was deleted")
+
+
+def _append(location: Location, target: Path, have: int, size: int, pinned: bool, progress: Progress) -> None:
+    done = have
+    try:
+        with _opened(location, have, pinned) as (done, chunks), open(target, "ab" if done else "wb") as file:
+            for chunk in chunks:
+                if done + len(chunk) > size:
+                    file.truncate(0)  # nothing to go on from
+                    raise PullError(f"{show(location)} has more than the {size} bytes that the manifest names")
+                file.write(chunk)
+                done += len(chunk)
+                progress(target.name, done, size)
+    except _CutError as error:
+        raise PullError(_cut(location, done, size, str(error))) from None
+    if done < size:
+        raise PullError(_cut(location, done, size, "it ended"))
+
+
+def _cut(location: Location, done: int, size: int, why: str) -> str:
+    return f"{show(location)} was cut after {done} of {size} bytes ({why}); pull again to go on from there"
+
+
+class _CutError(Exception):
+    """The source broke off in the middle of a file."""
+
+
+@contextlib.contextmanager
+def _opened(location: Location, offset: int, pinned: bool) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Open a file at ``offset``; gives the offset at which the bytes truly start (0 when it cannot be skipped to)."""
+    if isinstance(location, str):
+        with _opened_url(location, offset, pinned) as opened:
+            yield opened
+        return
+    try:
+        file = open(location, "rb")  # noqa: SIM115  (closed below; errors of the with body are not the source's)
+    except OSError as error:
+        raise PullError(f"{location} cannot be read: {error.strerror}") from None
+    with file:
+        file.seek(offset)
+        yield offset, _chunks(lambda: file.read(_CHUNK), OSError)
+
+
+@contextlib.contextmanager
+def _opened_url(url: str, offset: int, pinned: bool) -> Iterator[tuple[int, Iterator[bytes]]]:
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    asked = url
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
+    with requests.Session() as session:
+        for _ in range(MAX_REDIRECTS + 1):
+            _check_scheme(url, asked, pinned)
+            try:
+                response = session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT_S)
+            except (requests.RequestException, ValueError) as error:
+                raise PullError(f"{show(url)} cannot be reached: {_cause(error)}") from None
+            if not response.is_redirect:
+                break
+            response.close()
+            url = urljoin(url, response.headers["location"])
+        else:
+            raise PullError(f"{show(asked)} redirects more than {MAX_REDIRECTS} times")
+        with response:
+            start = _start(response, offset, url)
+            yield start, _chunks(lambda: response.raw.read(_CHUNK, decode_content=False), (OSError, HTTPError))
+
+
+def _check_scheme(url: str, asked: str, pinned: bool) -> None:
+    """Refuse bytes that anyone on the way could have changed, unless a digest tells."""
+    scheme = urlsplit(url).scheme
+    if scheme == "https":
+        return
+    if scheme != "http" or urlsplit(asked).scheme != "http":
+        raise PullError(f"{show(asked)} redirects to {show(url)}, which is not https: refused")
+    if not pinned:
+        raise PullError(f"{show(url)} is not https: give the bundle's digest with --digest, or an https URL")
+
+
+def _start(response: requests.Response, offset: int, url: str) -> int:
+    """The offset at which the body starts; raises ``PullError`` when it is no file."""
+    status = response.status_code
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise PullError(f"{show(url)} was sent encoded, though that was not asked for")
+    if status == 200:
+        return 0
+    if status == 206 and offset and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+        return offset
+    raise PullError(f"{show(url)}: the server answered {status} {response.reason or ''}".rstrip())
+
+
+def _chunks(read: Callable[[], bytes], errors: type[Exception] | tuple[type[Exception], ...]) -> Iterator[bytes]:
+    try:
+        while chunk := read():
+            yield chunk
+    except errors as error:
+        raise _CutError(_cause(error)) from None
+
+
+def _cause(error: BaseException) -> str:
+    """The first cause in a few words. The messages around it hold URLs, and so perhaps secrets."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return getattr(error, "strerror", None) or type(error).__name__

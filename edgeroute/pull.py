@@ -1,0 +1,138 @@
+"""Fetch a bundle that the wheel does not carry into the cache folder, verified before anyone can see it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import cache
+from .bundle import open_bundle
+from .errors import BundleError, PullError
+from .fetch import Location, Progress, fetch_file, join, parent, parse_location, read_small, show
+from .index import MAX_INDEX_BYTES, IndexEntry, parse_index
+from .manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, is_digest, is_flat_name, parse_manifest
+from .store import INDEX, find_shipped, pulled_folder, shipped_folder
+
+INDEX_VARIABLE = "EDGEROUTE_INDEX"
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A bundle that lies verified on this machine.
+
+    ``by_name``: whether ``name`` finds it; a bundle that the wheel carries under the same name comes first.
+    """
+
+    name: str
+    digest: str
+    path: Path
+    by_name: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Where a bundle is to come from; name and digest where an index or the caller gave them."""
+
+    folder: Location
+    name: str | None
+    digest: str | None
+
+
+def pull(
+    what: str, *, index: str | None = None, digest: str | None = None, progress: Progress = lambda *_: None
+) -> Pulled:
+    """Fetch a bundle, verify it, and let its name stand for it from now on.
+
+    ``what``: a name in the index, or the URL or path of a bundle's folder. ``index``: path or URL of an index, by
+    default ``$EDGEROUTE_INDEX``, else the one that edgeroute carries. ``digest`` pins the bundle; plain http is only
+    taken for a pinned one. What is already there is not fetched again, a cut download goes on where it stopped, and
+    processes that share the cache folder wait for each other. Raises ``PullError``.
+    """
+    if digest is not None and not is_digest(digest):
+        raise PullError(f"expected a digest of sha256: and 64 hex digits, found {digest!r}")
+    wanted = _resolve(what, index, digest)
+    if wanted.name and wanted.digest and (shipped := find_shipped(wanted.name)) and shipped.digest == wanted.digest:
+        return Pulled(wanted.name, wanted.digest, shipped.path, True)
+    with _disk_errors():
+        if wanted.digest is not None and cache.is_pulled(wanted.digest):
+            manifest = open_bundle(pulled_folder(wanted.digest), digest=wanted.digest).manifest
+        else:
+            manifest = _fetch(wanted, progress)
+        _check_name(manifest, wanted)
+        cache.point(manifest.name, manifest.digest)
+    path = pulled_folder(manifest.digest)
+    return Pulled(manifest.name, manifest.digest, path, find_shipped(manifest.name) is None)
+
+
+def load_index(index: str | None = None, *, pinned: bool = False) -> tuple[Location, dict[str, IndexEntry]]:
+    """The place of the index to pull from, and its bundles; ``pinned`` when a digest is known. Raises ``PullError``."""
+    chosen = index or os.environ.get(INDEX_VARIABLE)
+    location = parse_location(chosen) if chosen else shipped_folder() / INDEX
+    data = read_small(location, MAX_INDEX_BYTES, pinned=pinned)
+    return location, parse_index(data, show(location))
+
+
+def _resolve(what: str, index: str | None, digest: str | None) -> _Wanted:
+    if not is_flat_name(what):
+        return _Wanted(parse_location(what), None, digest)
+    location, bundles = load_index(index, pinned=digest is not None)
+    entry = bundles.get(what)
+    if entry is None:
+        if Path(what).is_dir():
+            return _Wanted(Path(what), None, digest)
+        raise PullError(f"{show(location)} has no bundle named {what!r}; it has {', '.join(sorted(bundles)) or 'none'}")
+    if digest is not None and digest != entry.digest:
+        raise PullError(f"expected the bundle {digest}, but {show(location)} has {what} as {entry.digest}")
+    if entry.url is None:
+        shipped = find_shipped(what)
+        if shipped is None:
+            raise PullError(f"{show(location)} does not say where {what} lies")
+        return _Wanted(shipped.path, what, entry.digest)
+    return _Wanted(join(parent(location), entry.url), what, entry.digest)
+
+
+def _fetch(wanted: _Wanted, progress: Progress) -> Manifest:
+    """Bring the bundle into the cache, unless another process did so while this one waited for it."""
+    manifest, data = _read_manifest(wanted)
+    digest = manifest.digest
+    with cache.locked(digest):
+        if cache.is_pulled(digest):
+            return manifest
+        folder = cache.partial_folder(digest)
+        for name, entry in sorted(manifest.files.items()):
+            source = join(wanted.folder, name)
+            fetch_file(source, folder / name, entry, pinned=wanted.digest is not None, progress=progress)
+        (folder / MANIFEST).write_bytes(data)
+        cache.publish(digest)
+    return manifest
+
+
+def _read_manifest(wanted: _Wanted) -> tuple[Manifest, bytes]:
+    try:
+        if isinstance(wanted.folder, Path):
+            open_bundle(wanted.folder).read()  # no device or pipe is read below
+        data = read_small(join(wanted.folder, MANIFEST), MAX_MANIFEST_BYTES, pinned=wanted.digest is not None)
+        manifest = parse_manifest(data)
+    except BundleError as error:
+        raise PullError(f"no bundle to pull at {show(wanted.folder)}: {error}") from None
+    if wanted.digest is not None and manifest.digest != wanted.digest:
+        raise PullError(f"{show(wanted.folder)}: expected the bundle {wanted.digest}, found {manifest.digest}")
+    _check_name(manifest, wanted)
+    return manifest, data
+
+
+def _check_name(manifest: Manifest, wanted: _Wanted) -> None:
+    if wanted.name is not None and manifest.name != wanted.name:
+        raise PullError(f"the index has {wanted.name}, but the bundle at {show(wanted.folder)} is {manifest.name}")
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise PullError(f"the cache folder cannot be written: {where}{error.strerror or error}") from None
