@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ def evaluate(
         strong_quality=float(gain.mean()),
         weak_quality=float(base.mean()),
         apgr=bootstrap(apgr, scores, gain, base),
-        apgr_exact=bootstrap(lambda *columns: apgr(*columns, form="exact"), scores, gain, base),
+        apgr_exact=bootstrap(partial(apgr, form="exact"), scores, gain, base),
         cpt_50=cpt(scores, gain, base, 0.5),
         cpt_80=cpt(scores, gain, base, 0.8),
         auc=bootstrap(lambda score, high, low: auc(score, high > low), scores, gain, base),

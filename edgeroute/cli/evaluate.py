@@ -55,8 +55,7 @@ def evaluate(
             label, count = library.benchmark_name(path), len(outcomes)
 
             def show(done: int, label: str = label, count: int = count) -> None:
-                if progress.due():
-                    progress.show(f"{label}: {done} of {count} prompts scored")
+                progress.show(lambda: f"{label}: {done} of {count} prompts scored")
 
             scores = library.score_all(router, [each.prompt for each in outcomes], show)
             results.append((router.manifest.name, library.evaluate(label, outcomes, scores, *pair)))
