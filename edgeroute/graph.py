@@ -19,7 +19,7 @@ _MAX_DEPTH = 16
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node"},
+    "function": {7: "node", 11: "attribute"},
     "node": {4: "operator", 5: "attribute", 7: "domain"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
@@ -90,6 +90,8 @@ def _subfields(buffer: bytes, position: int, end: int) -> Iterator[tuple[int, in
     while position < end:
         tag, position = _varint(buffer, position, end)
         wire = tag & 7
+        if tag >> 32:  # protobuf drops the upper bits: another field than the one seen here
+            raise ValueError("a field number out of range")
         if wire == 0:
             _, position = _varint(buffer, position, end)
         elif wire == 1:

@@ -183,6 +183,8 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Bytes 4 to 7 alone would select the ORT format, which check_graph does not read.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         if self._data is not None:
             name, data = self._data
             options.add_external_initializers_from_files_in_memory([name], [data], [len(data)])
