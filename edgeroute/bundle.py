@@ -98,7 +98,10 @@ def _open_regular(path: Path) -> int:
 
 def _read_bounded(path: Path, limit: int) -> bytes:
     with os.fdopen(_open_regular(path), "rb") as file:
-        data = file.read(limit + 1)
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise _UnreadableError(f"cannot be read: {error.strerror}") from None
     if len(data) > limit:
         raise _UnreadableError(f"more than {limit} bytes")
     return data
