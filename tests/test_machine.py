@@ -19,8 +19,15 @@ def put(path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "cores"),
-    [("200000 100000\n", 2.0), ("50000 100000", 0.5), ("max 100000\n", math.inf), ("", math.inf), ("x y", math.inf)]
-    + [("100000 0", math.inf), ("1 2 3", math.inf)],
+    [
+        ("200000 100000\n", 2.0),
+        ("50000 100000", 0.5),
+        ("max 100000\n", math.inf),
+        ("", math.inf),
+        ("x y", math.inf),
+        ("100000 0", math.inf),
+        ("1 2 3", math.inf),
+    ],
 )
 def test_the_quota_of_cgroup_2(tmp_path: Path, text: str, cores: float) -> None:
     put(tmp_path / "cpu.max", text)
@@ -29,8 +36,14 @@ def test_the_quota_of_cgroup_2(tmp_path: Path, text: str, cores: float) -> None:
 
 @pytest.mark.parametrize(
     ("quota", "period", "cores"),
-    [("300000", "100000", 3.0), ("-1", "100000", math.inf), ("0", "100000", math.inf), ("1", "0", math.inf)]
-    + [("x", "1", math.inf), ("100000", "", math.inf)],
+    [
+        ("300000", "100000", 3.0),
+        ("-1", "100000", math.inf),
+        ("0", "100000", math.inf),
+        ("1", "0", math.inf),
+        ("x", "1", math.inf),
+        ("100000", "", math.inf),
+    ],
 )
 def test_the_quota_of_cgroup_1(tmp_path: Path, quota: str, period: str, cores: float) -> None:
     put(tmp_path / "cpu/cpu.cfs_quota_us", quota)
