@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 from .errors import PullError
 from .manifest import FileEntry
@@ -30,7 +30,7 @@ def parse_location(text: str) -> Location:
     """A URL when ``text`` has a scheme, else a path. Raises ``PullError`` for other schemes and for queries."""
     if "://" not in text:
         return Path(text)
-    parts = urlsplit(text)
+    parts = _split(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise PullError(f"{show(text)}: expected an https URL or a path")
     if parts.query or parts.fragment:
@@ -56,8 +56,15 @@ def show(location: Location) -> str:
     """A location for messages: without user, password and query, which may be secrets."""
     if isinstance(location, Path):
         return str(location)
-    parts = urlsplit(location)
+    parts = _split(location)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # brackets that are no IPv6 address
+        raise PullError("expected an https URL or a path, found a URL that cannot be read") from None
 
 
 def read_small(location: Location, limit: int, *, pinned: bool) -> bytes:
@@ -147,6 +154,8 @@ def _opened_url(url: str, offset: int, pinned: bool) -> Iterator[tuple[int, Iter
     asked = url
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
     with requests.Session() as session:
+        # Else requests looks at redirects itself, and to that end reads their whole body, however long.
+        session.get_redirect_target = lambda _: None  # type: ignore[method-assign,assignment]
         for _ in range(MAX_REDIRECTS + 1):
             _check_scheme(url, asked, pinned)
             try:
@@ -156,7 +165,7 @@ def _opened_url(url: str, offset: int, pinned: bool) -> Iterator[tuple[int, Iter
             if not response.is_redirect:
                 break
             response.close()
-            url = urljoin(url, response.headers["location"])
+            url = _redirected(url, response.headers["location"])
         else:
             raise PullError(f"{show(asked)} redirects more than {MAX_REDIRECTS} times")
         with response:
@@ -164,12 +173,19 @@ def _opened_url(url: str, offset: int, pinned: bool) -> Iterator[tuple[int, Iter
             yield start, _chunks(lambda: response.raw.read(_CHUNK, decode_content=False), (OSError, HTTPError))
 
 
+def _redirected(url: str, to: str) -> str:
+    try:
+        return urljoin(url, to)
+    except ValueError:
+        raise PullError(f"{show(url)} redirects to no URL") from None
+
+
 def _check_scheme(url: str, asked: str, pinned: bool) -> None:
     """Refuse bytes that anyone on the way could have changed, unless a digest tells."""
-    scheme = urlsplit(url).scheme
+    scheme = _split(url).scheme
     if scheme == "https":
         return
-    if scheme != "http" or urlsplit(asked).scheme != "http":
+    if scheme != "http" or _split(asked).scheme != "http":
         raise PullError(f"{show(asked)} redirects to {show(url)}, which is not https: refused")
     if not pinned:
         raise PullError(f"{show(url)} is not https: give the bundle's digest with --digest, or an https URL")

@@ -1,0 +1,22 @@
+"""Where a download lies on its way into the cache folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bundles import INT8
+
+from edgeroute import store
+
+FILES = ("router.json", "tokenizer.json", INT8, "model.fp32.onnx")
+"""The files of the tiny bundle."""
+
+
+def partial(digest: str, name: str = INT8) -> Path:
+    """A file of a bundle that is being downloaded."""
+    return store.cache_folder() / "partial" / digest.removeprefix("sha256:") / name
+
+
+def nothing_is_visible() -> bool:
+    """Whether no name stands for a pulled bundle, and none lies in the cache."""
+    return not store.pulled_names() and not list(store.cache_folder().glob("bundles/*"))
