@@ -94,10 +94,10 @@ def _tidy(model: ModelProto) -> ModelProto:
     del model.metadata_props[:]
     del model.graph.value_info[:]
     model.graph.name = "edgeroute"
-    used = {node.domain for node in _nodes(model.graph.node)}
-    versions = {each.domain: each.version for each in model.opset_import if each.domain in used | {""}}
+    declared = {each.domain: each.version for each in model.opset_import}
+    used = sorted({node.domain for node in _nodes(model.graph.node)} | {""})
     del model.opset_import[:]
-    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in sorted(versions.items()))
+    model.opset_import.extend(helper.make_opsetid(domain, declared.get(domain, 1)) for domain in used)
     for node in model.graph.node:
         node.doc_string = ""
     return model

@@ -20,7 +20,7 @@ from edgeroute.errors import BundleError
 
 Floats = NDArray[np.float32]
 WEIGHTS, CONFIG = "mf.safetensors", "mf.json"
-_SHAPES = {"P.weight": 2, "text_proj.0.weight": 2, "classifier.0.weight": 2, "mean": 1, "scale": 0}
+_SHAPES = {"P.weight": 2, "text_proj.0.weight": 2, "classifier.0.weight": 2, "mean": 1, "scale": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class MatrixFactorization:
     """A checkpoint written by ``edgeroute train mf``.
 
     ``weights`` under RouteLLM's key names, float32: ``P.weight`` ``[M, k]``, ``text_proj.0.weight`` ``[k, d + 1]``,
-    ``classifier.0.weight`` ``[1, k]``; ``mean`` ``[d]`` and ``scale`` standardize the embedding. ``config`` records
+    ``classifier.0.weight`` ``[1, k]``; ``mean`` ``[d]`` and ``scale`` ``[d]`` standardize the embedding. ``config`` records
     models, encoder, text policy and training.
     """
 

@@ -1,0 +1,119 @@
+"""Training: what labels become, what the loss learns, and what stops a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from edgeroute import EdgeRouteError, InputFileError  # noqa: E402
+from edgeroute.labels import Battle, Outcome  # noqa: E402
+from edgeroute.manifest import TextPolicy  # noqa: E402
+from edgeroute_train import embedding, mf, pairs  # noqa: E402
+
+
+def test_outcomes_put_the_better_model_first_and_ties_are_not_wins() -> None:
+    outcomes = [
+        Outcome("p", {"good": 1.0, "bad": 0.0}, source="s"),
+        Outcome("q", {"good": 1.0, "bad": 1.0}, source="s"),
+    ]
+    assert pairs.from_outcomes(outcomes, per_prompt=5, seed=0) == [
+        ("p", "good", "bad", "s", 1.0),
+        ("q", "good", "bad", "s", 0.0),
+    ]
+
+
+def test_outcomes_draw_as_many_comparisons_as_asked() -> None:
+    outcomes = [Outcome("p", {str(m): float(m % 2) for m in range(6)}, source="s")]
+    assert len(pairs.from_outcomes(outcomes, per_prompt=4, seed=0)) == 4
+    assert len(set(pairs.from_outcomes(outcomes, per_prompt=99, seed=0))) == 15
+
+
+def test_a_sources_weight_does_not_depend_on_its_rows() -> None:
+    battles = [Battle(f"p{i}", "a", "b", "a" if i % 2 else "b", source="one") for i in range(10)]
+    battles += [Battle(f"q{i}", "a", "b", "tie", source="two") for i in range(2)]
+    made = pairs.collect(pairs.from_battles(battles), {"two": 3.0})
+    total = [made.weight[made.source == i].sum() for i in range(2)]
+    assert total == pytest.approx([0.25, 0.75])
+
+
+@pytest.mark.parametrize("winners", [[], ["a", "a"], ["tie", "b"]])
+def test_nothing_to_learn_is_an_error(winners: list[str]) -> None:
+    battles = [Battle("p", "a", "b", winner) for winner in winners]  # type: ignore[arg-type]
+    with pytest.raises(InputFileError):
+        pairs.collect(pairs.from_battles(battles), {})
+
+
+def test_weights_for_unknown_sources_are_an_error() -> None:
+    battles = [Battle("p", "a", "b", "a", source="s"), Battle("q", "a", "b", "b", source="s")]
+    with pytest.raises(InputFileError, match="typo"):
+        pairs.collect(pairs.from_battles(battles), {"typo": 1.0})
+
+
+def _synthetic(seed: int = 0, n: int = 1200) -> tuple[pairs.Pairs, mf.Floats, np.ndarray]:
+    """Three models whose strengths depend on the prompt; source two has another base rate and no signal."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 8)).astype(np.float32)
+    strength = np.stack([2 * x[:, 0] + 1, x[:, 1], np.zeros(n)], 1)
+    comparisons = []
+    for i in range(n):
+        a, b = rng.permutation(3)[:2]
+        won = rng.random() < 1 / (1 + np.exp(-(strength[i, a] - strength[i, b])))
+        comparisons.append((str(i), f"m{a}", f"m{b}", "one", float(won)))
+    return pairs.collect(comparisons, {}), x, strength
+
+
+def test_factors_recover_the_strengths_that_made_the_labels() -> None:
+    made, x, strength = _synthetic()
+    model = mf.fit(made, x, mf.Settings(width=8, decay=1e-4, steps=300))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(x)).numpy()
+    for a, b in [(0, 1), (0, 2), (1, 2)]:
+        correlation = np.corrcoef(logits[:, a] - logits[:, b], strength[:, a] - strength[:, b])[0, 1]
+        assert correlation > 0.9
+
+
+def test_same_seed_same_weights_other_seed_others() -> None:
+    made, x, _ = _synthetic(n=200)
+    first, second, other = (
+        mf.fit(made, x, mf.Settings(width=4, steps=20, seed=seed)).P.weight.detach().numpy() for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+def test_a_loss_that_is_no_number_stops_the_run() -> None:
+    made, x, _ = _synthetic(n=50)
+    x[3, 3] = np.nan
+    with pytest.raises(EdgeRouteError, match="the loss is nan at step 0"):
+        mf.fit(made, x, mf.Settings(width=4, steps=5))
+
+
+def test_embeddings_are_cached_by_prompts_and_policy(tmp_path: Path) -> None:
+    from tiny_bert import make_bert
+
+    bert = make_bert(tmp_path / "bert")
+    policy = TextPolicy(max_tokens=32, keep="head_tail", chat="last_user")
+    encoder = embedding.load_encoder(bert, policy)
+    prompts = ["prove the theorem", "tea", "good morning to the king of the river " * 20]
+    first = embedding.embed(encoder, prompts, cache=tmp_path / "cache")
+    (stored,) = (tmp_path / "cache").iterdir()
+    np.save(stored, first + 1)  # proof that the second call reads it
+    np.testing.assert_array_equal(embedding.embed(encoder, prompts, cache=tmp_path / "cache"), first + 1)
+    np.testing.assert_allclose(embedding.embed(encoder, prompts[:2]), first[:2], atol=1e-5)
+    shorter = embedding.load_encoder(bert, TextPolicy(max_tokens=16, keep="head_tail", chat="last_user"))
+    assert not np.allclose(embedding.embed(shorter, prompts, cache=tmp_path / "cache")[2], first[2] + 1, atol=0.1)
+
+
+def test_batches_do_not_change_an_embedding(tmp_path: Path) -> None:
+    from tiny_bert import make_bert
+
+    encoder = embedding.load_encoder(make_bert(tmp_path / "bert"), TextPolicy(32, "head_tail", "last_user"))
+    prompts = [f"{'tea ' * n}king" for n in range(1, 40)]
+    together = embedding.embed(encoder, prompts)
+    alone = np.concatenate([embedding.embed(encoder, [prompt]) for prompt in prompts])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
