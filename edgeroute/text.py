@@ -47,8 +47,9 @@ class TextEncoder:
             raise GraphError(f"the template leaves {self._room} of {policy.max_tokens} tokens for the prompt")
 
     def highest_id(self) -> int:
-        """The largest token id that this tokenizer can give."""
-        return int(max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0))
+        """The largest token id that this tokenizer can give, its special tokens included."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        return int(max([*vocabulary.values(), *self._run("", special=True).ids], default=0))
 
     def encode(self, prompt: Prompt) -> Tokens:
         """Return the token ids of a prompt or chat, special tokens included, at most ``max_tokens``.
