@@ -193,6 +193,12 @@ def make_graph(precision: str = "int8", *, rows: int | None = None, max_tokens: 
     return make_model(nodes, constants)
 
 
+def graph_parts() -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Nodes and constants of the fp32 graph, to build a changed one with ``make_model``."""
+    graph = make_graph("fp32").graph
+    return list(graph.node), {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+
+
 def make_model(
     nodes: Sequence[onnx.NodeProto],
     constants: dict[str, np.ndarray] | None = None,

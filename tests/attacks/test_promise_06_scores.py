@@ -1,0 +1,80 @@
+"""Promise 6: a score is finite and in [0, 1], or an error."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import make_model, set_graph
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from edgeroute.errors import GraphError, ScoreError
+from edgeroute.router import Router
+from edgeroute.session import Session
+
+BAD = [math.nan, math.inf, -math.inf, 1.0000001, -1e-7, -0.5, 2.0, 3e38]
+
+
+def constant(value: float, *, above: int = 0) -> bytes:
+    """A graph that scores ``value`` for rows of more than ``above`` tokens, and 0.5 for others."""
+    node = helper.make_node
+    nodes = [
+        node("Shape", ["input_ids"], ["shape"]),
+        node("Gather", ["shape", "one"], ["tokens"]),
+        node("Greater", ["tokens", "above"], ["bad"]),
+        node("Where", ["bad", "value", "half"], ["score1"]),
+        node("Cast", ["input_ids"], ["x"], to=TensorProto.FLOAT),
+        node("ReduceSum", ["x", "axis"], ["sum"], keepdims=0),
+        node("Mul", ["sum", "zero"], ["zeros"]),
+        node("Add", ["zeros", "score1"], ["score"]),
+    ]
+    constants = {
+        "one": np.array(1),
+        "axis": np.array([1]),
+        "above": np.array(above),
+        "value": np.array(value, np.float32),
+        "half": np.array(0.5, np.float32),
+        "zero": np.array(0, np.float32),
+    }
+    data: bytes = make_model(nodes, constants).SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_a_graph_that_never_scores_does_not_load(bundle: Path, value: float) -> None:
+    with pytest.raises(GraphError, match="not a number from 0 to 1"):
+        Router.load(set_graph(bundle, constant(value)))
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_no_way_to_run_gives_out_a_bad_score(value: float) -> None:
+    session = Session(constant(value), threads=2)
+    with pytest.raises(ScoreError, match="not a number from 0 to 1"):
+        session.run([1, 2])
+    with pytest.raises(ScoreError, match="not a number from 0 to 1"):
+        session.run_rows([[1, 2], [3]])
+    with pytest.raises(ScoreError, match="not a number from 0 to 1"):
+        session.run_padded([[1, 2], [3]])
+
+
+def test_one_bad_row_fails_its_batch() -> None:
+    session = Session(constant(math.nan, above=3), threads=2)
+    assert session.run_rows([[1], [1, 2]]).tolist() == [0.5, 0.5]
+    with pytest.raises(ScoreError):
+        session.run_rows([[1], [1, 2, 3, 4], [1, 2]])
+    with pytest.raises(ScoreError):
+        session.run_padded([[1], [1, 2, 3, 4]])
+
+
+@given(st.floats(width=32))
+def test_any_float_is_a_score_or_an_error(value: float) -> None:
+    session = Session(constant(value), threads=1)
+    if 0 <= value <= 1:
+        assert session.run([1]) == value
+    else:
+        with pytest.raises(ScoreError):
+            session.run([1])
