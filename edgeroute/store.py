@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import os
@@ -106,6 +105,8 @@ def cache_folder() -> Path:
 def _unknown(name: str, index: dict[str, Any]) -> str:
     here = sorted({n for n in index["bundles"] if find_shipped(n)} | set(pulled_names()))
     pullable = sorted(set(index["bundles"]) - set(here))
+    import difflib
+
     near = difflib.get_close_matches(name, [*here, *pullable], n=1)
     message = f"no bundle named {name!r}; here are {', '.join(here) or 'none'}"
     if pullable:

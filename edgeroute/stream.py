@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import PromptError, ScoreError
 from .inputs import BadLine, PromptLine
 from .router import Decision, Router
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 AHEAD = 3
 """Prompts in hand per worker."""
@@ -54,6 +57,8 @@ def choose_lines(
 def _in_parallel(
     decide: Callable[[PromptLine], ScoredLine | BadLine], lines: Iterable[PromptLine | BadLine], workers: int
 ) -> Generator[ScoredLine | BadLine]:
+    from concurrent.futures import ThreadPoolExecutor
+
     pool = ThreadPoolExecutor(workers, thread_name_prefix="edgeroute")
     waiting: deque[Future[ScoredLine | BadLine] | BadLine] = deque()
     try:

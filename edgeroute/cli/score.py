@@ -157,14 +157,20 @@ def _explain(router: Router, decision: Decision, options: _Options) -> Explanati
 def _read_prompt(argument: str) -> str:
     """The argument, or for ``-`` all of standard input; raises ``PromptError`` when that is not UTF-8."""
     if argument == "-":
-        return decode_prompt(sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1))
+        return decode_prompt(_stdin().read(MAX_PROMPT_BYTES + 1))
     return decode_prompt(argument.encode("utf-8", "surrogateescape"))
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise InputFileError("standard input is closed")
+    return sys.stdin.buffer
 
 
 @contextlib.contextmanager
 def _opened_input(path: str) -> Iterator[BinaryIO]:
     if path == "-":
-        yield sys.stdin.buffer
+        yield _stdin()
         return
     try:
         file = open(path, "rb")  # noqa: SIM115  (closed below; errors of the body are not this file's)
