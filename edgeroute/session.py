@@ -121,7 +121,10 @@ class Session:
         self._lock = Lock()
         self._single: Any = None
         self._session = self._create(self.threads)
-        _check_contract(self._session)
+        try:
+            _check_contract(self._session)
+        except UnicodeDecodeError:
+            raise GraphError("a name of the graph's inputs, outputs or axes is not UTF-8") from None
         if self.threads == 1:
             self._single = self._session
 
