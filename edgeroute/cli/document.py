@@ -31,12 +31,14 @@ def document() -> str:
 
 
 def _help(name: str) -> str:
-    with click.Context(cli, info_name="edgeroute", terminal_width=WIDTH, max_content_width=WIDTH) as parent:
+    settings = {"terminal_width": WIDTH, "max_content_width": WIDTH, **cli.context_settings}
+    with click.Context(cli, info_name="edgeroute", **settings) as parent:
         command = cli.get_command(parent, name)
         if command is None:
             raise LookupError(name)
         with click.Context(command, info_name=name, parent=parent) as context:
-            return command.get_help(context)
+            # A line of spaces alone would be stripped by editors.
+            return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
 
 if __name__ == "__main__":

@@ -9,5 +9,5 @@ EXIT_CODES = {
     USAGE: "the command line was not understood",
     SOME_FAILED: "`score --file` went through the whole file, but some lines could not be scored",
     INTERRUPTED: "interrupted (Ctrl-C); lines scored before are written",
-    CLOSED_PIPE: "the reader of stdout went away (`| head`)",
+    CLOSED_PIPE: "the reader of stdout went away, as `head` does",
 }

@@ -65,7 +65,13 @@ class _Options:
     help="Share of traffic for the strong model.  [default: the bundle's]",
 )
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Strong from this score on, instead of a share.")
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to run; auto is CUDA where it truly works.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: allowed cores, at most 4]")
 @click.option("--explain", is_flag=True, help="Say what stands behind the decision.")
 @click.option(
