@@ -40,13 +40,14 @@ def partial_folder(digest: str) -> Path:
 def publish(digest: str) -> Path:
     """Make the finished partial folder of ``digest`` visible in one step; returns its final path.
 
-    Raises ``PullError`` when the folder does not hold the bundle.
+    Raises ``PullError`` when the folder does not hold the bundle, and deletes it: there is nothing to go on from.
     """
     partial, final = partial_folder(digest), pulled_folder(digest)
     try:
         open_bundle(partial, digest=digest).read()
     except BundleError as error:
-        raise PullError(f"what was fetched is not the bundle: {error}") from None
+        shutil.rmtree(partial, ignore_errors=True)
+        raise PullError(f"what was fetched is not the bundle, and was deleted: {error}") from None
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():  # damaged, or is_pulled would have found it whole
         broken = Path(tempfile.mkdtemp(dir=partial.parent))

@@ -121,9 +121,15 @@ def test_every_golden_score_that_differs_is_named(bundle: Path) -> None:
     assert [line[:15] for line in found[f"graph {FP32} on cpu"]] == ["golden prompt 0", "golden prompt 3"]
 
 
-def test_a_golden_prompt_that_fails_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reseal(bundle, lambda manifest: manifest["graphs"][0]["golden"]["scores"][1].update(prompt="\u0000\u200b"))
-    assert wrong(verify(bundle)) != {}
+def test_a_golden_prompt_that_fails_is_named(bundle: Path) -> None:
+    long = "write a poem " * 40
+    reseal(bundle, lambda manifest: manifest["graphs"][0]["golden"]["scores"][1].update(prompt=long))
+    set_graph(bundle, make_graph("int8", max_tokens=31))
+    found = wrong(verify(bundle))[f"graph {INT8} on cpu"]
+    assert "highest id" in found[0]
+    assert found[2].startswith("golden prompt 1: the graph failed on 1 x 32 tokens")
+    assert [line.partition(":")[0] for line in found[1:]] == [f"golden prompt {i}" for i in range(4)]
+    assert "poem" not in " ".join(found)
 
 
 def test_what_cannot_run_here_is_said_and_not_wrong(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,3 +208,18 @@ def test_a_killed_pull_leaves_nothing_visible_and_no_lock(
     assert nothing_is_visible()
     server.wait_s = 0
     assert pull(server.url + "/tiny", digest=digest).digest == digest
+
+
+def test_a_folder_whose_name_is_in_no_index_is_a_path(
+    bundle: Path, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle.parent)
+    assert pull("tiny").digest == digest
+
+
+def test_a_shipped_bundle_needs_no_url(home: Path) -> None:
+    index = home / "wheel/edgeroute_models/index.json"
+    raw = json.loads(index.read_text())
+    del raw["bundles"]["carried"]["url"]
+    index.write_text(json.dumps(raw))
+    assert pull("carried").path == index.parent / "carried"

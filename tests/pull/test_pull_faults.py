@@ -186,3 +186,19 @@ def test_a_pointer_out_of_the_cache_is_no_bundle(bundle: Path) -> None:
     assert store.find_pulled("tiny") is None
     with pytest.raises(BundleNotFoundError):
         store.locate("tiny")
+
+
+def test_what_lies_beside_the_files_of_a_download_never_becomes_visible(server: FolderServer, digest: str) -> None:
+    partial(digest).parent.mkdir(parents=True)
+    partial(digest, "stray.md").touch()
+    with pytest.raises(PullError, match=r"(?s)what was fetched is not the bundle, and was deleted: .*stray\.md"):
+        pull(server.url + "/tiny", digest=digest)
+    assert nothing_is_visible()
+    assert pull(server.url + "/tiny", digest=digest).digest == digest
+
+
+def test_a_name_that_cannot_be_written_is_one_error_and_leaves_no_litter(bundle: Path) -> None:
+    (store.cache_folder() / "names" / "tiny").mkdir(parents=True)
+    with pytest.raises(PullError, match="the cache folder cannot be written"):
+        pull(str(bundle))
+    assert list(store.cache_folder().glob("name-*")) == []
