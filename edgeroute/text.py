@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from .errors import GraphError, PromptError
 from .manifest import ChatPolicy, TextPolicy
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
@@ -39,17 +40,26 @@ class TextEncoder:
             raise PromptError(f"expected a chat policy of {', '.join(get_args(ChatPolicy))}, found {chat!r}")
         self.policy = policy if chat is None else dataclasses.replace(policy, chat=chat)
         self._tokenizer = _load(tokenizer)
-        self._special = self._tokenizer.num_special_tokens_to_add(False)
+        start, end = self._special_ids()
         self._before, self._after = (self.policy.template or "{prompt}").split("{prompt}")
-        self._fixed = [len(self._pieces(part)) if part else 0 for part in (self._before, self._after)]
-        self._room: int = policy.max_tokens - self._special - sum(self._fixed)
+        self._opening = start + (self._run(self._before) if self._before else [])
+        self._closing = (self._run(self._after) if self._after else []) + end
+        self._room = policy.max_tokens - len(self._opening) - len(self._closing)
         if self._room < 2:
             raise GraphError(f"the template leaves {self._room} of {policy.max_tokens} tokens for the prompt")
+
+    def _special_ids(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a text."""
+        whole, text = self._run("a", special=True), self._run("a")
+        for i in range(len(whole) - len(text) + 1):
+            if text and whole[i : i + len(text)] == text:
+                return whole[:i], whole[i + len(text) :]
+        raise GraphError("the tokenizer does not give a text, with special tokens around it")
 
     def highest_id(self) -> int:
         """The largest token id that this tokenizer can give, its special tokens included."""
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        return int(max([*vocabulary.values(), *self._run("", special=True).ids], default=0))
+        return int(max([*vocabulary.values(), *self._run("", special=True)], default=0))
 
     def encode(self, prompt: Prompt) -> Tokens:
         """Return the token ids of a prompt or chat, special tokens included, at most ``max_tokens``.
@@ -60,11 +70,7 @@ class TextEncoder:
         if not newest.strip():
             raise PromptError("the prompt is empty: there is nothing to score")
         tokens = self._encode_text(newest)
-        if older:
-            tokens = self._prepend(tokens, newest, older, cut)
-        if len(tokens.ids) > self.policy.max_tokens:
-            raise GraphError(f"the tokenizer gave {len(tokens.ids)} tokens where {self.policy.max_tokens} are allowed")
-        return tokens
+        return self._prepend(tokens, newest, older, cut) if older else tokens
 
     def _select(self, prompt: Prompt) -> tuple[str, str, bool]:
         """The text to score and, for ``last_turns``, the end of what came before it, and whether that was cut."""
@@ -97,42 +103,36 @@ class TextEncoder:
         if len(text) > self._limit():
             # The two ends are tokenized apart; each has characters enough for its share of the tokens.
             first, last = text[: head * CHARS_PER_TOKEN], text[len(text) - tail * CHARS_PER_TOKEN :]
-            return Tokens(self._assemble([_first(self._run(first), head), _last(self._run(last), tail)]), True)
+            return Tokens(self._assemble(self._run(first)[:head], _last(self._run(last), tail)), True)
         if self.policy.template is not None:
-            whole = self._run(self._before + text + self._after, special=True).ids
+            whole = self._run(self._before + text + self._after, special=True)
             if len(whole) <= self.policy.max_tokens:
                 return Tokens(whole, False)
         body = self._run(text)
-        if len(body.ids) <= self._room:
-            return Tokens(self._assemble([body]), False)
-        return Tokens(self._assemble([_first(_copy(body), head), _last(body, tail)]), True)
+        if len(body) <= self._room:
+            return Tokens(self._assemble(body), False)
+        return Tokens(self._assemble(body[:head], _last(body, tail)), True)
 
     def _prepend(self, tokens: Tokens, newest: str, older: str, cut: bool) -> Tokens:
         """Fill the room that the newest message leaves with the end of the older ones."""
         if tokens.truncated:
             return tokens
         body, past = self._run(newest), self._run(older)
-        room = self._room - len(body.ids)
+        room = self._room - len(body)
         if room <= 0:
-            return Tokens(tokens.ids, cut or bool(past.ids))
-        truncated = cut or len(past.ids) > room
-        return Tokens(self._assemble([_last(past, room), body]), truncated)
+            return Tokens(tokens.ids, cut or bool(past))
+        return Tokens(self._assemble(_last(past, room), body), cut or len(past) > room)
 
-    def _assemble(self, parts: list[Encoding]) -> list[int]:
-        """Join encodings within template and special tokens."""
-        from tokenizers import Encoding
+    def _assemble(self, *parts: list[int]) -> list[int]:
+        """Join ids within template and special tokens.
 
-        before = [self._run(self._before)] if self._before else []
-        after = [self._run(self._after)] if self._after else []
-        merged = Encoding.merge([*before, *parts, *after], growing_offsets=False)
-        return cast("list[int]", self._tokenizer.post_process(merged).ids)
+        As lists: cutting an ``Encoding`` keeps all that was cut off, and merging two multiplies that.
+        """
+        return [*self._opening, *chain.from_iterable(parts), *self._closing]
 
-    def _pieces(self, text: str) -> list[int]:
-        return cast("list[int]", self._run(text).ids)
-
-    def _run(self, text: str, *, special: bool = False) -> Encoding:
+    def _run(self, text: str, *, special: bool = False) -> list[int]:
         try:
-            return self._tokenizer.encode(text, add_special_tokens=special)
+            return cast("list[int]", self._tokenizer.encode(text, add_special_tokens=special).ids)
         except BaseException as error:
             raise _translated(error, "the tokenizer failed on a prompt") from None
 
@@ -165,9 +165,8 @@ def _clean(text: str, limit: int) -> str:
         head, tail = text[:_BLANK_REACH], text[-_BLANK_REACH:]
         start = len(head) - len(head.lstrip())
         stop = len(text) - len(tail) + len(tail.rstrip())
-        text = (
-            text[start:stop] if stop - start <= 2 * limit else text[start : start + limit] + text[stop - limit : stop]
-        )
+        long = stop - start > 2 * limit
+        text = text[start : start + limit] + text[stop - limit : stop] if long else text[start:stop]
     return _whole_characters(text)
 
 
@@ -176,20 +175,8 @@ def _whole_characters(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
-def _copy(encoding: Encoding) -> Encoding:
-    from tokenizers import Encoding
-
-    return Encoding.merge([encoding], growing_offsets=False)
-
-
-def _first(encoding: Encoding, count: int) -> Encoding:
-    encoding.truncate(count, direction="right")
-    return encoding
-
-
-def _last(encoding: Encoding, count: int) -> Encoding:
-    encoding.truncate(count, direction="left")
-    return encoding
+def _last(ids: list[int], count: int) -> list[int]:
+    return ids[len(ids) - count :] if len(ids) > count else ids
 
 
 def _messages(chat: object) -> list[tuple[str, str]]:

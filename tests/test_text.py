@@ -310,23 +310,37 @@ def test_a_tokenizer_that_does_not_load_is_refused(data: bytes) -> None:
 
 
 def test_a_tokenizer_that_fails_on_a_prompt_says_so_without_the_prompt() -> None:
-    tokenizer = Tokenizer(models.WordLevel({"prove": 0, "it": 1}, unk_token="[UNK]"))  # no [UNK] in the vocabulary
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "proof": 1}, unk_token="[UNK]"))  # no [UNK] in the vocabulary
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     one = encoder(tokenizer=tokenizer.to_str().encode())
-    assert one.encode("prove it").ids == [0, 1]
+    assert one.encode("a proof").ids == [0, 1]
     with pytest.raises(GraphError, match="the tokenizer failed on a prompt") as caught:
-        one.encode("prove heliotrope")
+        one.encode("a heliotrope")
     assert "heliotrope" not in str(caught.value)
 
 
-def test_a_tokenizer_that_doubles_the_text_cannot_pass_the_cap() -> None:
+def with_template(single: str) -> bytes:
     tokenizer = make_tokenizer()
     ids = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A $A [SEP]", special_tokens=ids)
-    one = encoder(tokenizer=tokenizer.to_str().encode())
-    assert len(one.encode("prove it").ids) > 4
-    with pytest.raises(GraphError, match="tokens where 32 are allowed"):
-        one.encode("milk " * 30)
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
+    return tokenizer.to_str().encode()
+
+
+@pytest.mark.parametrize("single", ["$A", "[CLS] $A", "$A [SEP]", "[CLS] [CLS] $A [SEP] [SEP]", "[CLS] $A $A [SEP]"])
+def test_special_tokens_stand_where_the_tokenizer_puts_them_and_count(single: str) -> None:
+    one = encoder(tokenizer=with_template(single), template="proof : {prompt}")
+    loose = Tokenizer.from_buffer(with_template(single))
+    assert one.encode("milk it").ids == loose.encode("proof : milk it").ids
+    cut = one.encode("milk " * 50 + "tea")
+    assert len(cut.ids) == CAP
+    first, last = single.partition("$A")[::2]
+    assert [TOKENIZER.id_to_token(i) for i in cut.ids[: len(first.split())]] == first.split()
+    assert cut.ids[-1] == (TOKENIZER.token_to_id("[SEP]") if last.endswith("[SEP]") else TOKENIZER.token_to_id("tea"))
+
+
+def test_a_tokenizer_that_drops_the_text_is_refused() -> None:
+    with pytest.raises(GraphError, match="the tokenizer does not give a text"):
+        encoder(tokenizer=with_template("[CLS] [SEP]"))
 
 
 def test_the_highest_id_counts_added_tokens() -> None:
