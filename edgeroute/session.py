@@ -162,8 +162,7 @@ class Session:
         return float(self._call(session, row, np.ones_like(row))[0])
 
     def _call(self, session: Any, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        if os.getpid() != self._pid:
-            raise ForkError("this router was loaded before a fork; load it in the process that uses it")
+        self._refuse_fork()
         try:
             (score,) = session.run(["score"], {"input_ids": ids, "attention_mask": mask})
         except Exception as error:
@@ -175,7 +174,12 @@ class Session:
         checked: NDArray[np.float32] = score
         return checked
 
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkError("this router was loaded before a fork; load it in the process that uses it")
+
     def _single_thread_session(self) -> Any:
+        self._refuse_fork()  # before the lock, which another thread may have held when the process forked
         with self._lock:
             if self._single is None:
                 self._single = self._create(1)
