@@ -48,6 +48,8 @@ def run(arguments: Sequence[str]) -> int:
         try:
             with cli.make_context("edgeroute", list(arguments)) as context:
                 result = cli.invoke(context)
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # a foreign command may have printed; a failure belongs below
                 return result if isinstance(result, int) else OK
         except click.exceptions.Exit as stop:
             return stop.exit_code

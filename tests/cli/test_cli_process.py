@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from process import COMMAND, run_process, start_process, write_prompts
+from process import run_process, start_process, write_prompts
 
 from edgeroute import Router
 
@@ -72,13 +72,20 @@ def test_a_killed_run_keeps_what_was_scored(base_bundle: Path, tmp_path: Path) -
     assert_whole_lines(output.read_bytes())
 
 
-def test_ctrl_c_while_a_prompt_is_awaited(base_bundle: Path) -> None:
-    process = start_process("score", "--model", base_bundle, "--file", "-", "--format", "txt")
+@pytest.mark.parametrize("to_file", [False, True])
+def test_ctrl_c_while_a_prompt_is_awaited(base_bundle: Path, tmp_path: Path, to_file: bool) -> None:
+    """Each result is out, and safe from a kill, while the input is still open."""
+    output = tmp_path / "out"
+    more = ["--output", output] if to_file else []
+    process = start_process("score", "--model", base_bundle, "--file", "-", "--format", "txt", *more)
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(b"hello\npoem\n" * 50)
+    process.stdin.write(b"hello\npoem\n" * 10)
     process.stdin.flush()
-    assert process.stdout.readline().startswith(b"     1  0.")  # goes out while the input is still open
+    if to_file:
+        wait_until(lambda: output.exists() and output.stat().st_size > 0)
+    first = output.read_bytes() if to_file else process.stdout.readline()
+    assert first.startswith(b"     1  0.")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, b"Interrupted\n")
@@ -139,8 +146,15 @@ def test_interrupted_before_it_began() -> None:
     assert (done.returncode, done.stderr) == (130, "Interrupted\n")
 
 
-def test_the_module_and_its_command_are_what_the_tests_run() -> None:
-    assert COMMAND[1:] == ("-m", "edgeroute")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_command_that_does_not_flush_fails_on_a_full_disk_as_well() -> None:
+    script = (
+        "import edgeroute.cli as cli, click; click.Group.invoke = lambda *_: print('a result'); cli.main(['models'])"
+    )
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b"Error: standard output cannot be written: No space left on device\n"
 
 
 def wait_until(holds: object) -> None:
