@@ -66,7 +66,7 @@ def test_every_optional_part_is_read(raw: dict[str, Any]) -> None:
         }
         rows = [{"tokens": 16, "p50_ms": 1.0, "p99_ms": 2.0}]
         m["graphs"][0]["latency"] = {"machine": "m", "threads": 2, "calls": 100, "rows": rows}
-        m["training"]["data"] = [{"name": "battles", "rows": 3, "licence": "CC-BY-4.0"}]
+        m["training"]["data"] = [{"name": "battles", "rows": 3, "sha256": "0" * 64}]
         m["text"]["template"] = "Q: {prompt}"
 
     manifest = parse_manifest(changed(raw, fill))
@@ -226,7 +226,25 @@ def test_flat_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", ".a", "-a", "_a", "a.", "a/b", "/a", "a\\b", "C:a", "a b", "a\n", "a\0", "é", "a\u202eb", "x" * 101],
+    [
+        "",
+        ".",
+        "..",
+        ".a",
+        "-a",
+        "_a",
+        "a.",
+        "a/b",
+        "/a",
+        "a\\b",
+        "C:a",
+        "a b",
+        "a\n",
+        "a\0",
+        "é",
+        "a\u202eb",
+        "x" * 101,
+    ],
 )
 def test_names_that_are_not_flat(name: str) -> None:
     assert not is_flat_name(name)
