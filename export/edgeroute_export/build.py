@@ -125,11 +125,10 @@ def _load_encoder(source: str, digest: str) -> tuple[Any, bytes]:
 
 def _graphs(source: str, pair: mf.PairVector, precisions: Iterable[str]) -> dict[str, ModelProto]:
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    encoder = trace_encoder(source)
+    encoder = fuse(trace_encoder(source), heads=config.num_attention_heads, width=config.hidden_size)
     hidden = encoder.graph.output[0].name
     whole = attach_head(encoder, linear_head(pair.vector, pair.bias, hidden=hidden))
-    fused = fuse(whole, heads=config.num_attention_heads, width=config.hidden_size)
-    return {precision: quantize_int8(fused) if precision == "int8" else fused for precision in precisions}
+    return {precision: quantize_int8(whole) if precision == "int8" else whole for precision in precisions}
 
 
 def _graph_entry(

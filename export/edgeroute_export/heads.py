@@ -15,21 +15,22 @@ Floats = NDArray[np.float32]
 
 
 def linear_head(vector: Floats, bias: float, *, hidden: str) -> ModelProto:
-    """``sigmoid(vector · mean(hidden over real tokens) + bias)``: matrix factorization, collapsed for one pair.
+    """``sigmoid(vector · e + bias)``, ``e`` the unit-length mean of ``hidden`` over real tokens.
 
-    ``vector`` is float32 ``[width]``, ``hidden`` names the encoder's output ``[batch, tokens, width]``. The product
-    comes before the mean, which a linear head allows: one number a token, summed in float32.
+    Matrix factorization, collapsed for one pair. ``vector`` is float32 ``[width]``, ``hidden`` names the encoder's
+    output ``[batch, tokens, width]``. Unit length needs no count of tokens: the sum has the mean's direction.
     """
-    weights = {"vector": vector[:, None], "bias": np.float32(bias), "last": np.array([2]), "tokens": np.array([1])}
+    weights = {"vector": vector[:, None], "bias": np.float32(bias), "one": np.array([1])}
     nodes = [
-        ("MatMul", [hidden, "vector"], ["product"]),
-        ("Squeeze", ["product", "last"], ["each"]),
         ("Cast", ["attention_mask"], ["mask"], {"to": TensorProto.FLOAT}),
-        ("Mul", ["each", "mask"], ["kept"]),
-        ("ReduceSum", ["kept", "tokens"], ["sum"], {"keepdims": 0}),
-        ("ReduceSum", ["mask", "tokens"], ["count"], {"keepdims": 0}),
-        ("Div", ["sum", "count"], ["mean"]),
-        ("Add", ["mean", "bias"], ["logit"]),
+        ("Unsqueeze", ["mask", "one"], ["row"]),  # (B, 1, T)
+        ("MatMul", ["row", hidden], ["sums"]),  # (B, 1, D)
+        ("Squeeze", ["sums", "one"], ["sum"]),
+        ("ReduceL2", ["sum", "one"], ["norm"], {"keepdims": 1}),
+        ("MatMul", ["sum", "vector"], ["product"]),
+        ("Div", ["product", "norm"], ["cosine"]),
+        ("Add", ["cosine", "bias"], ["logits"]),
+        ("Squeeze", ["logits", "one"], ["logit"]),
         ("Sigmoid", ["logit"], ["score"]),
     ]
     return _model(nodes, weights, {hidden: len(vector)})

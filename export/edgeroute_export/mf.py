@@ -20,16 +20,16 @@ from edgeroute.errors import BundleError
 
 Floats = NDArray[np.float32]
 WEIGHTS, CONFIG = "mf.safetensors", "mf.json"
-_SHAPES = {"P.weight": 2, "text_proj.0.weight": 2, "classifier.0.weight": 2, "mean": 1, "scale": 1}
+_KEYS = ("P.weight", "text_proj.0.weight", "classifier.0.weight")
 
 
 @dataclass(frozen=True, slots=True)
 class MatrixFactorization:
     """A checkpoint written by ``edgeroute train mf``.
 
-    ``weights`` under RouteLLM's key names, float32: ``P.weight`` ``[M, k]``, ``text_proj.0.weight`` ``[k, d + 1]``,
-    ``classifier.0.weight`` ``[1, k]``; ``mean`` ``[d]`` and ``scale`` ``[d]`` standardize the embedding. ``config`` records
-    models, encoder, text policy and training.
+    ``weights`` under RouteLLM's key names, float32: ``P.weight`` ``[M, k]``, ``text_proj.0.weight`` ``[k, d + 1]`` (the
+    last column belongs to a constant), ``classifier.0.weight`` ``[1, k]``. ``config`` records models, encoder, text
+    policy and training.
     """
 
     weights: dict[str, torch.Tensor]
@@ -50,7 +50,7 @@ class MatrixFactorization:
 
 @dataclass(frozen=True, slots=True)
 class PairVector:
-    """A matrix factorization collapsed for one pair: ``sigmoid(vector · embedding + bias)``, ``vector`` ``[d]``."""
+    """A matrix factorization collapsed for one pair: ``sigmoid(vector · e + bias)``, ``e`` of unit length, ``[d]``."""
 
     vector: Floats
     bias: float
@@ -63,32 +63,32 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> MatrixFactorization:
         weights = load_file(Path(folder) / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(f"{folder} is no matrix factorization checkpoint: {error}") from None
-    found = {name: weight.dim() for name, weight in weights.items()}
-    if found != _SHAPES:
-        raise BundleError(f"{folder}: expected weights with the axes {_SHAPES}, found {found}")
-    if len(config.get("models", ())) != len(weights["P.weight"]):
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if sorted(found) != sorted(_KEYS) or any(len(shape) != 2 for shape in found.values()):
+        raise BundleError(f"{folder}: expected the matrices {', '.join(_KEYS)}, found {found}")
+    models, width = found["P.weight"]
+    if found["text_proj.0.weight"][0] != width or found["classifier.0.weight"] != (1, width):
+        raise BundleError(f"{folder}: the matrices do not fit each other: {found}")
+    if len(config.get("models", ())) != models:
         raise BundleError(f"{folder}: {CONFIG} names another number of models than P has rows")
     return MatrixFactorization(weights, config)
 
 
 def collapse(checkpoint: MatrixFactorization, strong: str, weak: str) -> PairVector:
-    """Fold factors, standardization and constant into one vector: ``v = Wᵀ (w ⊙ (P̂_strong - P̂_weak))``."""
-    w = {name: weight.double().numpy() for name, weight in checkpoint.weights.items()}
-    unit = w["P.weight"] / np.linalg.norm(w["P.weight"], axis=1, keepdims=True)
-    between = unit[checkpoint.row(strong)] - unit[checkpoint.row(weak)]
-    v = w["text_proj.0.weight"].T @ (w["classifier.0.weight"][0] * between)
-    direction = v[:-1] / w["scale"]
-    return PairVector(direction.astype(np.float32), float(v[-1] - direction @ w["mean"]))
+    """Fold the factors into one vector: ``v = Wᵀ (w ⊙ (P̂_strong - P̂_weak))``; its last entry is the bias."""
+    p, projection, classifier = (checkpoint.weights[key].double().numpy() for key in _KEYS)
+    unit = p / np.linalg.norm(p, axis=1, keepdims=True)
+    v = projection.T @ (classifier[0] * (unit[checkpoint.row(strong)] - unit[checkpoint.row(weak)]))
+    return PairVector(v[:-1].astype(np.float32), float(v[-1]))
 
 
 def reference_scores(checkpoint: MatrixFactorization, strong: str, weak: str, embeddings: torch.Tensor) -> Floats:
     """RouteLLM's formula as published, not collapsed, in PyTorch float32: ``[n, d]`` embeddings → ``[n]`` scores."""
-    w = checkpoint.weights
-    x = (embeddings - w["mean"]) / w["scale"]
-    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
-    u = x @ w["text_proj.0.weight"].T
-    unit = torch.nn.functional.normalize(w["P.weight"], p=2, dim=1)
-    logits = [(unit[checkpoint.row(name)] * u) @ w["classifier.0.weight"][0] for name in (strong, weak)]
+    p, projection, classifier = (checkpoint.weights[key] for key in _KEYS)
+    x = torch.cat([torch.nn.functional.normalize(embeddings, dim=1), torch.ones(len(embeddings), 1)], dim=1)
+    u = x @ projection.T
+    unit = torch.nn.functional.normalize(p, p=2, dim=1)
+    logits = [(unit[checkpoint.row(name)] * u) @ classifier[0] for name in (strong, weak)]
     scores: Floats = torch.sigmoid(logits[0] - logits[1]).numpy()
     return scores
 

@@ -30,7 +30,7 @@ def checkpoint(bert: Path, labels: tuple[Path, Path], tmp_path_factory: pytest.T
     return train_mf(
         Data((battles,), (outcomes,), {"o": 2.0}, per_prompt=3),
         tmp_path_factory.mktemp("mf") / "checkpoint",
-        settings=Settings(width=16, decay=1e-4, steps=150),
+        settings=Settings(width=16, decay=1e-5, steps=150),
         encoder=str(bert),
         max_tokens=32,
     )

@@ -29,7 +29,7 @@ def routellm_score(checkpoint: Path, bert: Path, ids: list[int], strong: str, we
     encoder = BertModel.from_pretrained(bert).eval()
     with torch.no_grad():
         e = encoder(input_ids=torch.tensor([ids])).last_hidden_state.mean(1)[0]
-        x = torch.cat([(e - w["mean"]) / w["scale"], torch.ones(1)])
+        x = torch.cat([e / e.norm(), torch.ones(1)])
         u = torch.nn.functional.linear(x, w["text_proj.0.weight"])
         logits = []
         for name in (strong, weak):

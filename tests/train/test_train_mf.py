@@ -16,14 +16,14 @@ from edgeroute.manifest import TextPolicy  # noqa: E402
 from edgeroute_train import embedding, mf, pairs  # noqa: E402
 
 
-def test_outcomes_put_the_better_model_first_and_ties_are_not_wins() -> None:
+def test_outcomes_put_the_better_model_first_and_ties_count_half() -> None:
     outcomes = [
         Outcome("p", {"good": 1.0, "bad": 0.0}, source="s"),
         Outcome("q", {"good": 1.0, "bad": 1.0}, source="s"),
     ]
     assert pairs.from_outcomes(outcomes, per_prompt=5, seed=0) == [
         ("p", "good", "bad", "s", 1.0),
-        ("q", "good", "bad", "s", 0.0),
+        ("q", "good", "bad", "s", 0.5),
     ]
 
 
@@ -41,7 +41,7 @@ def test_a_sources_weight_does_not_depend_on_its_rows() -> None:
     assert total == pytest.approx([0.25, 0.75])
 
 
-@pytest.mark.parametrize("winners", [[], ["a", "a"], ["tie", "b"]])
+@pytest.mark.parametrize("winners", [[], ["a", "a"], ["b", "b_or_tie"]])
 def test_nothing_to_learn_is_an_error(winners: list[str]) -> None:
     battles = [Battle("p", "a", "b", winner) for winner in winners]  # type: ignore[arg-type]
     with pytest.raises(InputFileError):
@@ -58,7 +58,8 @@ def _synthetic(seed: int = 0, n: int = 1200) -> tuple[pairs.Pairs, mf.Floats, np
     """Three models whose strengths depend on the prompt; source two has another base rate and no signal."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 8)).astype(np.float32)
-    strength = np.stack([2 * x[:, 0] + 1, x[:, 1], np.zeros(n)], 1)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    strength = np.stack([6 * x[:, 0] + 1, 3 * x[:, 1], np.zeros(n)], 1)
     comparisons = []
     for i in range(n):
         a, b = rng.permutation(3)[:2]

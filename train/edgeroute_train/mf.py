@@ -1,9 +1,9 @@
 """Matrix factorization: RouteLLM's model (``matrix_factorization/model.py:106-126``) over a local encoder.
 
-A prompt's features ``x`` (pooled embedding, standardized, and a constant) are projected, ``u = W x``; model ``m`` with
-unit row ``P̂_m`` has the logit ``w · (P̂_m ⊙ u)``; P(a beats b) is the sigmoid of a difference of logits. Trained with
-the Bradley-Terry loss over all models at once. While training, each source of labels has an intercept of its own, which
-is then dropped: base rates differ between sources, and a router must not learn to tell the sources apart.
+A prompt's features ``x`` (unit-length embedding and a constant) are projected, ``u = W x``; model ``m`` with unit row
+``P̂_m`` has the logit ``w · (P̂_m ⊙ u)``; P(a beats b) is the sigmoid of a difference of logits. Trained with the
+Bradley-Terry loss over all models at once. While training, each source of labels has an intercept of its own, which is
+then dropped: base rates differ between sources, and a router must not learn to tell the sources apart.
 """
 
 from __future__ import annotations
@@ -39,28 +39,26 @@ class Settings:
 
 
 class MatrixFactorization(torch.nn.Module):
-    """The factors, under the key names of RouteLLM's released checkpoint; features ``[n, d]`` → logits ``[n, M]``."""
+    """The factors, under the key names of RouteLLM's released checkpoint; embeddings ``[n, d]`` → logits ``[n, M]``."""
 
-    def __init__(self, models: int, features: int, width: int) -> None:
+    def __init__(self, models: int, width: int, embedding: int) -> None:
         super().__init__()
         self.P = torch.nn.Embedding(models, width)
-        self.text_proj = torch.nn.Sequential(torch.nn.Linear(features, width, bias=False))
+        self.text_proj = torch.nn.Sequential(torch.nn.Linear(embedding + 1, width, bias=False))
         self.classifier = torch.nn.Sequential(torch.nn.Linear(width, 1, bias=False))
-        self.register_buffer("mean", torch.zeros(features - 1))
-        self.register_buffer("scale", torch.ones(features - 1))
-
-    def features(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Standardize, and append the constant that gives each model a strength of its own."""
-        x = (embedding - self.mean) / self.scale
-        return functional.pad(x, (0, 1), value=1.0)
 
     def vectors(self) -> torch.Tensor:
-        """One vector a model in feature space, ``[M, d]``: the whole model is ``logits = x @ vectors.T``."""
+        """One vector a model in feature space, ``[M, d + 1]``: the whole model is ``features(e) @ vectors().T``."""
         row = functional.normalize(self.P.weight, p=2, dim=1) * self.classifier[0].weight
         return row @ self.text_proj[0].weight
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        return self.features(embedding) @ self.vectors().T
+        return features(embedding) @ self.vectors().T
+
+
+def features(embedding: torch.Tensor) -> torch.Tensor:
+    """Unit length, as OpenAI's embeddings have, and the constant that gives each model a strength of its own."""
+    return functional.pad(functional.normalize(embedding, p=2, dim=1), (0, 1), value=1.0)
 
 
 def fit(
@@ -72,10 +70,8 @@ def fit(
     """
     torch.manual_seed(settings.seed)
     e = torch.from_numpy(embeddings)
-    model = MatrixFactorization(len(pairs.models), e.shape[1] + 1, settings.width)
-    model.mean.copy_(e.mean(0))
-    model.scale.copy_(e.std(0).mean().clamp_min(1e-6))
-    x = model.features(e)
+    model = MatrixFactorization(len(pairs.models), settings.width, e.shape[1])
+    x = features(e)
     intercept = torch.nn.Parameter(torch.zeros(len(pairs.sources)))
     prompt, a, b = (torch.from_numpy(each) for each in (pairs.prompt, pairs.model_a, pairs.model_b))
     source, won, weight = (torch.from_numpy(each) for each in (pairs.source, pairs.won, pairs.weight))

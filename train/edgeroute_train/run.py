@@ -66,7 +66,7 @@ def train_mf(
             "command": "edgeroute train mf",
             "seed": settings.seed,
             "base": DEFAULT_ENCODER if encoder is None else f"{DEFAULT_ENCODER} (local copy)",
-            "ties": "weak",
+            "ties": "half",
             "data": sources,
         },
     }
