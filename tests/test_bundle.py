@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,19 @@ def test_read_returns_the_named_files_and_checks_the_others(bundle: Path) -> Non
     (bundle / "model.fp32.onnx").write_bytes(b"")
     with pytest.raises(IntegrityError, match=r"model\.fp32\.onnx: expected \d+ bytes, found 0"):
         open_bundle(bundle).read("tokenizer.json")
+
+
+def test_files_that_are_hashed_only_are_not_held_in_memory(bundle: Path) -> None:
+    (bundle / "extra.onnx").write_bytes(bytes(32 << 20))
+    reseal(bundle)
+    opened = open_bundle(bundle)
+    tracemalloc.start()
+    try:
+        opened.read("tokenizer.json")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_a_card_is_a_listed_file(bundle: Path) -> None:

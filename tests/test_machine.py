@@ -57,7 +57,16 @@ def test_without_a_cgroup_there_is_no_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("cores", "quota", "threads"),
-    [(64, math.inf, 4), (2, math.inf, 2), (1, math.inf, 1), (8, 2.0, 2), (8, 1.5, 2), (8, 0.1, 1), (3, 3.5, 3)],
+    [
+        (64, math.inf, 4),
+        (2, math.inf, 2),
+        (1, math.inf, 1),
+        (8, 2.0, 2),
+        (8, 1.5, 2),
+        (8, 0.1, 1),
+        (8, 0.0, 1),
+        (3, 3.5, 3),
+    ],
 )
 def test_threads_are_the_least_of_all_limits(
     monkeypatch: pytest.MonkeyPatch, cores: int, quota: float, threads: int

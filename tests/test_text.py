@@ -30,7 +30,9 @@ def text_of(ids: list[int]) -> str:
     return " ".join(TOKENIZER.id_to_token(i) for i in ids)
 
 
-def naive(text: str, *, keep: str = "head_tail", template: str = "{prompt}", older: str = "") -> tuple[list[int], bool]:
+def naive(
+    text: str, *, cap: int = CAP, keep: str = "head_tail", template: str = "{prompt}", older: str = ""
+) -> tuple[list[int], bool]:
     """The rule, written down again: tokenize all, keep the ends of the newest and then the end of the older text."""
 
     def ids(part: str) -> list[int]:
@@ -38,7 +40,7 @@ def naive(text: str, *, keep: str = "head_tail", template: str = "{prompt}", old
 
     before, after = template.split("{prompt}")
     body, past = ids(text), ids(older)
-    room = CAP - 2 - len(ids(before)) - len(ids(after))
+    room = cap - 2 - len(ids(before)) - len(ids(after))
     truncated = len(past) + len(body) > room
     if len(body) > room:
         head = room if keep == "head" else room - room // 2
@@ -51,11 +53,14 @@ def naive(text: str, *, keep: str = "head_tail", template: str = "{prompt}", old
 words = st.lists(st.sampled_from(SHORT), min_size=1, max_size=120)
 
 
-@given(words, st.sampled_from(["head_tail", "head"]), st.sampled_from(["{prompt}", "Question: {prompt} Answer:"]))
-def test_truncation_is_that_of_the_naive_rule(words: list[str], keep: str, template: str) -> None:
+templates = st.sampled_from(["{prompt}", "Question: {prompt} Answer:"])
+
+
+@given(words, st.sampled_from(["head_tail", "head"]), templates, st.sampled_from([8, 32, 33]))
+def test_truncation_is_that_of_the_naive_rule(words: list[str], keep: str, template: str, cap: int) -> None:
     text = " ".join(words)
-    tokens = encoder(keep=keep, template=template).encode(text)
-    assert (tokens.ids, tokens.truncated) == naive(text, keep=keep, template=template)
+    tokens = encoder(keep=keep, template=template, max_tokens=cap).encode(text)
+    assert (tokens.ids, tokens.truncated) == naive(text, keep=keep, template=template, cap=cap)
 
 
 @pytest.mark.parametrize("count", [28, 29, 30, 31, 32, 60, 61, 200, 3000])
@@ -197,6 +202,14 @@ def test_an_older_text_that_is_cut_is_reported_even_if_its_end_fits() -> None:
     chat = [{"role": "user", "content": "x" * 5000}, {"role": "user", "content": "and now ?"}]  # one [UNK]
     assert encoder(chat="last_turns").encode(chat).truncated
     assert text_of(encoder(chat="last_turns").encode(chat).ids) == "[CLS] [UNK] and now ? [SEP]"
+
+
+@pytest.mark.parametrize("newest", ["x" * 5000, "milk " * 5000])
+def test_a_newest_message_that_is_cut_stands_alone(newest: str) -> None:
+    chat = [{"role": "user", "content": "tea"}, {"role": "user", "content": newest}]
+    tokens = encoder(chat="last_turns").encode(chat)
+    assert tokens == encoder().encode(newest)
+    assert tokens.truncated
 
 
 def test_turns_beyond_the_limit_are_reported() -> None:

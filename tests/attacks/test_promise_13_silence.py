@@ -103,6 +103,21 @@ def test_a_tokenizer_that_fails_does_not(no_unk_router: Router) -> None:
         assert SECRET not in everything(caught.value)
 
 
+class Talkative:
+    """Stands in for a tokenizer whose errors quote the text; none of those tried here does."""
+
+    def encode(self, text: str, **_: Any) -> None:
+        raise ValueError(f"cannot tokenize {text!r}")
+
+
+def test_a_tokenizer_that_quotes_the_prompt_is_not_quoted(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router._text, "_tokenizer", Talkative())
+    with pytest.raises(EdgeRouteError, match="the tokenizer failed on a prompt: ValueError") as caught:
+        router.score(TEXT)
+    assert SECRET not in "".join(traceback.format_exception(caught.value)).replace(Path(__file__).read_text(), "")
+    assert SECRET not in str(caught.value)
+
+
 @pytest.fixture
 def wide_router(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Router:
     """A router whose text is cut at 64 tokens and whose graph takes 32."""
