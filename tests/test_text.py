@@ -50,7 +50,8 @@ def naive(
     return [TOKENIZER.token_to_id("[CLS]"), *kept, TOKENIZER.token_to_id("[SEP]")], truncated
 
 
-words = st.lists(st.sampled_from(SHORT), min_size=1, max_size=120)
+words = st.sampled_from([1, 5, 25, 40, 120]).flatmap(lambda n: st.lists(st.sampled_from(SHORT), min_size=1, max_size=n))
+words |= st.lists(st.sampled_from(SHORT), min_size=20, max_size=60)
 
 
 templates = st.sampled_from(["{prompt}", "Question: {prompt} Answer:"])
@@ -64,12 +65,13 @@ def test_truncation_is_that_of_the_naive_rule(words: list[str], keep: str, templ
 
 
 @pytest.mark.parametrize("count", [28, 29, 30, 31, 32, 60, 61, 200, 3000])
-def test_truncation_at_and_around_the_cap(count: int) -> None:
+@pytest.mark.parametrize("cap", [32, 33])
+def test_truncation_at_and_around_the_cap(count: int, cap: int) -> None:
     text = " ".join(SHORT[i % len(SHORT)] for i in range(count))
-    tokens = encoder().encode(text)
-    assert (tokens.ids, tokens.truncated) == naive(text)
-    assert tokens.truncated == (count > CAP - 2)
-    assert len(tokens.ids) == min(CAP, count + 2)
+    tokens = encoder(max_tokens=cap).encode(text)
+    assert (tokens.ids, tokens.truncated) == naive(text, cap=cap)
+    assert tokens.truncated == (count > cap - 2)
+    assert len(tokens.ids) == min(cap, count + 2)
 
 
 def test_head_and_tail_are_both_there() -> None:
