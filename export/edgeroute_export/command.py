@@ -42,16 +42,30 @@ def mf(
     quality: tuple[Path, ...],
 ) -> None:
     """Matrix factorization over a frozen encoder, collapsed for one pair."""
-    from .build import Evidence, Naming, export_mf
+    from . import mf as kind
+    from .build import Evidence, Naming, build_bundle
 
-    digest = export_mf(
-        checkpoint,
+    def say(message: str) -> None:
+        click.echo(message, err=True)
+
+    say("tracing")
+    digest = build_bundle(
+        kind.trace(checkpoint, pair, encoder=encoder),
         output,
         pair=pair,
         naming=Naming(name, version, description),
         evidence=Evidence(calibrate, check, quality, check_rows),
-        encoder=encoder,
         precisions=precision.split(","),
-        progress=lambda message: click.echo(message, err=True),
+        progress=say,
     )
     click.echo(f"{output} {digest}")
+
+
+@export.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--default", required=True, help="The bundle that is used when none is named.")
+def index(folder: Path, default: str) -> None:
+    """Write the index of the bundles in FOLDER."""
+    from .index import write_index
+
+    click.echo(write_index(folder, default))

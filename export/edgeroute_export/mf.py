@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from edgeroute.errors import BundleError
+from edgeroute.manifest import TextPolicy
+
+from .build import Traced
+from .encoder import load_encoder, mean_pooled
+from .graphs import attach_head, fuse
+from .heads import linear_head
+from .tracing import trace_encoder
 
 Floats = NDArray[np.float32]
 WEIGHTS, CONFIG = "mf.safetensors", "mf.json"
@@ -93,7 +99,22 @@ def reference_scores(checkpoint: MatrixFactorization, strong: str, weak: str, em
     return scores
 
 
-def pooled(encoder: torch.nn.Module, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Mean of the last hidden state over each row's tokens, row by row, in PyTorch: ``[len(rows), d]``."""
-    with torch.inference_mode():
-        return torch.stack([encoder(input_ids=torch.tensor([row])).last_hidden_state[0].mean(0) for row in rows])
+def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None) -> Traced:
+    """A checkpoint over its frozen encoder, collapsed for (strong, weak).
+
+    ``encoder`` overrides where the encoder is found; its weights must be those trained on.
+    """
+    trained = read_checkpoint(checkpoint)
+    vector = collapse(trained, *pair)
+    source = encoder or trained.config["encoder"]["source"]
+    model, tokenizer = load_encoder(source, trained.config["encoder"]["digest"])
+    hidden = fuse(trace_encoder(source), heads=model.config.num_attention_heads, width=model.config.hidden_size)
+    head = linear_head(vector.vector, vector.bias, hidden=hidden.graph.output[0].name)
+    return Traced(
+        kind="mf",
+        graph=attach_head(hidden, head),
+        reference=lambda rows: reference_scores(trained, *pair, mean_pooled(model, rows)),
+        tokenizer=tokenizer,
+        text=TextPolicy(**trained.config["text"]),
+        training=trained.config["training"],
+    )

