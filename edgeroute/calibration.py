@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .errors import CalibrationError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 LEVELS = 201
 NEVER = math.nextafter(1.0, 2.0)

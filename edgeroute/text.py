@@ -32,7 +32,8 @@ class Tokens(NamedTuple):
 class TextEncoder:
     """The tokenizer of a bundle under its text policy.
 
-    ``chat`` overrides the policy's choice of messages. Raises ``GraphError`` when the tokenizer does not load.
+    ``chat`` overrides the policy's choice of messages. ``highest_id`` is the largest token id that this tokenizer can
+    give, its special tokens included. Raises ``GraphError`` when the tokenizer does not load.
     """
 
     def __init__(self, tokenizer: bytes, policy: TextPolicy, *, chat: ChatPolicy | None = None) -> None:
@@ -47,6 +48,8 @@ class TextEncoder:
         self._room = policy.max_tokens - len(self._opening) - len(self._closing)
         if self._room < 2:
             raise GraphError(f"the template leaves {self._room} of {policy.max_tokens} tokens for the prompt")
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.highest_id = int(max([*vocabulary.values(), *self._run("", special=True)], default=0))
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after a text."""
@@ -55,11 +58,6 @@ class TextEncoder:
             if text and whole[i : i + len(text)] == text:
                 return whole[:i], whole[i + len(text) :]
         raise GraphError("the tokenizer does not give a text, with special tokens around it")
-
-    def highest_id(self) -> int:
-        """The largest token id that this tokenizer can give, its special tokens included."""
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        return int(max([*vocabulary.values(), *self._run("", special=True)], default=0))
 
     def encode(self, prompt: Prompt) -> Tokens:
         """Return the token ids of a prompt or chat, special tokens included, at most ``max_tokens``.

@@ -96,7 +96,7 @@ def _check_graph(bundle: Bundle, graph: GraphEntry, provider: Provider, encoder:
 
 
 def _length_problems(session: Session, encoder: TextEncoder) -> Iterator[str]:
-    highest, tokens = encoder.highest_id(), encoder.policy.max_tokens
+    highest, tokens = encoder.highest_id, encoder.policy.max_tokens
     try:
         session.run([highest] * tokens)
     except EdgeRouteError as error:

@@ -64,9 +64,9 @@ def test_a_tokenizer_that_drops_the_text_is_refused() -> None:
 
 def test_the_highest_id_counts_added_tokens() -> None:
     tokenizer = make_tokenizer()
-    assert encoder().highest_id() == tokenizer.get_vocab_size() - 1
+    assert encoder().highest_id == tokenizer.get_vocab_size() - 1
     tokenizer.add_tokens(["zyzzyva"])
-    assert encoder(tokenizer=tokenizer.to_str().encode()).highest_id() == tokenizer.get_vocab_size() - 1
+    assert encoder(tokenizer=tokenizer.to_str().encode()).highest_id == tokenizer.get_vocab_size() - 1
 
 
 def test_an_interrupt_while_tokenizing_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from ..explain import Explanation
 from ..inputs import BadLine
 from ..router import Decision
+
+if TYPE_CHECKING:
+    from ..explain import Explanation
 
 
 def render(decision: Decision, explanation: Explanation | None, *, as_json: bool, line: int | None = None) -> str:

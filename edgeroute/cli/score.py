@@ -8,12 +8,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, Literal, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 import click
 
 from ..errors import EdgeRouteError, InputFileError
-from ..explain import Explanation, explain
 from ..inputs import MAX_PROMPT_BYTES, BadLine, Format, decode_prompt, format_of, read_prompts
 from ..machine import usable_threads
 from ..manifest import ChatPolicy
@@ -24,6 +23,9 @@ from .exits import SOME_FAILED
 from .output import Write, opened_output
 from .progress import Progress
 from .render import render, render_bad
+
+if TYPE_CHECKING:
+    from ..explain import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,11 @@ def _load(options: _Options, threads: int | None) -> Router:
 
 
 def _explain(router: Router, decision: Decision, options: _Options) -> Explanation | None:
-    return explain(router, decision) if options.explain else None
+    if not options.explain:
+        return None
+    from ..explain import explain
+
+    return explain(router, decision)
 
 
 def _read_prompt(argument: str) -> str:
