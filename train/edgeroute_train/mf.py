@@ -1,9 +1,13 @@
 """Matrix factorization: RouteLLM's model (``matrix_factorization/model.py:106-126``) over a local encoder.
 
-A prompt's features ``x`` (unit-length embedding and a constant) are projected, ``u = W x``; model ``m`` with unit row
-``P̂_m`` has the logit ``w · (P̂_m ⊙ u)``; P(a beats b) is the sigmoid of a difference of logits. Trained with the
-Bradley-Terry loss over all models at once. While training, each source of labels has an intercept of its own, which is
-then dropped: base rates differ between sources, and a router must not learn to tell the sources apart.
+A prompt's features ``x`` are projected, ``u = W x``; model ``m`` with unit row ``P̂_m`` has the logit
+``w · (P̂_m ⊙ u)``; P(a beats b) is the sigmoid of a difference of logits. Trained with the Bradley-Terry loss over all
+models at once. Three things serve many sources of labels:
+
+- each source has strengths of the models of its own: base rates differ between sources, and a router must not learn to
+  tell the sources apart; one source's strengths then set the level of the score;
+- the L2 penalty is on what a comparison sees, ``v_ab = Wᵀ (w ⊙ (P̂_a - P̂_b))``, as if each pair were a linear model;
+- battles whose ties are censored may be kept from shaping some columns (their voters call many a hard sum a tie).
 """
 
 from __future__ import annotations
@@ -25,77 +29,127 @@ from .pairs import Pairs
 
 Floats = NDArray[np.float32]
 WEIGHTS, CONFIG = "mf.safetensors", "mf.json"
+FREE = 0.02
+"""Share of the L2 penalty that falls on the few unbounded columns that battles do not shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Hyperparameters. ``width`` is the model embedding's, ``decay`` the L2 weight on all of the factors."""
+    """Hyperparameters: width of the model embeddings, L2 weight on ``v_ab``, L-BFGS iterations, seed."""
 
-    width: int = 128
-    decay: float = 1e-3
-    steps: int = 400
-    learning_rate: float = 1e-2
+    width: int = 64
+    decay: float = 2.5e-3
+    steps: int = 150
     seed: int = 0
 
 
 class MatrixFactorization(torch.nn.Module):
-    """The factors, under the key names of RouteLLM's released checkpoint; embeddings ``[n, d]`` → logits ``[n, M]``."""
+    """The factors, under the key names of RouteLLM's released checkpoint; features ``[n, d]`` → logits ``[n, M]``."""
 
-    def __init__(self, models: int, width: int, embedding: int) -> None:
+    def __init__(self, models: int, width: int, features: int) -> None:
         super().__init__()
         self.P = torch.nn.Embedding(models, width)
-        self.text_proj = torch.nn.Sequential(torch.nn.Linear(embedding + 1, width, bias=False))
+        self.text_proj = torch.nn.Sequential(torch.nn.Linear(features, width, bias=False))
         self.classifier = torch.nn.Sequential(torch.nn.Linear(width, 1, bias=False))
+        torch.nn.init.normal_(self.P.weight, std=0.5)
+        torch.nn.init.normal_(self.text_proj[0].weight, std=0.02)
+        torch.nn.init.constant_(self.classifier[0].weight, 4 / width**0.5)
 
     def vectors(self) -> torch.Tensor:
-        """One vector a model in feature space, ``[M, d + 1]``: the whole model is ``features(e) @ vectors().T``."""
+        """One vector a model in feature space, ``[M, d]``: the whole model is ``x @ vectors().T``."""
         row = functional.normalize(self.P.weight, p=2, dim=1) * self.classifier[0].weight
         return row @ self.text_proj[0].weight
 
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        return features(embedding) @ self.vectors().T
-
-
-def features(embedding: torch.Tensor) -> torch.Tensor:
-    """Unit length, as OpenAI's embeddings have, and the constant that gives each model a strength of its own."""
-    return functional.pad(functional.normalize(embedding, p=2, dim=1), (0, 1), value=1.0)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.vectors().T
 
 
 def fit(
-    pairs: Pairs, embeddings: Floats, settings: Settings, progress: Callable[[int, float], None] = lambda _s, _l: None
-) -> MatrixFactorization:
-    """Fit the factors to ``pairs``; ``embeddings`` float32 ``[len(pairs.prompts), d]``.
+    pairs: Pairs,
+    x: Floats,
+    settings: Settings,
+    *,
+    blind: Mapping[int, slice] | None = None,
+    progress: Callable[[int, float], None] = lambda _step, _loss: None,
+) -> tuple[MatrixFactorization, Floats]:
+    """Fit the factors to ``pairs``; ``x`` is float32 ``[len(pairs.prompts), d]``.
 
-    Deterministic for a seed and torch build. Raises ``EdgeRouteError`` when the loss is no number.
+    ``blind`` maps a source to the columns that it must not shape: it gets coefficients of its own for them. Returns the
+    model and the sources' own strengths of the models, ``[sources, M]``. Deterministic for a seed and torch build.
+    Raises ``EdgeRouteError`` when the loss is no number.
     """
     torch.manual_seed(settings.seed)
-    e = torch.from_numpy(embeddings)
-    model = MatrixFactorization(len(pairs.models), settings.width, e.shape[1])
-    x = features(e)
-    intercept = torch.nn.Parameter(torch.zeros(len(pairs.sources)))
+    sources = int(pairs.source.max()) + 1
+    features = torch.from_numpy(x)
+    model = MatrixFactorization(len(pairs.models), settings.width, x.shape[1])
+    strength = torch.nn.Parameter(torch.zeros(sources, len(pairs.models)))
     prompt, a, b = (torch.from_numpy(each) for each in (pairs.prompt, pairs.model_a, pairs.model_b))
     source, won, weight = (torch.from_numpy(each) for each in (pairs.source, pairs.won, pairs.weight))
-    optimizer = torch.optim.Adam([*model.parameters(), intercept], lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-    for step in range(settings.steps):
-        logits = x @ model.vectors().T  # (N, M)
-        margin = logits[prompt, a] - logits[prompt, b] + intercept[source]
-        loss = (functional.binary_cross_entropy_with_logits(margin, won, reduction="none") * weight).sum()
-        penalty = sum(parameter.square().sum() for parameter in (model.text_proj[0].weight, model.classifier[0].weight))
-        total = loss + settings.decay * penalty
-        if not torch.isfinite(total):
-            raise EdgeRouteError(f"the loss is {total.item()} at step {step}: lower the learning rate")
+    own = {at: torch.nn.Parameter(torch.zeros(x[:1, columns].shape[1])) for at, columns in (blind or {}).items()}
+    penalty = _Penalty(pairs, x.shape[1], blind or {}, settings.decay)
+
+    def margins() -> torch.Tensor:
+        vectors = model.vectors()
+        logits = features @ vectors.T  # (N, M)
+        margin = logits[prompt, a] - logits[prompt, b] + strength[source, a] - strength[source, b]
+        for at, columns in (blind or {}).items():
+            seen = features[:, columns]
+            hidden = seen @ vectors[:, columns].T
+            correction = (seen @ own[at])[prompt] - (hidden[prompt, a] - hidden[prompt, b])
+            margin = margin + torch.where(source == at, correction, 0.0)
+        return margin
+
+    optimizer = torch.optim.LBFGS(
+        [*model.parameters(), strength, *own.values()],
+        max_iter=settings.steps,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-7,
+        tolerance_change=1e-9,
+    )
+    step = 0
+
+    def closure() -> torch.Tensor:
+        nonlocal step
         optimizer.zero_grad()
+        loss = (functional.binary_cross_entropy_with_logits(margins(), won, reduction="none") * weight).sum()
+        total = loss + penalty(model) + 1e-4 * strength.square().sum()
+        if not torch.isfinite(total):
+            raise EdgeRouteError(f"the loss is {total.item()} at step {step}: check the embeddings and the weights")
         total.backward()
-        optimizer.step()
-        schedule.step()
-        progress(step + 1, loss.item())
+        step += 1
+        progress(min(step, settings.steps), loss.item())
+        return total
+
+    optimizer.step(closure)
     model.eval()
-    return model
+    return model, strength.detach().numpy()
 
 
-def save(folder: Path, model: MatrixFactorization, config: Mapping[str, object]) -> None:
+class _Penalty:
+    """L2 on the vector that each compared pair sees, by the weight of its comparisons; a little on the factors."""
+
+    def __init__(self, pairs: Pairs, width: int, blind: Mapping[int, slice], decay: float) -> None:
+        keys = pairs.model_a * len(pairs.models) + pairs.model_b
+        unique, inverse = np.unique(keys, return_inverse=True)
+        self._a = torch.from_numpy(unique // len(pairs.models))
+        self._b = torch.from_numpy(unique % len(pairs.models))
+        self._weight = torch.from_numpy(np.bincount(inverse, pairs.weight).astype(np.float32))
+        self._column = torch.ones(width)
+        for columns in blind.values():
+            self._column[columns] = FREE
+        self._decay = decay
+
+    def __call__(self, model: MatrixFactorization) -> torch.Tensor:
+        vectors = model.vectors()
+        between = vectors[self._a] - vectors[self._b]
+        seen = (self._weight * (between.square() @ self._column)).sum()
+        projection, classifier = model.text_proj[0].weight, model.classifier[0].weight
+        return 0.5 * self._decay * seen + 1e-5 * projection.square().sum() + 1e-4 * classifier.square().sum()
+
+
+def save(folder: Path, weights: Mapping[str, torch.Tensor], config: Mapping[str, object]) -> None:
     """Write weights and ``config`` (models, encoder, settings, data hashes) into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: weight.contiguous() for name, weight in model.state_dict().items()}, folder / WEIGHTS)
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

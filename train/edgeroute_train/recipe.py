@@ -1,0 +1,138 @@
+"""What a training run is made of, as one TOML file: label files with their weights, aliases, gates.
+
+    [[labels]]
+    file = "outcomes_mmlu.jsonl.gz"
+    kind = "outcomes"
+    weight = 1.0
+    pairs = [["gpt-4-1106-preview", "mixtral-8x7b-instruct-v0.1"]]
+
+    [[gates]]
+    gate = "quantitative"
+    member = true
+    file = "outcomes_mmlu_pro.jsonl.gz"
+    domains = ["math", "physics"]
+
+Only the ``train`` split of a file is ever read here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from edgeroute.errors import InputFileError
+from edgeroute.labels import Battle, Outcome, read_battles, read_outcomes
+from edgeroute.strict import decode
+
+Kind = Literal["battles", "outcomes"]
+Form = Literal["whole", "question"]
+_OPTIONS = re.compile(r"\s*(?:\n\(?A[.)]\s|Answer Choices:\s*\(A\)|\n?Options:).*", re.DOTALL)
+_SHORTEST_QUESTION = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A label file, its total loss weight, and which models are compared.
+
+    ``form``: ``question`` strips the options of a multiple-choice prompt, so that an open question is learnt from it.
+    ``pairs``: compared on every prompt, weight 1 each; ``random_pairs`` others, drawn, share ``random_weight``.
+    """
+
+    file: str
+    kind: Kind
+    weight: float = 1.0
+    form: Form = "whole"
+    pairs: tuple[tuple[str, ...], ...] = ()
+    random_pairs: int = 8
+    random_weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GateRows:
+    """Prompts that are, or are not, of the kind that a gate recognises.
+
+    ``domains`` and ``but`` choose outcomes by domain; ``matching`` and ``unlike`` choose by a regular expression, for
+    prompts that nobody sorted.
+    """
+
+    gate: Literal["choice", "quantitative"]
+    member: bool
+    file: str
+    kind: Kind
+    weight: float = 1.0
+    form: Form = "whole"
+    domains: tuple[str, ...] = ()
+    but: tuple[str, ...] = ()
+    matching: str | None = None
+    unlike: str | None = None
+
+    def admits(self, row: Battle | Outcome) -> bool:
+        """Whether a row is one of these."""
+        domain = row.domain if isinstance(row, Outcome) else ""
+        return (
+            (not self.domains or domain in self.domains)
+            and domain not in self.but
+            and (self.matching is None or re.search(self.matching, row.prompt) is not None)
+            and (self.unlike is None or re.search(self.unlike, row.prompt) is None)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole run. Without ``gates`` the factorization is RouteLLM's plain one.
+
+    ``aliases`` maps a model's name to the one it is counted as; ``bias_from`` names the label file whose own strengths
+    of the models set the level of the score.
+    """
+
+    labels: tuple[Labels, ...]
+    gates: tuple[GateRows, ...] = ()
+    aliases: dict[str, str] = field(default_factory=dict)
+    bias_from: str | None = None
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe. Raises ``InputFileError`` listing every breach of the schema."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputFileError(f"{path} is no recipe: {error}") from None
+    problems: list[str] = []
+    recipe: Recipe | None = decode(Recipe, raw, path.name, problems)
+    if recipe is None or problems:
+        raise InputFileError(f"{path} breaks the schema:\n" + "\n".join(f"  {each}" for each in problems))
+    for labels in recipe.labels:
+        if any(len(pair) != 2 for pair in labels.pairs):
+            raise InputFileError(f"{path}: a pair of {labels.file} does not name two models")
+    for pattern in (each for rows in recipe.gates for each in (rows.matching, rows.unlike) if each is not None):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputFileError(f"{path}: {pattern!r} is no regular expression: {error}") from None
+    return recipe
+
+
+def read_rows(path: Path, kind: Kind) -> list[Battle] | list[Outcome]:
+    """The ``train`` rows of a file that have a prompt. Raises ``InputFileError`` when there are none."""
+    reader = read_battles if kind == "battles" else read_outcomes
+    rows = [row for row in reader(path, split="train") if row.prompt.strip()]
+    if not rows:
+        raise InputFileError(f"{path} holds no rows of the split train")
+    return rows  # type: ignore[return-value]
+
+
+def in_form(prompt: str, form: Form) -> str:
+    """The prompt, or what is left of it without the options of a multiple-choice question."""
+    if form == "whole":
+        return prompt
+    question = re.sub(r"\s*\nAnswer:\s*$", "", _OPTIONS.sub("", prompt, count=1).strip())
+    return question if len(question) >= _SHORTEST_QUESTION else prompt
+
+
+def file_record(path: Path, rows: int) -> dict[str, object]:
+    """What a manifest says of a label file."""
+    return {"name": path.name.split(".")[0], "rows": rows, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
