@@ -1,8 +1,64 @@
-"""Export the tiny checkpoint: shared by the fixtures and the tests that export it again."""
+"""Train and export the tiny checkpoint: shared by the fixtures and the tests that do it again."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+GATES = """
+[[gates]]
+gate = "choice"
+member = true
+file = "outcomes.jsonl"
+kind = "outcomes"
+matching = "Answer"
+
+[[gates]]
+gate = "choice"
+member = false
+file = "outcomes.jsonl"
+kind = "outcomes"
+unlike = "Answer"
+
+[[gates]]
+gate = "quantitative"
+member = true
+file = "battles.jsonl.gz"
+kind = "battles"
+matching = "theorem|matrix"
+
+[[gates]]
+gate = "quantitative"
+member = false
+file = "battles.jsonl.gz"
+kind = "battles"
+unlike = "theorem|matrix"
+"""
+RECIPE = """
+bias_from = "outcomes.jsonl"
+
+[[labels]]
+file = "battles.jsonl.gz"
+kind = "battles"
+
+[[labels]]
+file = "outcomes.jsonl"
+kind = "outcomes"
+weight = 2.0
+pairs = [["big", "small"]]
+random_pairs = 2
+"""
+
+
+def train(form: str, bert: Path, labels: tuple[Path, Path], output: Path) -> Path:
+    """Train a ``plain`` or a ``gated`` factorization on the tiny labels."""
+    from edgeroute_train.mf import Settings
+    from edgeroute_train.recipe import read_recipe
+    from edgeroute_train.run import Place, train_mf
+
+    recipe = output.parent / f"{form}.toml"
+    recipe.write_text(RECIPE + (GATES if form == "gated" else ""))
+    settings = Settings(width=16, decay=1e-4, steps=60)
+    return train_mf(read_recipe(recipe), Place(labels[0].parent, str(bert)), output, settings=settings, max_tokens=32)
 
 
 def export(checkpoint: Path, bert: Path, labels: tuple[Path, Path], output: Path, **changes: object) -> Path:

@@ -51,7 +51,7 @@ def make_labels(folder: Path, *, seed: int = 0, rows: int = 400) -> tuple[Path, 
             words = rng.choices(WORDS, k=rng.randint(3, 12))
             words = [word for word in words if word != "prove"] + (["prove", "theorem", "prove"] if hard else ["tea"])
             rng.shuffle(words)
-            prompt = f"{' '.join(words)} {i}"
+            prompt = f"{' '.join(words)} {i}" + (" b c d Answer" if i % 4 == 0 else "")
             row = {"id": str(i), "split": rng.choice(["train", "train", "calibration", "dev"]), "prompt": prompt}
             strong, weak = rng.sample(MODELS, 2)
             if MODELS.index(strong) > MODELS.index(weak):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from edgeroute.errors import BundleError
 from edgeroute.manifest import TextPolicy
@@ -21,45 +23,40 @@ from edgeroute.manifest import TextPolicy
 from .build import Traced
 from .encoder import load_encoder, mean_pooled
 from .graphs import attach_head, fuse
-from .heads import linear_head
+from .heads import GatedHead, gated_head, linear_head
 from .tracing import trace_encoder
 
 Floats = NDArray[np.float32]
 WEIGHTS, CONFIG = "mf.safetensors", "mf.json"
-_KEYS = ("P.weight", "text_proj.0.weight", "classifier.0.weight")
+_MATRICES = ("P.weight", "text_proj.0.weight", "classifier.0.weight")
+_GATES = ("gates.choice", "gates.quantitative", "gates.length")
 
 
 @dataclass(frozen=True, slots=True)
 class MatrixFactorization:
     """A checkpoint written by ``edgeroute train mf``.
 
-    ``weights`` under RouteLLM's key names, float32: ``P.weight`` ``[M, k]``, ``text_proj.0.weight`` ``[k, d + 1]`` (the
-    last column belongs to a constant), ``classifier.0.weight`` ``[1, k]``. ``config`` records models, encoder, text
-    policy and training.
+    ``weights`` under RouteLLM's key names, float32: ``P.weight`` ``[M, k]``, ``text_proj.0.weight`` ``[k, x]``,
+    ``classifier.0.weight`` ``[1, k]``; ``strength`` ``[M]`` sets the level; ``gates.*`` where the features are gated
+    (``edgeroute_train.gating`` writes them down). ``config`` records models, encoder, text policy and training.
     """
 
     weights: dict[str, torch.Tensor]
     config: dict[str, Any]
 
     @property
-    def models(self) -> list[str]:
-        """The models' names, in the order of the rows of ``P``."""
-        return list(self.config["models"])
+    def gated(self) -> bool:
+        """Whether features are gated, or RouteLLM's plain unit-length embedding."""
+        return self.config.get("gates") is not None
 
     def row(self, name: str) -> int:
         """Row of a model; raises ``BundleError`` naming the nearest models when there is none."""
-        if name not in self.models:
-            near = difflib.get_close_matches(name, self.models, n=3) or sorted(self.models)[:5]
+        models: list[str] = self.config["models"]
+        name = self.config.get("recipe", {}).get("aliases", {}).get(name, name)
+        if name not in models:
+            near = difflib.get_close_matches(name, models, n=3) or sorted(models)[:5]
             raise BundleError(f"the checkpoint knows no model {name!r}; near are {', '.join(near)}")
-        return self.models.index(name)
-
-
-@dataclass(frozen=True, slots=True)
-class PairVector:
-    """A matrix factorization collapsed for one pair: ``sigmoid(vector · e + bias)``, ``e`` of unit length, ``[d]``."""
-
-    vector: Floats
-    bias: float
+        return models.index(name)
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> MatrixFactorization:
@@ -70,33 +67,24 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> MatrixFactorization:
     except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(f"{folder} is no matrix factorization checkpoint: {error}") from None
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if sorted(found) != sorted(_KEYS) or any(len(shape) != 2 for shape in found.values()):
-        raise BundleError(f"{folder}: expected the matrices {', '.join(_KEYS)}, found {found}")
+    expected = {*_MATRICES, "strength", *(_GATES if config.get("gates") else ())}
+    if found.keys() != expected or any(len(found[name]) != 2 for name in _MATRICES):
+        raise BundleError(f"{folder}: expected the weights {', '.join(sorted(expected))}, found {found}")
     models, width = found["P.weight"]
     if found["text_proj.0.weight"][0] != width or found["classifier.0.weight"] != (1, width):
         raise BundleError(f"{folder}: the matrices do not fit each other: {found}")
-    if len(config.get("models", ())) != models:
+    if len(config.get("models", ())) != models or found["strength"] != (models,):
         raise BundleError(f"{folder}: {CONFIG} names another number of models than P has rows")
     return MatrixFactorization(weights, config)
 
 
-def collapse(checkpoint: MatrixFactorization, strong: str, weak: str) -> PairVector:
-    """Fold the factors into one vector: ``v = Wᵀ (w ⊙ (P̂_strong - P̂_weak))``; its last entry is the bias."""
-    p, projection, classifier = (checkpoint.weights[key].double().numpy() for key in _KEYS)
+def collapse(checkpoint: MatrixFactorization, strong: str, weak: str) -> tuple[Floats, float]:
+    """Fold the factors into ``v = Wᵀ (w ⊙ (P̂_strong - P̂_weak))``, ``[x]``, and a bias; the logit: ``v · x + bias``."""
+    s, w = checkpoint.row(strong), checkpoint.row(weak)
+    p, projection, classifier = (checkpoint.weights[key].double().numpy() for key in _MATRICES)
     unit = p / np.linalg.norm(p, axis=1, keepdims=True)
-    v = projection.T @ (classifier[0] * (unit[checkpoint.row(strong)] - unit[checkpoint.row(weak)]))
-    return PairVector(v[:-1].astype(np.float32), float(v[-1]))
-
-
-def reference_scores(checkpoint: MatrixFactorization, strong: str, weak: str, embeddings: torch.Tensor) -> Floats:
-    """RouteLLM's formula as published, not collapsed, in PyTorch float32: ``[n, d]`` embeddings → ``[n]`` scores."""
-    p, projection, classifier = (checkpoint.weights[key] for key in _KEYS)
-    x = torch.cat([torch.nn.functional.normalize(embeddings, dim=1), torch.ones(len(embeddings), 1)], dim=1)
-    u = x @ projection.T
-    unit = torch.nn.functional.normalize(p, p=2, dim=1)
-    logits = [(unit[checkpoint.row(name)] * u) @ classifier[0] for name in (strong, weak)]
-    scores: Floats = torch.sigmoid(logits[0] - logits[1]).numpy()
-    return scores
+    strength = checkpoint.weights["strength"].double().numpy()
+    return (projection.T @ (classifier[0] * (unit[s] - unit[w]))).astype(np.float32), float(strength[s] - strength[w])
 
 
 def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None) -> Traced:
@@ -105,16 +93,87 @@ def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None
     ``encoder`` overrides where the encoder is found; its weights must be those trained on.
     """
     trained = read_checkpoint(checkpoint)
-    vector = collapse(trained, *pair)
+    vector, bias = collapse(trained, *pair)
     source = encoder or trained.config["encoder"]["source"]
     model, tokenizer = load_encoder(source, trained.config["encoder"]["digest"])
     hidden = fuse(trace_encoder(source), heads=model.config.num_attention_heads, width=model.config.hidden_size)
-    head = linear_head(vector.vector, vector.bias, hidden=hidden.graph.output[0].name)
+    name = hidden.graph.output[0].name
+    table = token_table(tokenizer, trained.config["gates"]["token_classes"]) if trained.gated else None
+    if table is None:
+        head = linear_head(vector, bias, hidden=name)
+    else:
+        head = gated_head(_split(trained, vector, bias, table), hidden=name)
     return Traced(
         kind="mf",
         graph=attach_head(hidden, head),
-        reference=lambda rows: reference_scores(trained, *pair, mean_pooled(model, rows)),
+        reference=lambda rows: reference_scores(trained, pair, mean_pooled(model, rows), rows, table),
         tokenizer=tokenizer,
         text=TextPolicy(**trained.config["text"]),
         training=trained.config["training"],
+    )
+
+
+def token_table(tokenizer: bytes, classes: Sequence[Sequence[str]]) -> NDArray[np.uint8]:
+    """Which vocabulary entries belong to each class of tokens: 0 or 1, uint8 ``[vocabulary, classes]``."""
+    vocabulary = Tokenizer.from_buffer(tokenizer).get_vocab(with_added_tokens=True)
+    table = np.zeros((max(vocabulary.values()) + 1, len(classes)), np.uint8)
+    for column, members in enumerate(classes):
+        table[[vocabulary[token] for token in members if token in vocabulary], column] = 1
+    return table
+
+
+def reference_scores(
+    checkpoint: MatrixFactorization,
+    pair: tuple[str, str],
+    embeddings: torch.Tensor,
+    rows: Sequence[Sequence[int]],
+    table: NDArray[np.uint8] | None,
+) -> Floats:
+    """RouteLLM's formula as published, not collapsed, in PyTorch float32: ``[n, d]`` embeddings → ``[n]`` scores."""
+    x = torch.nn.functional.normalize(embeddings, dim=1)
+    if table is not None:
+        x = _gated_features(checkpoint, x, rows, table)
+    p, projection, classifier = (checkpoint.weights[key] for key in _MATRICES)
+    u = x @ projection.T
+    unit = torch.nn.functional.normalize(p, p=2, dim=1)
+    at = [checkpoint.row(name) for name in pair]
+    strong, weak = ((unit[i] * u) @ classifier[0] + checkpoint.weights["strength"][i] for i in at)
+    scores: Floats = torch.sigmoid(strong - weak).numpy()
+    return scores
+
+
+def _gated_features(
+    checkpoint: MatrixFactorization, unit: torch.Tensor, rows: Sequence[Sequence[int]], table: NDArray[np.uint8]
+) -> torch.Tensor:
+    gates, w = checkpoint.config["gates"], checkpoint.weights
+    counts = torch.tensor(np.array([table[np.asarray(row)].sum(0) for row in rows]), dtype=torch.float32)
+    log = torch.log(torch.tensor([float(len(row)) for row in rows]))[:, None]
+    caps = torch.tensor(gates["caps"], dtype=torch.float32)
+    seen = torch.cat([torch.minimum(counts, caps) / caps, log / gates["log_divisor"]], dim=1)
+    c = torch.sigmoid(seen @ w["gates.choice"][:-1] + w["gates.choice"][-1])[:, None]
+    q = torch.sigmoid(unit @ w["gates.quantitative"][:-1] + w["gates.quantitative"][-1])[:, None]
+    o, length, scale = 1 - c, log - w["gates.length"], gates["length_scale"]
+    opened = o * (1 - q)
+    return torch.cat([c * unit, opened * unit, o * q, o * q * length, scale * c * length, scale * opened * length], 1)
+
+
+def _split(checkpoint: MatrixFactorization, vector: Floats, bias: float, table: NDArray[np.uint8]) -> GatedHead:
+    """The collapsed vector by the blocks of gated features."""
+    w, gates = {name: weight.numpy() for name, weight in checkpoint.weights.items()}, checkpoint.config["gates"]
+    width = (len(vector) - 4) // 2
+    caps = np.array(gates["caps"], np.float32)
+    scale = np.array([1, 1, gates["length_scale"], gates["length_scale"]], np.float32)
+    return GatedHead(
+        choice=vector[:width],
+        opened=vector[width : 2 * width],
+        lengths=vector[2 * width :] * scale,
+        bias=bias,
+        table=table,
+        caps=caps,
+        choice_counts=w["gates.choice"][:-2] / caps,
+        choice_log=float(w["gates.choice"][-2] / gates["log_divisor"]),
+        choice_bias=float(w["gates.choice"][-1]),
+        quantitative=w["gates.quantitative"][:-1],
+        quantitative_bias=float(w["gates.quantitative"][-1]),
+        length=float(w["gates.length"][0]),
     )

@@ -21,19 +21,16 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return make_labels(tmp_path_factory.mktemp("labels"))
 
 
-@pytest.fixture(scope="session")
-def checkpoint(bert: Path, labels: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from edgeroute_train.mf import Settings
-    from edgeroute_train.run import Data, train_mf
+@pytest.fixture(scope="session", params=["plain", "gated"])
+def checkpoint(
+    request: pytest.FixtureRequest,
+    bert: Path,
+    labels: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    from exporting import train
 
-    battles, outcomes = labels
-    return train_mf(
-        Data((battles,), (outcomes,), {"o": 2.0}, per_prompt=3),
-        tmp_path_factory.mktemp("mf") / "checkpoint",
-        settings=Settings(width=16, decay=1e-5, steps=150),
-        encoder=str(bert),
-        max_tokens=32,
-    )
+    return train(request.param, bert, labels, tmp_path_factory.mktemp("mf") / request.param)
 
 
 @pytest.fixture(scope="session")

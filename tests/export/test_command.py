@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from exporting import RECIPE
 
 pytest.importorskip("torch")
 pytest.importorskip("optimum")
@@ -19,10 +20,11 @@ def edgeroute(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_from_labels_to_a_decision(bert: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
     battles, outcomes = labels
-    files = ("--battles", battles, "--outcomes", outcomes)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
     trained = edgeroute(
-        "train", "mf", *files, "--encoder", bert, "--output", tmp_path / "ckpt", "--max-tokens", 32, "--steps", 40,
-        "--weight", "o=3",
+        "train", "mf", recipe, "--labels", battles.parent, "--encoder", bert, "--output", tmp_path / "ckpt",
+        "--max-tokens", 32, "--steps", 40,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     exported = edgeroute(
@@ -38,9 +40,10 @@ def test_from_labels_to_a_decision(bert: Path, labels: tuple[Path, Path], tmp_pa
 
 
 def test_errors_are_one_line(bert: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"prompt": "x"\n')
-    run = edgeroute("train", "mf", "--outcomes", bad, "--encoder", bert, "--output", tmp_path / "ckpt")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "x"\n')
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[labels]]\nfile = "bad.jsonl"\nkind = "outcomes"\n')
+    run = edgeroute("train", "mf", recipe, "--labels", tmp_path, "--encoder", bert, "--output", tmp_path / "ckpt")
     assert run.returncode == 1
     assert "bad.jsonl, line 1" in run.stderr
     assert "Traceback" not in run.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("optimum")
 
+from bundles import make_tokenizer  # noqa: E402
 from exporting import export  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
@@ -29,19 +31,37 @@ def routellm_score(checkpoint: Path, bert: Path, ids: list[int], strong: str, we
     encoder = BertModel.from_pretrained(bert).eval()
     with torch.no_grad():
         e = encoder(input_ids=torch.tensor([ids])).last_hidden_state.mean(1)[0]
-        x = torch.cat([e / e.norm(), torch.ones(1)])
+        x = e / e.norm()
+        if config["gates"]:
+            x = gated(x, ids, w)
         u = torch.nn.functional.linear(x, w["text_proj.0.weight"])
         logits = []
         for name in (strong, weak):
-            p = w["P.weight"][config["models"].index(name)]
-            logits.append(torch.nn.functional.linear(p / p.norm() * u, w["classifier.0.weight"]))
+            m = config["models"].index(name)
+            p = w["P.weight"][m]
+            logits.append(torch.nn.functional.linear(p / p.norm() * u, w["classifier.0.weight"]) + w["strength"][m])
         return float(torch.sigmoid(logits[0] - logits[1]))
+
+
+def gated(e: torch.Tensor, ids: list[int], w: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The gated features of one prompt, from the docstring of ``edgeroute_train.gating``, token by token."""
+    tokenizer = make_tokenizer()
+    tokens = [tokenizer.id_to_token(i) for i in ids]
+    four, more, answer = (sum(token in kind for token in tokens) for kind in ("bcd", "efghj", ("answer", "answers")))
+    log = math.log(len(ids))
+    seen = torch.tensor([min(four, 4) / 4, min(more, 4) / 4, min(answer, 1), log / 5])
+    c = torch.sigmoid(seen @ w["gates.choice"][:4] + w["gates.choice"][4])
+    q = torch.sigmoid(e @ w["gates.quantitative"][:-1] + w["gates.quantitative"][-1])
+    o, length = 1 - c, log - w["gates.length"][0]
+    rest = torch.stack([o * q, o * q * length, 0.1 * c * length, 0.1 * o * (1 - q) * length])
+    return torch.cat([c * e, o * (1 - q) * e, rest])
 
 
 @pytest.mark.parametrize("length", [3, 4, 7, 19, 32])
 def test_fp32_graph_equals_the_published_formula(exported: Path, checkpoint: Path, bert: Path, length: int) -> None:
     session = Session((exported / "model.fp32.onnx").read_bytes())
     ids = np.random.default_rng(length).integers(5, 80, length).tolist()
+    ids[1:2] = [make_tokenizer().token_to_id("answer")]
     assert session.run(ids) == pytest.approx(routellm_score(checkpoint, bert, ids, "big", "small"), abs=1e-5)
 
 
@@ -53,6 +73,7 @@ def test_ragged_batches_equal_single_rows(exported: Path, batch: int) -> None:
     np.testing.assert_allclose(session.run_padded(rows), [session.run(row) for row in rows], atol=1e-5)
 
 
+@pytest.mark.parametrize("checkpoint", ["plain"], indirect=True)  # random weights give the gates nothing to see
 def test_bundle_learnt_what_the_labels_say(exported: Path) -> None:
     router = Router.load(exported)
     assert router.manifest.pair.strong == "big"

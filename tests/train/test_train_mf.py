@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,48 +15,45 @@ from edgeroute import EdgeRouteError, InputFileError  # noqa: E402
 from edgeroute.labels import Battle, Outcome  # noqa: E402
 from edgeroute.manifest import TextPolicy  # noqa: E402
 from edgeroute_train import embedding, mf, pairs  # noqa: E402
+from edgeroute_train.recipe import Labels  # noqa: E402
+
+TWO = (Labels("one", "battles"), Labels("two", "battles", weight=3.0))
 
 
-def test_outcomes_put_the_better_model_first_and_ties_count_half() -> None:
-    outcomes = [
-        Outcome("p", {"good": 1.0, "bad": 0.0}, source="s"),
-        Outcome("q", {"good": 1.0, "bad": 1.0}, source="s"),
+def test_outcomes_compare_the_pairs_asked_for_and_ties_count_half() -> None:
+    outcomes = [Outcome("p", {"good": 1.0, "bad": 0.0}), Outcome("q", {"good": 1.0, "bad": 1.0})]
+    labels = Labels("f", "outcomes", pairs=(("good", "bad"), ("good", "absent")), random_pairs=0)
+    assert pairs.from_outcomes(outcomes, labels, seed=0) == [
+        pairs.Comparison("p", "good", "bad", 1.0),
+        pairs.Comparison("q", "good", "bad", 0.5),
     ]
-    assert pairs.from_outcomes(outcomes, per_prompt=5, seed=0) == [
-        ("p", "good", "bad", "s", 1.0),
-        ("q", "good", "bad", "s", 0.5),
-    ]
 
 
-def test_outcomes_draw_as_many_comparisons_as_asked() -> None:
-    outcomes = [Outcome("p", {str(m): float(m % 2) for m in range(6)}, source="s")]
-    assert len(pairs.from_outcomes(outcomes, per_prompt=4, seed=0)) == 4
-    assert len(set(pairs.from_outcomes(outcomes, per_prompt=99, seed=0))) == 15
+def test_outcomes_draw_as_many_random_pairs_as_asked() -> None:
+    outcomes = [Outcome("p", {str(m): float(m % 2) for m in range(6)})]
+    drawn = pairs.from_outcomes(outcomes, Labels("f", "outcomes", random_pairs=4, random_weight=0.3), seed=0)
+    assert len({(each.model_a, each.model_b) for each in drawn}) == 4
+    assert sum(each.weight for each in drawn) == pytest.approx(0.3)
+    assert len(pairs.from_outcomes(outcomes, Labels("f", "outcomes", random_pairs=99), seed=0)) == 15
 
 
-def test_a_sources_weight_does_not_depend_on_its_rows() -> None:
-    battles = [Battle(f"p{i}", "a", "b", "a" if i % 2 else "b", source="one") for i in range(10)]
-    battles += [Battle(f"q{i}", "a", "b", "tie", source="two") for i in range(2)]
-    made = pairs.collect(pairs.from_battles(battles), {"two": 3.0})
-    total = [made.weight[made.source == i].sum() for i in range(2)]
-    assert total == pytest.approx([0.25, 0.75])
+def test_a_files_weight_does_not_depend_on_its_rows() -> None:
+    one = pairs.from_battles([Battle(f"p{i}", "a", "b", "a" if i % 2 else "b") for i in range(10)])
+    two = pairs.from_battles([Battle(f"q{i}", "a", "c", "tie") for i in range(2)])
+    made = pairs.collect([(TWO[0], one), (TWO[1], two)], {"c": "b"})
+    assert [made.weight[made.source == i].sum() for i in range(2)] == pytest.approx([0.25, 0.75])
+    assert made.models == ("a", "b")
 
 
 @pytest.mark.parametrize("winners", [[], ["a", "a"], ["b", "b_or_tie"]])
 def test_nothing_to_learn_is_an_error(winners: list[str]) -> None:
     battles = [Battle("p", "a", "b", winner) for winner in winners]  # type: ignore[arg-type]
     with pytest.raises(InputFileError):
-        pairs.collect(pairs.from_battles(battles), {})
-
-
-def test_weights_for_unknown_sources_are_an_error() -> None:
-    battles = [Battle("p", "a", "b", "a", source="s"), Battle("q", "a", "b", "b", source="s")]
-    with pytest.raises(InputFileError, match="typo"):
-        pairs.collect(pairs.from_battles(battles), {"typo": 1.0})
+        pairs.collect([(TWO[0], pairs.from_battles(battles))], {})
 
 
 def _synthetic(seed: int = 0, n: int = 1200) -> tuple[pairs.Pairs, mf.Floats, np.ndarray]:
-    """Three models whose strengths depend on the prompt; source two has another base rate and no signal."""
+    """Three models whose strengths depend on the prompt."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 8)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -64,24 +62,45 @@ def _synthetic(seed: int = 0, n: int = 1200) -> tuple[pairs.Pairs, mf.Floats, np
     for i in range(n):
         a, b = rng.permutation(3)[:2]
         won = rng.random() < 1 / (1 + np.exp(-(strength[i, a] - strength[i, b])))
-        comparisons.append((str(i), f"m{a}", f"m{b}", "one", float(won)))
-    return pairs.collect(comparisons, {}), x, strength
+        comparisons.append(pairs.Comparison(str(i), f"m{a}", f"m{b}", float(won)))
+    return pairs.collect([(TWO[0], comparisons)], {}), x, strength
 
 
 def test_factors_recover_the_strengths_that_made_the_labels() -> None:
     made, x, strength = _synthetic()
-    model = mf.fit(made, x, mf.Settings(width=8, decay=1e-4, steps=300))
+    model, level = mf.fit(made, x, mf.Settings(width=8, decay=1e-4, steps=100))
     with torch.no_grad():
-        logits = model(torch.from_numpy(x)).numpy()
+        logits = model(torch.from_numpy(x)).numpy() + level
     for a, b in [(0, 1), (0, 2), (1, 2)]:
         correlation = np.corrcoef(logits[:, a] - logits[:, b], strength[:, a] - strength[:, b])[0, 1]
         assert correlation > 0.9
+    assert level[0, 0] > level[0, 2]  # the first model is better by one on average
+
+
+def test_a_blind_source_does_not_shape_its_columns() -> None:
+    """Labels of a blind source that contradict the others on one column leave that column's weight alone."""
+    made, x, _ = _synthetic(n=600)
+    flipped = dataclasses.replace(made, source=np.ones_like(made.source), won=1 - made.won)
+    both = dataclasses.replace(
+        made,
+        **{
+            name: np.concatenate([getattr(made, name), getattr(flipped, name)])
+            for name in ("prompt", "model_a", "model_b", "source", "won", "weight")
+        },
+    )
+    settings = mf.Settings(width=8, decay=1e-4, steps=100)
+    weights = []
+    for blind in ({}, {1: slice(0, 1)}):
+        vectors = mf.fit(both, x, settings, blind=blind)[0].vectors().detach().numpy()
+        weights.append(vectors[0, 0] - vectors[2, 0])
+    assert abs(weights[0]) < 0.5
+    assert weights[1] > 3
 
 
 def test_same_seed_same_weights_other_seed_others() -> None:
     made, x, _ = _synthetic(n=200)
     first, second, other = (
-        mf.fit(made, x, mf.Settings(width=4, steps=20, seed=seed)).P.weight.detach().numpy() for seed in (0, 0, 1)
+        mf.fit(made, x, mf.Settings(width=4, steps=20, seed=seed))[0].P.weight.detach().numpy() for seed in (0, 0, 1)
     )
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)

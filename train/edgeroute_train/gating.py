@@ -27,13 +27,14 @@ TOKEN_CLASSES = (("b", "c", "d"), ("e", "f", "g", "h", "j"), ("answer", "answers
 """Option letters of a four-option question, those of longer ones, and what exam prompts end with."""
 CAPS = (4, 4, 1)
 LENGTH_SCALE = 0.1
+LOG_DIVISOR = 5.0
 QUANTITATIVE = slice(-4, -2)
 """The columns ``o q`` and ``o q l``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Prompts as the gates see them: ``unit`` embeddings ``[n, d]``, class ``counts`` ``[n, 3]``, token count ``[n]``."""
+    """Prompts as gates see them: ``unit`` embeddings ``[n, d]``, class ``counts`` ``[n, 3]``, ``tokens`` ``[n]``."""
 
     unit: Array
     counts: Array
@@ -74,6 +75,11 @@ class Gates:
         return np.concatenate(columns, axis=1).astype(np.float32)
 
 
+def gates_record() -> dict[str, object]:
+    """The constants of this module that an export needs, for the checkpoint's config."""
+    return {"token_classes": TOKEN_CLASSES, "caps": CAPS, "length_scale": LENGTH_SCALE, "log_divisor": LOG_DIVISOR}
+
+
 def token_table(tokenizer: bytes) -> NDArray[np.float32]:
     """Which vocabulary entries belong to each of ``TOKEN_CLASSES``: 0 or 1, float32 ``[vocabulary, 3]``."""
     vocabulary = Tokenizer.from_buffer(tokenizer).get_vocab(with_added_tokens=True)
@@ -95,7 +101,7 @@ def make_texts(embeddings: NDArray[np.float32], rows: Sequence[Sequence[int]], t
 def choice_inputs(texts: Texts) -> Array:
     """Capped counts as fractions of their caps, and a fifth of the log token count: ``[n, 4]``."""
     capped = np.minimum(texts.counts, CAPS) / CAPS
-    return np.concatenate([capped, np.log(texts.tokens)[:, None] / 5], axis=1)
+    return np.concatenate([capped, np.log(texts.tokens)[:, None] / LOG_DIVISOR], axis=1)
 
 
 Part = tuple[NDArray[np.int64], bool, float]
@@ -117,7 +123,7 @@ def fit_gates(texts: Texts, choice: Sequence[Part], quantitative: Sequence[Part]
 
 
 def logistic(x: Array, parts: Sequence[Part], *, decay: float) -> Array:
-    """Weighted logistic regression, L2 on all but the intercept, by Newton's method; weights and intercept ``[k + 1]``."""
+    """Weighted logistic regression by Newton's method, L2 on all but the intercept, which comes last: ``[k + 1]``."""
     if {member for _, member, _ in parts} != {True, False}:
         raise InputFileError("a gate needs rows that are members and rows that are not")
     index = np.concatenate([indices for indices, _, _ in parts])

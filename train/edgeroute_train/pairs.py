@@ -18,7 +18,7 @@ _WON = {"a": 1.0, "b": 0.0, "tie": 0.5, "b_or_tie": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Did ``model_a`` answer better than ``model_b``? ``won`` is 1, 0, or one half for a tie; ``weight`` is relative."""
+    """Did ``model_a`` answer better than ``model_b``? ``won`` is 1, 0, or one half for a tie."""
 
     prompt: str
     model_a: str
@@ -96,4 +96,3 @@ def collect(files: Sequence[tuple[Labels, Sequence[Comparison]]], aliases: Mappi
         won=np.array([each.won for each in every], np.float32),
         weight=np.array(weight, np.float32) / np.float32(sum(weight)),
     )
-

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -116,13 +117,14 @@ def read_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def read_rows(path: Path, kind: Kind) -> list[Battle] | list[Outcome]:
+def read_rows(path: Path, kind: Kind) -> list[Battle | Outcome]:
     """The ``train`` rows of a file that have a prompt. Raises ``InputFileError`` when there are none."""
-    reader = read_battles if kind == "battles" else read_outcomes
-    rows = [row for row in reader(path, split="train") if row.prompt.strip()]
+    found: Iterable[Battle | Outcome]
+    found = read_battles(path, split="train") if kind == "battles" else read_outcomes(path, split="train")
+    rows = [row for row in found if row.prompt.strip()]
     if not rows:
         raise InputFileError(f"{path} holds no rows of the split train")
-    return rows  # type: ignore[return-value]
+    return rows
 
 
 def in_form(prompt: str, form: Form) -> str:

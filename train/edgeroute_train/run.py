@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from edgeroute.errors import InputFileError
+from edgeroute.labels import Battle, Outcome
 from edgeroute.manifest import TextPolicy
 
 from . import mf
 from .embedding import DEFAULT_ENCODER, FrozenEncoder, embed, load_encoder
-from .gating import QUANTITATIVE, Gates, Part, Texts, fit_gates, make_texts, token_table
+from .gating import QUANTITATIVE, Gates, Part, Texts, fit_gates, gates_record, make_texts, token_table
 from .pairs import Comparison, collect, from_battles, from_outcomes
 from .recipe import GateRows, Labels, Recipe, file_record, in_form, read_rows
 
@@ -73,6 +74,7 @@ def train_mf(
         "text": asdict(policy),
         "settings": asdict(settings),
         "recipe": asdict(recipe),
+        "gates": gates_record() if gates else None,
         "training": {
             "command": "edgeroute train mf",
             "seed": settings.seed,
@@ -88,10 +90,9 @@ def train_mf(
 def _read(labels: Labels, folder: Path, seed: int) -> tuple[list[Comparison], dict[str, object]]:
     path = folder / labels.file
     rows = read_rows(path, labels.kind)
-    if labels.kind == "battles":
-        comparisons = from_battles(rows)  # type: ignore[arg-type]
-    else:
-        comparisons = from_outcomes(rows, labels, seed=seed)  # type: ignore[arg-type]
+    battles = [row for row in rows if isinstance(row, Battle)]
+    outcomes = [row for row in rows if isinstance(row, Outcome)]
+    comparisons = from_battles(battles) + from_outcomes(outcomes, labels, seed=seed)
     return comparisons, file_record(path, len(rows))
 
 
@@ -102,11 +103,7 @@ def _records(files: Sequence[tuple[Labels, list[Comparison], dict[str, object]]]
 
 def _gate_prompts(rows: GateRows, folder: Path) -> list[str]:
     """The prompts of a gate's rows. Raises ``InputFileError`` when there are none."""
-    found = [
-        in_form(row.prompt, rows.form)
-        for row in read_rows(folder / rows.file, rows.kind)
-        if rows.admits(row)
-    ]
+    found = [in_form(row.prompt, rows.form) for row in read_rows(folder / rows.file, rows.kind) if rows.admits(row)]
     if not found:
         raise InputFileError(f"the gate {rows.gate} admits none of the train rows of {rows.file}")
     return list(dict.fromkeys(found))
@@ -134,5 +131,7 @@ def _level(recipe: Recipe, strength: mf.Floats) -> torch.Tensor:
     if recipe.bias_from is None:
         return torch.from_numpy(strength.mean(0))
     if recipe.bias_from not in names:
-        raise InputFileError(f"bias_from names {recipe.bias_from}, which is no label file; there are {', '.join(names)}")
+        raise InputFileError(
+            f"bias_from names {recipe.bias_from}, which is no label file; there are {', '.join(names)}"
+        )
     return torch.from_numpy(strength[names.index(recipe.bias_from)])
