@@ -110,7 +110,7 @@ def test_a_missing_extra_is_said_with_its_name(
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("train", ["--output", "new"]),
+        ("train", ["a", "--labels", ".", "--output", "new"]),
         ("export", [".", *["--output", "new", "--pair", "a", "b", "--name", "x", "--calibrate", "a", "--check", "a"]]),
     ],
 )
