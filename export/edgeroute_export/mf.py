@@ -149,7 +149,9 @@ def _gated_features(
     counts = torch.tensor(np.array([table[np.asarray(row)].sum(0) for row in rows]), dtype=torch.float32)
     log = torch.log(torch.tensor([float(len(row)) for row in rows]))[:, None]
     caps = torch.tensor(gates["caps"], dtype=torch.float32)
-    seen = torch.cat([torch.minimum(counts, caps) / caps, log / gates["log_divisor"]], dim=1)
+    capped = torch.minimum(counts, caps) / caps
+    capped[:, 2] = capped[:, 2] * capped[:, 0]  # "answer" counts only beside option letters
+    seen = torch.cat([capped, log / gates["log_divisor"]], dim=1)
     c = torch.sigmoid(seen @ w["gates.choice"][:-1] + w["gates.choice"][-1])[:, None]
     q = torch.sigmoid(unit @ w["gates.quantitative"][:-1] + w["gates.quantitative"][-1])[:, None]
     o, length, scale = 1 - c, log - w["gates.length"], gates["length_scale"]
@@ -170,7 +172,7 @@ def _split(checkpoint: MatrixFactorization, vector: Floats, bias: float, table: 
         bias=bias,
         table=table,
         caps=caps,
-        choice_counts=w["gates.choice"][:-2] / caps,
+        choice_counts=w["gates.choice"][:-2],
         choice_log=float(w["gates.choice"][-2] / gates["log_divisor"]),
         choice_bias=float(w["gates.choice"][-1]),
         quantitative=w["gates.quantitative"][:-1],

@@ -49,7 +49,7 @@ def gated(e: torch.Tensor, ids: list[int], w: dict[str, torch.Tensor]) -> torch.
     tokens = [tokenizer.id_to_token(i) for i in ids]
     four, more, answer = (sum(token in kind for token in tokens) for kind in ("bcd", "efghj", ("answer", "answers")))
     log = math.log(len(ids))
-    seen = torch.tensor([min(four, 4) / 4, min(more, 4) / 4, min(answer, 1), log / 5])
+    seen = torch.tensor([min(four, 4) / 4, min(more, 4) / 4, min(answer, 1) * min(four, 4) / 4, log / 5])
     c = torch.sigmoid(seen @ w["gates.choice"][:4] + w["gates.choice"][4])
     q = torch.sigmoid(e @ w["gates.quantitative"][:-1] + w["gates.quantitative"][-1])
     o, length = 1 - c, log - w["gates.length"][0]

@@ -99,8 +99,13 @@ def make_texts(embeddings: NDArray[np.float32], rows: Sequence[Sequence[int]], t
 
 
 def choice_inputs(texts: Texts) -> Array:
-    """Capped counts as fractions of their caps, and a fifth of the log token count: ``[n, 4]``."""
+    """Capped counts as fractions of their caps, and a fifth of the log token count: ``[n, 4]``.
+
+    ``answer`` counts only beside option letters: alone it is any polite request, and a prefix that asks for an answer
+    would turn an open question into an exam question.
+    """
     capped = np.minimum(texts.counts, CAPS) / CAPS
+    capped[:, 2] *= capped[:, 0]
     return np.concatenate([capped, np.log(texts.tokens)[:, None] / LOG_DIVISOR], axis=1)
 
 
