@@ -94,9 +94,7 @@ def read_score_csv(
     return found
 
 
-def pair_up(
-    name: str, outcomes: Sequence[Outcome], strong: str, weak: str, *, split: str | None = None
-) -> Benchmark:
+def pair_up(name: str, outcomes: Sequence[Outcome], strong: str, weak: str, *, split: str | None = None) -> Benchmark:
     """A benchmark of the outcomes that hold both models; prompts of blanks are left out.
 
     Raises ``InputFileError``: no rows, a model that no row has, or a strong model that is no better than the weak one.

@@ -1,9 +1,9 @@
 """RouteLLM's ``evals`` folder, as cloned, as outcomes: MMLU, GSM8K and MT-Bench (``evals/benchmarks.py``).
 
-    mmlu/responses/mmlu_<domain>.csv    prompt, and True or False per model
-    gsm8k/gsm8k_responses.csv           the same, with <model>_response beside it
-    mt_bench/{question,judgements}.jsonl    question_id, turns / question_id, model, turn, score from 1 to 10
-    */contaminated_prompts.jsonl        eval_prompt: prompts that were in the training data and are dropped
+- ``mmlu/responses/mmlu_<domain>.csv``: prompt, and True or False per model;
+- ``gsm8k/gsm8k_responses.csv``: the same, with <model>_response beside it;
+- ``mt_bench/question.jsonl`` (question_id, turns) and ``judgements.jsonl`` (question_id, model, turn, score 1 to 10);
+- in each ``contaminated_prompts.jsonl`` (eval_prompt): prompts that were in the training data and are dropped.
 """
 
 from __future__ import annotations
