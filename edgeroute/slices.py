@@ -96,7 +96,7 @@ def _apgr(columns: ArrayLike, rounds: int) -> Interval | None:
 
 def _apgr_of_a_gap(score: ArrayLike, gain: ArrayLike, base: ArrayLike) -> float:
     # A resample of few prompts may turn the gap over, and the sign of its APGR with it.
-    if np.mean(gain) <= np.mean(base):
+    if np.asarray(gain).mean() <= np.asarray(base).mean():
         raise CalibrationError("no gap in this resample")
     return apgr(score, gain, base)
 
