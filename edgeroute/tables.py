@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import gzip
@@ -11,9 +12,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import InputFileError
+
+if TYPE_CHECKING:
+    import _csv
 
 MAX_FIELD_BYTES = 64 << 20
 _MARKS = {"true": 1.0, "false": 0.0}
@@ -48,31 +52,21 @@ def read_csv_rows(path: str | os.PathLike[str], columns: Sequence[str] = ()) -> 
     Line numbers are those on which a record ends. Raises ``InputFileError`` naming file, line and missing columns.
     """
     name = Path(path).name
-    csv.field_size_limit(MAX_FIELD_BYTES)
-    try:
-        with _opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            require(columns, header, f"{name}: the CSV header")
-            for fields in reader:
-                where = f"{name}, line {reader.line_num}"
-                if fields and len(fields) != len(header):
-                    raise InputFileError(f"{where}: expected {len(header)} fields, found {len(fields)}")
-                if fields:
-                    yield where, dict(zip(header, fields, strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputFileError(f"{name} is not CSV in UTF-8: {error}") from None
-    except (OSError, EOFError) as error:
-        raise InputFileError(f"{path} cannot be read: {error}") from None
+    with _csv_reader(path) as reader:
+        header = next(reader, [])
+        require(columns, header, f"{name}: the CSV header")
+        for fields in reader:
+            where = f"{name}, line {reader.line_num}"
+            if fields and len(fields) != len(header):
+                raise InputFileError(f"{where}: expected {len(header)} fields, found {len(fields)}")
+            if fields:
+                yield where, dict(zip(header, fields, strict=True))
 
 
 def read_header(path: str | os.PathLike[str]) -> list[str]:
     """The column names of a CSV file."""
-    try:
-        with _opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-            return next(csv.reader(file), [])
-    except (OSError, EOFError, csv.Error, UnicodeDecodeError) as error:
-        raise InputFileError(f"{path} cannot be read: {error}") from None
+    with _csv_reader(path) as reader:
+        return next(reader, [])
 
 
 def is_csv(path: str | os.PathLike[str]) -> bool:
@@ -101,6 +95,18 @@ def parse_score(value: object, where: str, max_score: float = 1.0) -> float:
             f"{where}: expected a score from 0 to {max_score:g}, or true or false; if marks go higher, say the highest"
         )
     return number / max_score
+
+
+@contextlib.contextmanager
+def _csv_reader(path: str | os.PathLike[str]) -> Iterator[_csv.Reader]:
+    csv.field_size_limit(MAX_FIELD_BYTES)
+    try:
+        with _opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+            yield csv.reader(file, strict=True)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputFileError(f"{Path(path).name} is not CSV in UTF-8: {error}") from None
+    except (OSError, EOFError) as error:
+        raise InputFileError(f"{path} cannot be read: {error}") from None
 
 
 def _nearest(missing: Sequence[str], names: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ def labels(path: Path, form: Form, **options: Any) -> None:
     """
     contamination = None
     if options["against"]:
-        texts = {file.name: evaluation_prompts(file) for file in options["against"]}
+        texts = {str(file): evaluation_prompts(file) for file in options["against"]}
         contamination = Contamination(texts, options["ngram"])
     found = convert(path, form, options["strong"], options["weak"], max_score=options["max_score"])
     left_out: list[Dropped] = []
