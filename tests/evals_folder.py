@@ -34,7 +34,10 @@ def write_evals(folder: Path) -> Path:
     write_rows(folder / "mmlu/responses/mmlu_law.csv", [head, *law])
     write_rows(folder / "mmlu/responses/mmlu_maths.csv", [head, *maths, ["What is a field?\nAnswer:", True, True]])
     write_lines(folder / "mmlu/contaminated_prompts.jsonl", {"eval_prompt": "seen before\nAnswer:"})
-    answers = [["Two trains of nine cars?", True, "18", False, "11, said\nin two lines"], ["leaked", True, "1", True, ""]]
+    answers = [
+        ["Two trains of nine cars?", True, "18", False, "11, said\nin two lines"],
+        ["leaked", True, "1", True, ""],
+    ]
     write_rows(
         folder / "gsm8k/gsm8k_responses.csv",
         [["prompt", STRONG, f"{STRONG}_response", WEAK, f"{WEAK}_response"], *answers],

@@ -67,9 +67,18 @@ def test_the_evals_folder_is_three_benchmarks(tmp_path: Path) -> None:
 
 
 def test_a_csv_of_two_score_columns(tmp_path: Path) -> None:
-    rows = [["prompt", "strong_score", "weak_score", "domain"], ["why", "1", "0.5", "law"], ["a\nb", "true", "False", ""]]
+    rows = [
+        ["prompt", "strong_score", "weak_score", "domain"],
+        ["why", "1", "0.5", "law"],
+        ["a\nb", "true", "False", ""],
+    ]
     (found,) = read_benchmarks(write_rows(tmp_path / "own.csv", rows), default=("big", "small"))
-    assert (found.name, found.strong, found.weak, found.prompts) == ("own", "strong_score", "weak_score", ("why", "a\nb"))
+    assert (found.name, found.strong, found.weak, found.prompts) == (
+        "own",
+        "strong_score",
+        "weak_score",
+        ("why", "a\nb"),
+    )
     assert (found.gain.tolist(), found.base.tolist(), found.domains) == ([1, 1], [0.5, 0], ("law", ""))
 
 

@@ -13,7 +13,17 @@ from edgeroute.converters import convert
 from edgeroute.errors import InputFileError
 from edgeroute.labels import Battle, Outcome, as_record, read_battles, read_outcomes
 
-ARENA = "id model_a model_b prompt response_a response_b winner_model_a winner_model_b winner_tie".split()
+ARENA = [
+    "id",
+    "model_a",
+    "model_b",
+    "prompt",
+    "response_a",
+    "response_b",
+    "winner_model_a",
+    "winner_model_b",
+    "winner_tie",
+]
 
 
 def arena(folder: Path, *rows: tuple[Any, Any, Any, Any]) -> Path:

@@ -27,9 +27,7 @@ def test_all_three_benchmarks_are_read_without_contaminated_prompts(folder: Path
         ("What is a field?", "maths", [1, 1]),
     ]
     assert found["gsm8k"] == [
-        Outcome(
-            "Two trains of nine cars?", {STRONG: 1, WEAK: 0}, source="routellm_gsm8k", domain="math_word_problem"
-        )
+        Outcome("Two trains of nine cars?", {STRONG: 1, WEAK: 0}, source="routellm_gsm8k", domain="math_word_problem")
     ]
     # First turn, mean of both turns over ten; question 2 goes since its second turn is on the list.
     assert [(each.prompt, each.scores) for each in found["mt_bench"]] == [
@@ -57,7 +55,9 @@ def test_what_is_missing_or_bad_is_named(folder: Path) -> None:
     with pytest.raises(InputFileError, match=r"mmlu_law\.csv, line 2: expected a column of True and False per model"):
         read_evals(folder)
     write_rows(file, [["prompt", STRONG], ["why", True], ["how", ""]])
-    with pytest.raises(InputFileError, match=r"mmlu_law\.csv, line 3, gpt-4-1106-preview: expected a score from 0 to 1"):
+    with pytest.raises(
+        InputFileError, match=r"mmlu_law\.csv, line 3, gpt-4-1106-preview: expected a score from 0 to 1"
+    ):
         read_evals(folder)
     for path in (folder / "mmlu/responses").iterdir():
         path.unlink()

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from edgeroute.errors import CalibrationError
 from edgeroute.noise import NOISES, PREFIXES, disturb, pad, polite, robustness, typos
 
-PROMPTS = ["Explain carefully the difference between numbers under binary notation: 128, 256.", "x = f(y)", "What is an integral?", ""]
+PROMPTS = [
+    "Explain carefully the difference between numbers under binary notation: 128, 256.",
+    "x = f(y)",
+    "What is an integral?",
+    "",
+]
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -67,8 +72,8 @@ def test_flips_are_counted_at_the_clean_threshold() -> None:
 
 
 def test_other_shares_and_constant_scores() -> None:
-    clean, noisy = [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.0]
-    assert robustness("r", "m", "typos", clean, noisy, strong_share=0.25).flips == 0.25
+    clean, noisy = [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.0, 0.4]
+    assert [robustness("r", "m", "typos", clean, noisy, share).flips for share in (0.25, 0.75)] == [0, 0.25]
     assert robustness("r", "m", "typos", [0.5, 0.5], [0.5, 0.5]).rank_correlation is None
     with pytest.raises(CalibrationError, match="same prompts"):
         robustness("r", "m", "typos", [0.1], [0.1, 0.2])

@@ -26,7 +26,7 @@ def benchmark(prompts: list[str], domains: list[str] | None = None, seed: int = 
         ("Что такое кольцо?", "Cyrillic"),
         ("什么是环？", "Chinese"),
         ("リングとは何ですか", "Japanese"),
-        ("環とは何か", "Japanese"),
+        ("量子力学入門を説明", "Japanese"),
         ("고리는 무엇입니까", "Korean"),
         ("ما هي الحلقة", "Arabic"),
         ("Translate into Russian: кот", "Latin"),

@@ -40,7 +40,7 @@ def test_a_table_of_bundles_and_baselines(run: Run, data: Path, two: tuple[Path,
     assert (done.code, done.err) == (0, "")
     table, savings, differences = done.out.strip().split("\n\n")
     assert table.split("\n")[0].split() == (
-        "benchmark router n weak strong APGR exact CPT20 CPT50 CPT80 AUC ECE".split()
+        ["benchmark", "router", "n", "weak", "strong", "APGR", "exact", "CPT20", "CPT50", "CPT80", "AUC", "ECE"]
     )
     rows = [line.split() for line in table.split("\n")[1:]]
     assert [row[1] for row in rows] == ["tiny", "other", "random", "length", "oracle"]
