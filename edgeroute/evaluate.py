@@ -1,19 +1,29 @@
-"""Score a file of outcomes with a router and say what routing by it would be worth."""
+"""Score a benchmark with a router, or with a baseline, and say what routing by the scores would be worth."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .errors import InputFileError
-from .labels import Outcome, read_outcomes
-from .metrics import Interval, apgr, auc, bootstrap, cpt
+from .benchmarks import Benchmark
+from .errors import CalibrationError
+from .metrics import (
+    Difference,
+    Form,
+    Interval,
+    apgr,
+    auc,
+    bootstrap,
+    calibration_error,
+    cpt,
+    paired_bootstrap,
+    share_for_quality,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,17 +31,57 @@ if TYPE_CHECKING:
     from .router import Router
 
 CHUNK = 256
+ROUNDS = 1000
+KEPT = 0.95
+"""RouteLLM's headline: strong calls for 95% of the strong model's own score."""
+BASELINES = ("random", "length", "oracle")
+
+
+Columns = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
+"""Scores, gain and base, ``[n]`` each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a call of each model costs, in dollars. Every call costs the same, whatever the prompt; routing is free."""
+
+    strong: float
+    weak: float
+
+    def __post_init__(self) -> None:
+        if not self.strong > self.weak >= 0:
+            raise CalibrationError(
+                f"expected a strong model that costs more than the weak one, found {self.strong:g} and {self.weak:g}"
+            )
+
+    def saved(self, strong_share: float) -> tuple[float, float]:
+        """Dollars that a call saves on average against strong calls only, and the same as a fraction of their cost."""
+        dollars = (1 - strong_share) * (self.strong - self.weak)
+        return dollars, dollars / self.strong
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """How much of the gap is recovered for how many strong calls; CPT are shares of strong calls."""
+
+    apgr: Interval
+    cpt_20: float
+    cpt_50: float
+    cpt_80: float
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A router on one benchmark, for one pair of models. Shares and qualities are fractions.
+    """A router on one benchmark, for one pair of models. Shares and qualities are fractions; intervals are 95%.
 
-    ``apgr`` and the call-performance thresholds are RouteLLM's (``compat``); ``apgr_exact`` takes every distinct score
-    as a threshold. ``auc`` separates prompts where the strong model's answer was strictly better from the others.
-    Intervals are 95%, over resampled prompts.
+    ``compat`` is RouteLLM's form, ``exact`` takes every distinct score as a threshold. ``share_for_95`` is the share of
+    strong calls for 95% of the strong model's own score, 0 where the weak model alone reaches it (``exact``);
+    ``saved_dollars`` is what a call then saves on average, ``saved_fraction`` the same of the cost of strong calls
+    only. ``auc`` separates prompts on which the strong model was strictly better. ``calibration_error`` is expected
+    |score - outcome|, ``None`` for baselines whose score is no probability.
     """
 
+    router: str
     benchmark: str
     split: str
     n: int
@@ -39,28 +89,23 @@ class Evaluation:
     weak: str
     strong_quality: float
     weak_quality: float
-    apgr: Interval
-    apgr_exact: Interval
-    cpt_50: float
-    cpt_80: float
-    auc: Interval
+    compat: Recovered
+    exact: Recovered
+    share_for_95: Interval
+    saved_dollars: float | None
+    saved_fraction: float | None
+    auc: Interval | None
+    calibration_error: float | None
 
 
-def benchmark_name(path: str | os.PathLike[str]) -> str:
-    """A file's name without its endings: what tables call the benchmark."""
-    return Path(path).name.split(".")[0]
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The difference in ``compat`` APGR of a router to another one on the same prompts, resampled together."""
 
-
-def read_pair(path: str | os.PathLike[str], strong: str, weak: str, split: str | None) -> list[Outcome]:
-    """The outcomes of a file that hold both models. Raises ``InputFileError`` when there are none."""
-    outcomes = list(read_outcomes(path, split=split))
-    both = [each for each in outcomes if strong in each.scores and weak in each.scores and each.prompt.strip()]
-    if not both:
-        models = sorted({model for each in outcomes for model in each.scores})
-        where = f"the split {split} of {path}" if split else f"{path}"
-        have = ", ".join(models) or "none"
-        raise InputFileError(f"{where} has no outcomes of both {strong} and {weak}; it has {have}")
-    return both
+    router: str
+    against: str
+    benchmark: str
+    difference: Difference
 
 
 def score_all(
@@ -74,26 +119,82 @@ def score_all(
     return scores
 
 
-def evaluate(
-    benchmark: str, outcomes: Sequence[Outcome], scores: NDArray[np.float32], strong: str, weak: str
-) -> Evaluation:
-    """All metrics of ``scores``, float32 ``[len(outcomes)]``, on outcomes that hold both models.
+def baseline_scores(name: str, benchmark: Benchmark, seed: int = 0) -> NDArray[np.float64]:
+    """Scores, float64 ``[n]``, of ``random``, ``length`` (characters) or ``oracle`` (what a strong call gains)."""
+    if name == "random":
+        return np.random.default_rng(seed).random(len(benchmark.prompts))
+    if name == "length":
+        return np.array([float(len(prompt)) for prompt in benchmark.prompts])
+    if name == "oracle":
+        # Ties are broken at random: RouteLLM's ten bins of three distinct values would be two.
+        return benchmark.gain - benchmark.base + 1e-6 * np.random.default_rng(seed).random(len(benchmark.prompts))
+    raise CalibrationError(f"expected a baseline of {', '.join(BASELINES)}, found {name!r}")
 
-    Raises ``CalibrationError`` when the pair has no gap, or one model is better on every prompt.
+
+def evaluate(
+    router: str,
+    benchmark: Benchmark,
+    scores: ArrayLike,
+    *,
+    ties: Literal["weak", "half"] | None = None,
+    prices: Prices | None = None,
+    rounds: int = ROUNDS,
+) -> Evaluation:
+    """All metrics of ``scores``, ``[n]``, on a benchmark.
+
+    ``ties`` says how the router's score counts a tie, which its calibration is measured against; ``None`` where the
+    score is no probability. Raises ``CalibrationError`` when scores and prompts do not match.
     """
-    gain = np.array([each.scores[strong] for each in outcomes])
-    base = np.array([each.scores[weak] for each in outcomes])
+    columns = np.asarray(scores, np.float64), benchmark.gain, benchmark.base
+    share = bootstrap(partial(share_for_quality, fraction=KEPT), *columns, rounds=rounds)
+    dollars, fraction = prices.saved(share.value) if prices else (None, None)
     return Evaluation(
-        benchmark=benchmark,
-        split=outcomes[0].split,
-        n=len(outcomes),
-        strong=strong,
-        weak=weak,
-        strong_quality=float(gain.mean()),
-        weak_quality=float(base.mean()),
-        apgr=bootstrap(apgr, scores, gain, base),
-        apgr_exact=bootstrap(partial(apgr, form="exact"), scores, gain, base),
-        cpt_50=cpt(scores, gain, base, 0.5),
-        cpt_80=cpt(scores, gain, base, 0.8),
-        auc=bootstrap(lambda score, high, low: auc(score, high > low), scores, gain, base),
+        router=router,
+        benchmark=benchmark.name,
+        split=benchmark.split,
+        n=len(benchmark.prompts),
+        strong=benchmark.strong,
+        weak=benchmark.weak,
+        strong_quality=float(benchmark.gain.mean()),
+        weak_quality=float(benchmark.base.mean()),
+        compat=_recovered(columns, "compat", rounds),
+        exact=_recovered(columns, "exact", rounds),
+        share_for_95=share,
+        saved_dollars=dollars,
+        saved_fraction=fraction,
+        auc=_auc(columns, rounds),
+        calibration_error=None if ties is None else calibration_error(columns[0], strong_better(benchmark, ties)),
     )
+
+
+def strong_better(benchmark: Benchmark, ties: Literal["weak", "half"]) -> NDArray[np.float64]:
+    """1 where the strong model was strictly better, 0 where the weak one was, and ties as the router counts them."""
+    sign = np.sign(benchmark.gain - benchmark.base)
+    return np.where(sign == 0, 0.5 if ties == "half" else 0.0, sign > 0)
+
+
+def compare(
+    benchmark: Benchmark, scores: Mapping[str, ArrayLike], against: str, rounds: int = ROUNDS
+) -> list[Comparison]:
+    """Every other router of ``scores`` against one of them, by a paired bootstrap test."""
+    outcomes = benchmark.gain, benchmark.base
+    return [
+        Comparison(
+            name, against, benchmark.name, paired_bootstrap(apgr, mine, scores[against], *outcomes, rounds=rounds)
+        )
+        for name, mine in scores.items()
+        if name != against
+    ]
+
+
+def _recovered(columns: Columns, form: Form, rounds: int) -> Recovered:
+    area = bootstrap(partial(apgr, form=form), *columns, rounds=rounds)
+    return Recovered(area, *(cpt(*columns, recovered, form) for recovered in (0.2, 0.5, 0.8)))
+
+
+def _auc(columns: Columns, rounds: int) -> Interval | None:
+    """``None`` where the strong model is strictly better on every prompt or on none."""
+    better = columns[1] > columns[2]
+    if better.all() or not better.any():
+        return None
+    return bootstrap(auc, columns[0], better, rounds=rounds)

@@ -7,16 +7,15 @@ A battle is ``{"prompt", "model_a", "model_b", "winner"}`` with ``winner`` one o
 
 from __future__ import annotations
 
-import gzip
-import json
+import dataclasses
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .errors import InputFileError
+from .tables import read_json_rows
 
 Winner = Literal["a", "b", "tie", "b_or_tie"]
 
@@ -81,24 +80,13 @@ def read_outcomes(path: str | os.PathLike[str], *, split: str | None = None) -> 
         )
 
 
+def as_record(label: Battle | Outcome) -> dict[str, Any]:
+    """A label as the JSON object that its reader takes; fields that are empty are left out."""
+    return {key: value for key, value in dataclasses.asdict(label).items() if value != ""}
+
+
 def _rows(path: str | os.PathLike[str], split: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    name = Path(path).name
-    try:
-        with gzip.open(path) if name.endswith(".gz") else open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                where = f"{name}, line {number}"
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    raise InputFileError(f"{where}: not a JSON object in UTF-8") from None
-                if not isinstance(row, dict):
-                    raise InputFileError(f"{where}: expected a JSON object")
-                if split is None or row.get("split") == split:
-                    yield where, row
-    except (OSError, EOFError) as error:
-        raise InputFileError(f"{path} cannot be read: {error}") from None
+    return (each for each in read_json_rows(path) if split is None or each[1].get("split") == split)
 
 
 def _text(row: dict[str, Any], key: str, where: str, default: str | None = None) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgeroute import Router
+from edgeroute.benchmarks import read_benchmarks
 from edgeroute.bundle import open_bundle
-from edgeroute.evaluate import evaluate, read_pair, score_all
+from edgeroute.evaluate import evaluate, score_all
 from edgeroute.store import shipped_folder, shipped_index
 from edgeroute.verify import verify
 
@@ -53,9 +54,10 @@ def test_what_the_wheel_carries_stays_below_30_mb() -> None:
 
 def test_default_separates_easy_from_demanding_prompts(default: Router) -> None:
     pair = default.manifest.pair
-    outcomes = read_pair(ROOT / "tests" / "probe.jsonl", pair.strong, pair.weak, "probe")
-    result = evaluate("probe", outcomes, score_all(default, [each.prompt for each in outcomes]), pair.strong, pair.weak)
+    (probe,) = read_benchmarks(ROOT / "tests" / "probe.jsonl", pair.strong, pair.weak, split="probe")
+    result = evaluate("default", probe, score_all(default, probe.prompts), rounds=1)
     assert result.n == 60
+    assert result.auc is not None
     assert result.auc.value > 0.5
 
 
@@ -79,10 +81,10 @@ def test_quality_receipts_can_be_had_again(default: Router) -> None:
     if not path.exists():
         pytest.skip("needs the label files beside the repository")
     (receipt,) = (each for each in default.manifest.quality if each.benchmark == "outcomes_gsm8k")
-    outcomes = read_pair(path, pair.strong, pair.weak, "dev")
-    result = evaluate("gsm8k", outcomes, score_all(default, [each.prompt for each in outcomes]), pair.strong, pair.weak)
+    (gsm8k,) = read_benchmarks(path, pair.strong, pair.weak, split="dev")
+    result = evaluate("default", gsm8k, score_all(default, gsm8k.prompts), rounds=1)
     assert result.n == receipt.n
-    assert result.apgr.value == pytest.approx(receipt.value, abs=0.02)  # another CPU's int8 products
+    assert result.compat.apgr.value == pytest.approx(receipt.value, abs=0.02)  # another CPU's int8 products
 
 
 def test_memory_after_load_stays_below_200_mb() -> None:

@@ -2,76 +2,153 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from .. import evaluate as library
-from ..evaluate import Evaluation
+from ..benchmarks import Benchmark, read_benchmarks
+from ..errors import EdgeRouteError
+from ..evaluate import BASELINES, Comparison, Evaluation, Prices
+from ..noise import NOISES, Robustness, disturb, robustness
+from ..plots import check_plot, plot_curves
 from ..router import Router
+from ..slices import Slice, slice_up
 from .commands import CORE
+from .evaluation_tables import write_csv, write_tables
 from .output import write_json
 from .progress import Progress
 
-HEADER = (
-    f"{'bundle':<14} {'benchmark':<22} {'n':>6} {'weak':>6} {'strong':>6}  {'APGR':<22} {'exact':>6} "
-    f"{'CPT50':>6} {'CPT80':>6} {'AUC':>6}"
-)
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NOISE_PROMPTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that one run found, as it is printed."""
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    slices: list[Slice] = field(default_factory=list)
+    robustness: list[Robustness] = field(default_factory=list)
 
 
 @click.command("evaluate", short_help=CORE["evaluate"])
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--model", multiple=True, metavar="NAME|PATH", help="A bundle; may be repeated. Default: the default one."
-)
-@click.option("--strong", help="The strong model's name in the file. Default: the bundle's own.")
-@click.option("--weak", help="The weak model's name in the file. Default: the bundle's own.")
-@click.option("--split", help="Only rows of this split. Default: all rows.")
-@click.option("--threads", type=click.IntRange(1), help="Threads. Default: what this process may use.")
+@click.argument("files", nargs=-1, required=True, metavar="PATHS...", type=click.Path(exists=True, path_type=Path))
+@click.option("--model", "models", multiple=True, metavar="NAME|PATH", help="A bundle; may be repeated.")
+@click.option("--strong", help="The strong model's name, or its CSV column.  [default: the first bundle's]")
+@click.option("--weak", help="The weak model's name, or its CSV column.  [default: the first bundle's]")
+@click.option("--split", help="Only rows of this split.  [default: all rows]")
+@click.option("--max-score", type=click.FloatRange(0, min_open=True), default=1, help="The best mark of a CSV.")
+@click.option("--price-strong", type=click.FloatRange(0), help="Dollars a call of the strong model costs.")
+@click.option("--price-weak", type=click.FloatRange(0), help="Dollars a call of the weak model costs.")
+@click.option("--baselines/--no-baselines", default=True, help="Show random, length and oracle.  [default: show]")
+@click.option("--slices", is_flag=True, help="APGR by prompt length, script and domain as well.")
+@click.option("--noise", is_flag=True, help=f"Score up to {NOISE_PROMPTS} prompts again with padding, typos, courtesy.")
+@click.option("--rounds", type=click.IntRange(1), default=library.ROUNDS, show_default=True, help="Bootstrap rounds.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random router and of the noise.")
+@click.option("--threads", type=click.IntRange(1), help="Threads.  [default: what this process may use]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate(
-    files: tuple[Path, ...],
-    model: tuple[str, ...],
-    strong: str | None,
-    weak: str | None,
-    split: str | None,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Evaluate bundles on outcome FILES: JSON Lines, plain or gzip, of {"prompt", "scores": {model: 0..1}}.
+@click.option("--csv", "csv_path", metavar="PATH", help="Write the first table there as CSV.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write quality against strong calls there (.png, .svg).")
+def evaluate(files: tuple[Path, ...], models: tuple[str, ...], **options: Any) -> None:
+    """Evaluate bundles on PATHS: RouteLLM's evals folder (or mmlu, gsm8k, mt_bench in it); JSON Lines, plain or gzip,
+    of {"prompt", "scores": {model: 0..1}}; or CSV with prompt, strong_score, weak_score.
 
-    APGR is the average performance gap recovered, CPT50 the share of strong calls that recovers half of the gap, both
-    as RouteLLM computes them (eleven thresholds); "exact" is APGR over every threshold. Random routing has an APGR of
-    0.5. AUC separates the prompts on which the strong model was strictly better. Brackets hold 95% intervals.
+    APGR is the average performance gap recovered: 0.5 for random routing, whatever the models. CPT50 is the share of
+    strong calls that recovers half of the gap, both as RouteLLM computes them (eleven thresholds); "exact" is APGR
+    over every threshold. "95%" is the share of strong calls that keeps 95% of the strong model's own score; with
+    prices, what that saves against strong calls only, if every call of a model costs the same. AUC separates the
+    prompts on which the strong model was strictly better; ECE is the score's calibration error. Brackets hold 95%
+    bootstrap intervals. "length" routes long prompts to the strong model: a router no better than that has learnt no
+    more. Every row is tested against the first bundle on the same resamples. Scripts stand for languages.
     """
-    results: list[tuple[str, Evaluation]] = []
-    progress = Progress()
-    for name in model or (None,):
-        router = Router.load(name, threads=threads)
-        pair = strong or router.manifest.pair.strong, weak or router.manifest.pair.weak
-        for path in files:
-            outcomes = library.read_pair(path, *pair, split)
-            label, count = library.benchmark_name(path), len(outcomes)
+    prices = _prices(options["price_strong"], options["price_weak"])
+    if options["plot"]:
+        check_plot(options["plot"])
+    routers = _load(models, options["threads"])
+    pair = next(iter(routers.values())).manifest.pair
+    results, panels = Results(), []
+    for path in files:
+        for benchmark in read_benchmarks(
+            path,
+            options["strong"],
+            options["weak"],
+            default=(pair.strong, pair.weak),
+            split=options["split"],
+            max_score=options["max_score"],
+        ):
+            panels.append((benchmark, _evaluate(results, routers, benchmark, prices, options)))
+    if options["csv_path"]:
+        write_csv(options["csv_path"], results.evaluations)
+    if options["plot"]:
+        plot_curves(options["plot"], panels)
+    write_json(results) if options["as_json"] else write_tables(results)
 
-            def show(done: int, label: str = label, count: int = count) -> None:
-                progress.show(lambda: f"{label}: {done} of {count} prompts scored")
 
-            scores = library.score_all(router, [each.prompt for each in outcomes], show)
-            results.append((router.manifest.name, library.evaluate(label, outcomes, scores, *pair)))
+def _evaluate(
+    results: Results, routers: dict[str, Router], benchmark: Benchmark, prices: Prices | None, options: dict[str, Any]
+) -> dict[str, NDArray[Any]]:
+    """Add one benchmark's results; returns the scores of each router and baseline, ``[n]``."""
+    progress, rounds, seed = Progress(), options["rounds"], options["seed"]
+    scores: dict[str, NDArray[Any]] = {}
+    for name, router in routers.items():
+        label = f"{name} on {benchmark.name}"
+        scores[name] = library.score_all(router, benchmark.prompts, _shown(progress, label, len(benchmark.prompts)))
+        if options["noise"]:
+            results.robustness.extend(_noise(name, router, benchmark, scores[name], seed, progress))
+    first = next(iter(scores))
+    if options["baselines"]:
+        scores |= {name: library.baseline_scores(name, benchmark, seed) for name in BASELINES}
+    for name, each in scores.items():
+        progress.show(lambda name=name: f"{name} on {benchmark.name}: intervals")  # type: ignore[misc]
+        ties = routers[name].manifest.training.ties if name in routers else None
+        results.evaluations.append(library.evaluate(name, benchmark, each, ties=ties, prices=prices, rounds=rounds))
+        if options["slices"]:
+            results.slices.extend(slice_up(name, benchmark, each))
+    results.comparisons.extend(library.compare(benchmark, scores, first, rounds))
     progress.clear()
-    if as_json:
-        write_json([{"bundle": name, **asdict(result)} for name, result in results])
-        return
-    click.echo(HEADER)
-    for name, result in results:
-        click.echo(_row(name, result))
+    return scores
 
 
-def _row(name: str, result: Evaluation) -> str:
-    apgr = f"{result.apgr.value:.3f} [{result.apgr.low:.3f}, {result.apgr.high:.3f}]"
-    return (
-        f"{name:<14} {result.benchmark:<22} {result.n:>6} {result.weak_quality:>6.3f} {result.strong_quality:>6.3f}  "
-        f"{apgr:<22} {result.apgr_exact.value:>6.3f} {result.cpt_50:>6.1%} {result.cpt_80:>6.1%} "
-        f"{result.auc.value:>6.3f}"
-    )
+def _noise(
+    name: str, router: Router, benchmark: Benchmark, clean: NDArray[Any], seed: int, progress: Progress
+) -> list[Robustness]:
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(clean))[:NOISE_PROMPTS])
+    prompts = [benchmark.prompts[i] for i in chosen]
+    found = []
+    for noise in NOISES:
+        show = _shown(progress, f"{name} on {benchmark.name}, {noise}", len(prompts))
+        noisy = library.score_all(router, disturb(prompts, noise, seed), show)
+        found.append(robustness(name, benchmark.name, noise, clean[chosen], noisy))
+    return found
+
+
+def _load(models: tuple[str, ...], threads: int | None) -> dict[str, Router]:
+    """Routers by the names that tables show: the bundle's, or what was asked for where two bundles share one."""
+    loaded = [(name, Router.load(name, threads=threads)) for name in models or (None,)]
+    names = [router.manifest.name for _, router in loaded]
+    found: dict[str, Router] = {}
+    for asked, router in loaded:
+        own = router.manifest.name
+        name = own if asked is None or (names.count(own) == 1 and own not in BASELINES) else asked
+        if name in found:
+            raise EdgeRouteError(f"the bundle {name} was named twice")
+        found[name] = router
+    return found
+
+
+def _prices(strong: float | None, weak: float | None) -> Prices | None:
+    if (strong is None) != (weak is None):
+        raise click.UsageError("Give --price-strong and --price-weak, or neither.")
+    return None if strong is None or weak is None else Prices(strong, weak)
+
+
+def _shown(progress: Progress, label: str, count: int) -> Callable[[int], None]:
+    return lambda done: progress.show(lambda: f"{label}: {done} of {count} prompts scored")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import edgeroute
+from edgeroute.benchmarks import benchmark_name
 from edgeroute.errors import BundleError
-from edgeroute.evaluate import benchmark_name
 from edgeroute.labels import Outcome, read_battles, read_outcomes
 from edgeroute.manifest import FORMAT, TOKENIZER, TextPolicy
 from edgeroute.session import Session

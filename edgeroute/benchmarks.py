@@ -1,0 +1,116 @@
+"""What a router is evaluated on: prompts, and what the answers of two models to them were worth."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import InputFileError
+from .evals import read_evals
+from .labels import Outcome, read_outcomes
+from .tables import is_csv, parse_score, read_csv_rows, read_header, require
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SCORE_COLUMNS = "strong_score", "weak_score"
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """Prompts with outcomes of one pair of models.
+
+    ``gain`` and ``base``, float64 ``[n]`` from 0 to 1, are what the strong and the weak model's answers were worth;
+    ``domains`` has an empty string where a prompt has none.
+    """
+
+    name: str
+    strong: str
+    weak: str
+    prompts: tuple[str, ...]
+    domains: tuple[str, ...]
+    gain: NDArray[np.float64]
+    base: NDArray[np.float64]
+    split: str = ""
+
+
+def benchmark_name(path: str | os.PathLike[str]) -> str:
+    """A file's name without its endings: what tables call the benchmark."""
+    return Path(path).name.split(".")[0]
+
+
+def read_benchmarks(
+    path: str | os.PathLike[str],
+    strong: str | None = None,
+    weak: str | None = None,
+    *,
+    default: tuple[str, str] = SCORE_COLUMNS,
+    split: str | None = None,
+    max_score: float = 1.0,
+) -> list[Benchmark]:
+    """The benchmarks of a folder or file: RouteLLM's ``evals``, a CSV, or JSON Lines of outcomes.
+
+    ``strong`` and ``weak`` name the models, or the score columns of a CSV; without them a CSV's ``strong_score`` and
+    ``weak_score`` count, and ``default`` elsewhere. ``max_score`` is the best mark of a CSV. Raises ``InputFileError``
+    for what cannot be read, names that are not there, or a pair without a gap.
+    """
+    default = strong or default[0], weak or default[1]
+    if Path(path).is_dir():
+        if split is not None:
+            raise InputFileError(f"{path}: RouteLLM's evals folder has no splits, {split!r} was asked for")
+        return [pair_up(name, outcomes, *default) for name, outcomes in read_evals(path).items()]
+    name = benchmark_name(path)
+    if not is_csv(path):
+        return [pair_up(name, list(read_outcomes(path, split=split)), *default, split=split)]
+    pair = (strong or SCORE_COLUMNS[0], weak or SCORE_COLUMNS[1])
+    if (strong, weak) == (None, None) and not set(SCORE_COLUMNS) <= set(read_header(path)):
+        pair = default if set(default) <= set(read_header(path)) else pair
+    return [pair_up(name, read_score_csv(path, pair, split=split, max_score=max_score), *pair, split=split)]
+
+
+def read_score_csv(
+    path: str | os.PathLike[str],
+    columns: tuple[str, str],
+    names: tuple[str, str] | None = None,
+    *,
+    split: str | None = None,
+    max_score: float = 1.0,
+) -> list[Outcome]:
+    """Outcomes of a CSV with ``prompt`` and two score columns; ``domain``, ``source`` and ``split`` where it has them.
+
+    ``names``: what the models are called, by default as their columns. Raises ``InputFileError``.
+    """
+    models, found = names or columns, []
+    for where, row in read_csv_rows(path, ["prompt", *columns, *(["split"] if split is not None else [])]):
+        if split is None or row["split"] == split:
+            marks = [parse_score(row[column], f"{where}, {column}", max_score) for column in columns]
+            more = {key: row.get(key, "") for key in ("split", "source", "domain")}
+            found.append(Outcome(row["prompt"], dict(zip(models, marks, strict=True)), **more))
+    return found
+
+
+def pair_up(name: str, outcomes: Sequence[Outcome], strong: str, weak: str, *, split: str | None = None) -> Benchmark:
+    """A benchmark of the outcomes that hold both models; prompts of blanks are left out.
+
+    Raises ``InputFileError``: no rows, a model that no row has, or a strong model that is no better than the weak one.
+    """
+    where = f"{name}, split {split}," if split else name
+    if not outcomes:
+        raise InputFileError(f"{where} has no rows")
+    require([strong, weak], sorted({model for each in outcomes for model in each.scores}), where)
+    both = [each for each in outcomes if strong in each.scores and weak in each.scores and each.prompt.strip()]
+    if not both:
+        raise InputFileError(f"{where} has no prompt that both {strong} and {weak} answered")
+    gain, base = (np.array([each.scores[model] for each in both]) for model in (strong, weak))
+    if gain.mean() <= base.mean():
+        raise InputFileError(
+            f"{where}: {strong} scores {gain.mean():.3f} and {weak} {base.mean():.3f}, so there is no gap to recover; "
+            "were the strong and the weak model swapped?"
+        )
+    texts, domains = tuple(each.prompt for each in both), tuple(each.domain for each in both)
+    return Benchmark(name, strong, weak, texts, domains, gain, base, split or "")

@@ -1,0 +1,123 @@
+"""Rows of CSV and JSON Lines files, plain or gzip, each with its place for an error message."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import difflib
+import gzip
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from .errors import InputFileError
+
+if TYPE_CHECKING:
+    import _csv
+
+MAX_FIELD_BYTES = 64 << 20
+_MARKS = {"true": 1.0, "false": 0.0}
+
+
+def read_json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ``("file, line n", object)`` of a JSON Lines file; blank lines are passed over.
+
+    Raises ``InputFileError`` naming file and line.
+    """
+    name = Path(path).name
+    try:
+        with _opened(path) as file:
+            for number, line in enumerate(file, 1):
+                where = f"{name}, line {number}"
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    raise InputFileError(f"{where}: not a JSON object in UTF-8") from None
+                if not isinstance(row, dict):
+                    raise InputFileError(f"{where}: expected a JSON object")
+                yield where, row
+    except (OSError, EOFError) as error:
+        raise InputFileError(f"{path} cannot be read: {error}") from None
+
+
+def read_csv_rows(path: str | os.PathLike[str], columns: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield ``("file, line n", row)`` of a CSV file with a header that has all of ``columns``.
+
+    Line numbers are those on which a record ends. Raises ``InputFileError`` naming file, line and missing columns.
+    """
+    name = Path(path).name
+    with _csv_reader(path) as reader:
+        header = next(reader, [])
+        require(columns, header, f"{name}: the CSV header")
+        for fields in reader:
+            where = f"{name}, line {reader.line_num}"
+            if fields and len(fields) != len(header):
+                raise InputFileError(f"{where}: expected {len(header)} fields, found {len(fields)}")
+            if fields:
+                yield where, dict(zip(header, fields, strict=True))
+
+
+def read_header(path: str | os.PathLike[str]) -> list[str]:
+    """The column names of a CSV file."""
+    with _csv_reader(path) as reader:
+        return next(reader, [])
+
+
+def is_csv(path: str | os.PathLike[str]) -> bool:
+    """Whether a file's name says CSV, plain or gzip."""
+    return Path(path).name.lower().removesuffix(".gz").endswith(".csv")
+
+
+def require(wanted: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise ``InputFileError`` for each name of ``wanted`` that ``known`` lacks, with those that come near."""
+    names = list(dict.fromkeys(known))
+    missing = [each for each in dict.fromkeys(wanted) if each not in names]
+    if missing:
+        listed = ", ".join(map(repr, missing))
+        raise InputFileError(f"{where} has no {listed}; {_nearest(missing, names)}")
+
+
+def parse_score(value: object, where: str, max_score: float = 1.0) -> float:
+    """A mark as a fraction of ``max_score``: a number from 0 to it, or true and false. Raises ``InputFileError``."""
+    text = str(value).strip().lower()
+    try:
+        number = _MARKS[text] * max_score if text in _MARKS else float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= max_score:  # NaN too
+        raise InputFileError(
+            f"{where}: expected a score from 0 to {max_score:g}, or true or false; if marks go higher, say the highest"
+        )
+    return number / max_score
+
+
+@contextlib.contextmanager
+def _csv_reader(path: str | os.PathLike[str]) -> Iterator[_csv.Reader]:
+    csv.field_size_limit(MAX_FIELD_BYTES)
+    try:
+        with _opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+            yield csv.reader(file, strict=True)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputFileError(f"{Path(path).name} is not CSV in UTF-8: {error}") from None
+    except (OSError, EOFError) as error:
+        raise InputFileError(f"{path} cannot be read: {error}") from None
+
+
+def _nearest(missing: Sequence[str], names: Sequence[str]) -> str:
+    # A CSV file without a header has a prompt for its first line, and no message may hold one.
+    lower = {name.lower(): name for name in names if len(name) <= 64 and not any(map(str.isspace, name))}
+    close = [lower[each] for word in missing for each in difflib.get_close_matches(word.lower(), lower, 3, 0.4)]
+    if close:
+        return f"near ones are {', '.join(map(repr, dict.fromkeys(close)))}"
+    shown = ", ".join(map(repr, list(lower.values())[:20])) + (", …" if len(lower) > 20 else "")
+    return f"it has {shown or len(names)}" if names else "it is empty"
+
+
+def _opened(path: str | os.PathLike[str]) -> BinaryIO:
+    return gzip.open(path) if Path(path).name.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
