@@ -85,6 +85,18 @@ def as_record(label: Battle | Outcome) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(label).items() if value != ""}
 
 
+def read_scores(path: str | os.PathLike[str]) -> Iterator[tuple[str, float]]:
+    """Yield (prompt, score) of a file of ``{"prompt", "score"}``, scores from 0 to 1: what a teacher says.
+
+    Raises ``InputFileError`` naming file, line and what is wrong.
+    """
+    for where, row in _rows(path, None):
+        score = row.get("score")
+        if not _is_unit(score):
+            raise InputFileError(f'{where}: expected "score", a number from 0 to 1')
+        yield _text(row, "prompt", where), float(score)  # type: ignore[arg-type]  # checked above
+
+
 def _rows(path: str | os.PathLike[str], split: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     return (each for each in read_json_rows(path) if split is None or each[1].get("split") == split)
 

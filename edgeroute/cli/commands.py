@@ -25,9 +25,12 @@ CORE = {
 }
 EXTRAS = {
     "train": "Train a router from preference data.",
+    "distill": "Train a small router on what a teacher says.",
     "export": "Export a trained router as a bundle.",
 }
-"""Commands that need the extra of their name. Their help stands here, since asking them would import torch."""
+"""Commands of heavier packages. Their help stands here, since asking them would import torch."""
+_EXTRA_OF = {"distill": "train"}
+"""The extra that a command needs, where it has another name."""
 
 
 class CommandGroup(click.Group):
@@ -89,5 +92,5 @@ def _is_ours(error: ModuleNotFoundError) -> bool:
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> MissingExtraError:
-    what = f'pip install "edgeroute[{name}]"' if name in EXTRAS else f"pip install {error.name}"
+    what = f'pip install "edgeroute[{_EXTRA_OF.get(name, name)}]"' if name in EXTRAS else f"pip install {error.name}"
     return MissingExtraError(f"the command {name} needs {error.name}, which is not installed: run {what}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,21 +19,40 @@ def load_encoder(source: str, digest: str | None = None) -> tuple[Any, bytes]:
     ``digest`` is the SHA-256 over names and bytes of the weights that ``edgeroute train`` recorded. Raises
     ``BundleError`` when nothing loads, the weights are others, or the tokenizer is not a fast one.
     """
-    try:
-        model = AutoModel.from_pretrained(source, trust_remote_code=False).eval()
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"no encoder at {source}: give --encoder a local folder or a hub name ({error})") from None
+    model, tokenizer = load_checkpoint(source, AutoModel)
     if digest is not None and (found := weights_digest(model)) != digest:
         raise BundleError(
             f"the encoder at {source} is not the one trained on: expected weights {digest}, found {found}"
         )
+    return model, tokenizer_json(tokenizer)
+
+
+def load_checkpoint(source: str, auto: Any) -> tuple[Any, Any]:
+    """A Hugging Face model, float32, in evaluation mode, and its fast tokenizer; ``auto`` is the class that loads it.
+
+    Raises ``BundleError`` when nothing loads, weights are missing, or the tokenizer is a slow one.
+    """
+    try:
+        model, info = auto.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    # transformers has a TypeError for a missing tokenizer file
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, pickle.UnpicklingError) as error:
+        raise BundleError(f"no encoder at {source}: give a local folder or a hub name ({error})") from None
+    missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]  # a pooler is not always read
+    if missing or info["mismatched_keys"]:
+        raise BundleError(f"{source} lacks weights of this kind of model: {', '.join(sorted(missing)[:3])}")
     if not tokenizer.is_fast:
         raise BundleError(f"{source} has no tokenizer.json: edgeroute needs a fast tokenizer")
+    return model.float().eval(), tokenizer
+
+
+def tokenizer_json(tokenizer: Any) -> bytes:
+    """A fast tokenizer's file, without truncation or padding."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    return model, backend.to_str().encode()
+    data: bytes = backend.to_str().encode()
+    return data
 
 
 def weights_digest(model: Any) -> str:

@@ -25,7 +25,6 @@ def trace_encoder(checkpoint: str | os.PathLike[str], *, layers: tuple[int, ...]
     ``checkpoint`` is a local folder or a hub name. Layers count from 1; none means the last. Each output is float32
     ``[batch, tokens, width]``. ``token_type_ids``, which BERT asks for, are zeros made inside the graph.
     """
-    from optimum.exporters.onnx import main_export
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
@@ -33,11 +32,43 @@ def trace_encoder(checkpoint: str | os.PathLike[str], *, layers: tuple[int, ...]
     wanted = layers or (depth,)
     if not all(1 <= layer <= depth for layer in wanted):
         raise BundleError(f"the encoder has layers 1 to {depth}; asked for {wanted}")
+    model = _export(checkpoint, "feature-extraction")
+    _derive_token_types(model)
+    _expose_layers(model, wanted, depth)
+    return model
+
+
+def trace_classifier(checkpoint: str | os.PathLike[str], *, padding: int) -> ModelProto:
+    """Return a sequence classifier as ``input_ids``, ``attention_mask`` → ``logits``, float32 ``[batch, labels]``.
+
+    ``padding`` is the checkpoint's padding id. RoBERTa and its kin find positions by it, so ids outside the mask become
+    it inside the graph, whatever the caller padded with.
+    """
+    model = _export(checkpoint, "text-classification")
+    _derive_token_types(model)
+    if padding:
+        _replace_padding(model, padding)
+    return model
+
+
+def trace_decoder(checkpoint: str | os.PathLike[str]) -> ModelProto:
+    """Return a decoder without its language-model head as ``input_ids``, ``attention_mask`` → ``last_hidden_state``.
+
+    Positions count real tokens from 0, derived from the mask inside the graph, so that left padding is right as well.
+    """
+    model = _export(checkpoint, "feature-extraction")
+    _derive_positions(model)
+    return model
+
+
+def _export(checkpoint: str | os.PathLike[str], task: str) -> ModelProto:
+    from optimum.exporters.onnx import main_export
+
     with tempfile.TemporaryDirectory() as folder, quiet():
         main_export(
             str(checkpoint),
             folder,
-            task="feature-extraction",
+            task=task,
             library_name="transformers",
             opset=OPSET,
             do_validation=False,
@@ -46,19 +77,58 @@ def trace_encoder(checkpoint: str | os.PathLike[str], *, layers: tuple[int, ...]
         )
         model = onnx.load(Path(folder) / "model.onnx")
     model.ir_version = IR_VERSION
-    _derive_token_types(model)
-    _expose_layers(model, wanted, depth)
     return model
+
+
+def _derive_positions(model: ModelProto) -> None:
+    """Replace the input ``position_ids`` by the running count of real tokens."""
+    graph = model.graph
+    if not _drop_input(graph, "position_ids"):
+        return
+    constants = {"positions/axis": 1, "positions/one": 1, "positions/zero": 0}
+    graph.initializer.extend(helper.make_tensor(name, TensorProto.INT64, [], [n]) for name, n in constants.items())
+    nodes = [
+        helper.make_node("CumSum", ["attention_mask", "positions/axis"], ["positions/count"]),
+        helper.make_node("Sub", ["positions/count", "positions/one"], ["positions/index"]),
+        helper.make_node("Max", ["positions/index", "positions/zero"], ["position_ids"]),
+    ]
+    _prepend(graph, nodes)
+
+
+def _replace_padding(model: ModelProto, padding: int) -> None:
+    """Let every node read ``padding`` where the mask is 0 in place of what ``input_ids`` holds there."""
+    graph = model.graph
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = "padding/ids" if name == "input_ids" else name
+    graph.initializer.append(helper.make_tensor("padding/id", TensorProto.INT64, [], [padding]))
+    nodes = [
+        helper.make_node("Cast", ["attention_mask"], ["padding/real"], to=TensorProto.BOOL),
+        helper.make_node("Where", ["padding/real", "input_ids", "padding/id"], ["padding/ids"]),
+    ]
+    _prepend(graph, nodes)
+
+
+def _drop_input(graph: onnx.GraphProto, name: str) -> bool:
+    """Take an input off the graph, whose nodes then need another source of that name; whether it was there."""
+    kept = [each for each in graph.input if each.name != name]
+    found = len(kept) < len(graph.input)
+    del graph.input[:]
+    graph.input.extend(kept)
+    return found
+
+
+def _prepend(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    for node in reversed(nodes):
+        node.name = node.output[0]
+        graph.node.insert(0, node)
 
 
 def _derive_token_types(model: ModelProto) -> None:
     """Replace the input ``token_type_ids`` by zeros in the shape of ``input_ids``."""
     graph = model.graph
-    kept = [each for each in graph.input if each.name != "token_type_ids"]
-    if len(kept) == len(graph.input):
+    if not _drop_input(graph, "token_type_ids"):
         return
-    del graph.input[:]
-    graph.input.extend(kept)
     graph.node.insert(0, helper.make_node("Sub", ["input_ids", "input_ids"], ["token_type_ids"], name="token_types"))
 
 

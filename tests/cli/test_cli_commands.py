@@ -103,6 +103,8 @@ def test_a_missing_extra_is_said_with_its_name(
     entry("train", value)
     needs = "Error: the command train needs a_package_that_is_nowhere, which is not installed: run pip install "
     assert run("train", *more) == (1, "", needs + '"edgeroute[train]"\n')
+    entry("distill", value)
+    assert run("distill", *more).err.endswith('run pip install "edgeroute[train]"\n')
     entry("other", value)
     assert run("other", *more).err.endswith("run pip install a_package_that_is_nowhere\n")
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from .classifier_command import KINDS, distill, train_command
+
+__all__ = ["distill", "train"]
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -14,6 +17,10 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.group()
 def train() -> None:
     """Train a router from preference data."""
+
+
+for _kind in KINDS:
+    train.add_command(train_command(_kind))
 
 
 @train.command()

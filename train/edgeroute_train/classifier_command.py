@@ -1,0 +1,116 @@
+"""``edgeroute train bert|causal`` and ``edgeroute distill bert|causal|scores``: the click side of ``classifier``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import classifier_options as options
+
+KINDS = {
+    "bert": "Sequence classifier: an encoder's first layers with RouteLLM's labels win, tie and loss.",
+    "causal": "Causal classifier: a small decoder over RouteLLM's five ordinal labels.",
+}
+
+
+@click.group()
+def distill() -> None:
+    """Train a small router on what a teacher says of prompts, labelled or not."""
+
+
+def train_command(kind: str) -> click.Command:
+    """``edgeroute train KIND``: from labels alone. A tie is a label of its own, as RouteLLM has it."""
+
+    @click.command(kind, help=KINDS[kind])
+    @options.LABELS
+    @options.RUN
+    def command(**given: Any) -> None:
+        _run(kind, f"edgeroute train {kind}", given, teachers=(), ties="weak")
+
+    return command
+
+
+def distill_command(kind: str) -> click.Command:
+    """``edgeroute distill KIND``: a teacher's scores, with golden labels mixed in where given; a tie counts half."""
+
+    @click.command(kind, help=KINDS[kind])
+    @options.TEACHER
+    @options.LABELS
+    @options.RUN
+    def command(**given: Any) -> None:
+        _run(kind, f"edgeroute distill {kind}", given, teachers=_teachers(given), ties="half")
+
+    return command
+
+
+for _kind in KINDS:
+    distill.add_command(distill_command(_kind))
+
+
+@distill.command()
+@options.TEACHER
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="New JSON Lines file of scores.")
+def scores(output: Path, **given: Any) -> None:
+    """Label prompts once, for many students: JSON Lines of prompt and score, itself a teacher."""
+    from .classifier import unlabelled_prompts
+    from .examples import FIVE, collapse
+    from .teachers import label
+
+    teachers = _teachers(given)
+    prompts = unlabelled_prompts(given["prompts"])
+    if not prompts:
+        raise click.UsageError("there is nothing to label: give --prompts")
+    with options.progress_bar("labelling") as show:
+        found = label(teachers, prompts, lambda done: show(done, len(prompts), 0.0))
+    found = collapse(found, FIVE) if found.ndim == 2 else found
+    partial = output.with_name(f"{output.name}.part")
+    with partial.open("w", encoding="utf-8") as file:
+        for prompt, score in zip(prompts, found.tolist(), strict=True):
+            file.write(json.dumps({"prompt": prompt, "score": round(score, 6)}) + "\n")
+    partial.replace(output)
+    click.echo(output)
+
+
+def _teachers(given: dict[str, Any]) -> tuple[Any, ...]:
+    from .teachers import load_teacher
+
+    template = given["teacher_template"]
+    text = None if template is None else template.read_text(encoding="utf-8")
+    return tuple(load_teacher(each, text) for each in given["teacher"])
+
+
+def _run(kind: str, command: str, given: dict[str, Any], *, teachers: tuple[Any, ...], ties: Any) -> None:
+    from . import students
+    from .classifier import Lessons, train_classifier
+    from .embedding import DEFAULT_ENCODER
+    from .fitting import Settings
+
+    encoder = given["encoder"] or DEFAULT_ENCODER
+    lessons = Lessons(
+        battles=given["battles"],
+        outcomes=given["outcomes"],
+        prompts=given.get("prompts", ()),
+        teachers=teachers,
+        weights=dict(options.weight(each) for each in given["weight"]),
+        pairs=given["pair"],
+        per_prompt=given["per_prompt"],
+        ties=ties,
+    )
+    names = ("epochs", "batch", "learning_rate", "seed", "save_every", "precision")
+    make = students.make_bert if kind == "bert" else students.make_causal
+    sizes = {name: given[name] for name in ("layers", "max_tokens", "dropout", "seed")}
+    with options.progress_bar("training") as show:
+        written = train_classifier(
+            make(encoder, **sizes),
+            lessons,
+            given["output"],
+            Settings(**{name: given[name] for name in names}),
+            command=command,
+            base=given["base"] or (f"{Path(encoder).name} (local copy)" if Path(encoder).exists() else encoder),
+            progress=show,
+            say=lambda message: click.echo(message, err=True),
+        )
+    click.echo(written)
