@@ -21,7 +21,7 @@ def train_tiny(kind: str, bert: Path, labels: tuple[Path, Path], output: Path, *
     from edgeroute_train.fitting import Settings
 
     own = {each.name for each in fields(Settings)}
-    settings = {"epochs": 3, "learning_rate": 2e-3, "save_every": 1000} | {k: v for k, v in changes.items() if k in own}
+    settings = {"epochs": 6, "learning_rate": 2e-3, "save_every": 1000} | {k: v for k, v in changes.items() if k in own}
     lessons = {"battles": labels[:1], "outcomes": labels[1:]} | {k: v for k, v in changes.items() if k not in own}
     make = students.make_bert if kind == "bert" else students.make_causal
     return train_classifier(

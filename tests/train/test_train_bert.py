@@ -138,7 +138,7 @@ def test_the_record_says_where_it_comes_from(trained: Path, labels: tuple[Path, 
     assert record["training"]["data"][0]["sha256"] == hashlib.sha256(labels[0].read_bytes()).hexdigest()
     assert record["training"]["ties"] == "weak"
     assert record["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
-    assert len(record["metrics"]["losses"]) == 3
+    assert len(record["metrics"]["losses"]) == 6
     assert record["metrics"]["losses"][-1] < record["metrics"]["losses"][0]
     assert not (trained / "training.pt").exists()
 
