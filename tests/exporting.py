@@ -52,8 +52,9 @@ random_pairs = 2
 def train(form: str, bert: Path, labels: tuple[Path, Path], output: Path) -> Path:
     """Train a ``plain`` or a ``gated`` factorization on the tiny labels."""
     from edgeroute_train.mf import Settings
+    from edgeroute_train.reading import Place
     from edgeroute_train.recipe import read_recipe
-    from edgeroute_train.run import Place, train_mf
+    from edgeroute_train.run import train_mf
 
     recipe = output.parent / f"{form}.toml"
     recipe.write_text(RECIPE + (GATES if form == "gated" else ""))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from .gates import GateWeights, Node, gate_nodes
 from .tracing import IR_VERSION, OPSET
 
 Floats = NDArray[np.float32]
-Node = tuple[Any, ...]
-"""Operator, inputs, outputs and, where there are any, attributes."""
 
 
 def linear_head(vector: Floats, bias: float, *, hidden: str) -> ModelProto:
@@ -26,34 +24,28 @@ def linear_head(vector: Floats, bias: float, *, hidden: str) -> ModelProto:
     """
     weights = {"vector": vector[:, None], "bias": np.float32(bias), "one": np.array([1])}
     nodes = [
-        *_dots(hidden, "vector"),
+        *dots(hidden, "vector"),
         ("Add", ["dots", "bias"], ["logits"]),
         ("Squeeze", ["logits", "one"], ["logit"]),
         ("Sigmoid", ["logit"], ["score"]),
     ]
-    return _model(nodes, weights, {hidden: len(vector)})
+    return head_model(nodes, weights, {hidden: len(vector)})
 
 
 @dataclass(frozen=True, slots=True)
 class GatedHead:
-    """The weights of ``gated_head``; ``edgeroute_train.gating`` says what they mean.
+    """The weights of ``gated_head``.
 
     ``choice``, ``opened``, ``quantitative`` are float32 ``[width]``; ``lengths`` ``[4]`` multiplies ``o q``, ``o q l``,
-    ``c l``, ``o (1 - q) l``; ``table`` is uint8 ``[vocabulary, k]``, ``caps`` and ``choice_counts`` ``[k]``.
+    ``c l``, ``o (1 - q) l``.
     """
 
     choice: Floats
     opened: Floats
+    quantitative: Floats
     lengths: Floats
     bias: float
-    table: NDArray[np.uint8]
-    caps: Floats
-    choice_counts: Floats
-    choice_log: float
-    choice_bias: float
-    quantitative: Floats
-    quantitative_bias: float
-    length: float
+    gates: GateWeights
 
 
 def gated_head(head: GatedHead, *, hidden: str) -> ModelProto:
@@ -63,42 +55,14 @@ def gated_head(head: GatedHead, *, hidden: str) -> ModelProto:
     """
     weights = {
         "vectors": np.stack([head.choice, head.opened, head.quantitative], axis=1),
-        "one": np.array([1]),
-        "unit": np.float32(1),
-        "table": head.table,
-        "caps": head.caps,
-        "choice_counts": head.choice_counts[:, None],
-        "choice_log": np.float32(head.choice_log),
-        "choice_bias": np.float32(head.choice_bias),
-        "quantitative_bias": np.float32(head.quantitative_bias),
-        "length_mean": np.float32(head.length),
+        **head.gates.weights(),
         "lengths": head.lengths[:, None],
         "bias": np.float32(head.bias),
     }
     nodes = [
-        *_dots(hidden, "vectors"),
+        *dots(hidden, "vectors"),
         ("Split", ["dots"], ["choice", "opened", "quantitative"], {"axis": 1, "num_outputs": 3}),  # (B, 1) each
-        ("ReduceSum", ["mask", "one"], ["tokens"], {"keepdims": 1}),
-        ("Log", ["tokens"], ["log"]),
-        ("Sub", ["log", "length_mean"], ["l"]),
-        ("Gather", ["table", "input_ids"], ["classes"]),  # (B, T, C)
-        ("Cast", ["classes"], ["members"], {"to": TensorProto.FLOAT}),
-        ("MatMul", ["row", "members"], ["sums_of_classes"]),  # (B, 1, C)
-        ("Squeeze", ["sums_of_classes", "one"], ["counts"]),
-        ("Min", ["counts", "caps"], ["least"]),
-        ("Div", ["least", "caps"], ["capped"]),
-        ("Split", ["capped"], ["letters", "more_letters", "answer"], {"axis": 1, "num_outputs": 3}),
-        ("Mul", ["answer", "letters"], ["both"]),
-        ("Concat", ["letters", "more_letters", "both"], ["classes_seen"], {"axis": 1}),
-        ("MatMul", ["classes_seen", "choice_counts"], ["from_counts"]),
-        ("Mul", ["log", "choice_log"], ["from_log"]),
-        ("Sum", ["from_counts", "from_log", "choice_bias"], ["choice_logit"]),
-        ("Sigmoid", ["choice_logit"], ["c"]),
-        ("Add", ["quantitative", "quantitative_bias"], ["quantitative_logit"]),
-        ("Sigmoid", ["quantitative_logit"], ["q"]),
-        ("Sub", ["unit", "c"], ["o"]),
-        ("Mul", ["o", "q"], ["oq"]),
-        ("Sub", ["o", "oq"], ["open"]),
+        *gate_nodes(),
         ("Mul", ["oq", "l"], ["oq_l"]),
         ("Mul", ["c", "l"], ["c_l"]),
         ("Mul", ["open", "l"], ["open_l"]),
@@ -110,10 +74,10 @@ def gated_head(head: GatedHead, *, hidden: str) -> ModelProto:
         ("Squeeze", ["logits", "one"], ["logit"]),
         ("Sigmoid", ["logit"], ["score"]),
     ]
-    return _model(nodes, weights, {hidden: len(head.choice)}, ids=True)
+    return head_model(nodes, weights, {hidden: len(head.choice)}, ids=True)
 
 
-def _dots(hidden: str, vectors: str) -> list[Node]:
+def dots(hidden: str, vectors: str) -> list[Node]:
     """``dots`` ``[batch, k]``: the unit-length mean of ``hidden`` times ``vectors`` ``[width, k]``; ``mask``, ``row``.
 
     Unit length needs no count of tokens: the sum has the mean's direction.
@@ -129,7 +93,7 @@ def _dots(hidden: str, vectors: str) -> list[Node]:
     ]
 
 
-def _model(
+def head_model(
     nodes: list[Node], weights: Mapping[str, object], hidden: dict[str, int], *, ids: bool = False
 ) -> ModelProto:
     """Name, type and check a head."""

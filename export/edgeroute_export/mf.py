@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 
 from edgeroute.errors import BundleError
 from edgeroute.manifest import TextPolicy
 
 from .build import Traced
 from .encoder import load_encoder, mean_pooled
+from .gates import NAMES, gate_weights, reference_gates, token_table
 from .graphs import attach_head, fuse
 from .heads import GatedHead, gated_head, linear_head
 from .tracing import trace_encoder
@@ -29,7 +29,6 @@ from .tracing import trace_encoder
 Floats = NDArray[np.float32]
 WEIGHTS, CONFIG = "mf.safetensors", "mf.json"
 _MATRICES = ("P.weight", "text_proj.0.weight", "classifier.0.weight")
-_GATES = ("gates.choice", "gates.quantitative", "gates.length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> MatrixFactorization:
     except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(f"{folder} is no matrix factorization checkpoint: {error}") from None
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    expected = {*_MATRICES, "strength", *(_GATES if config.get("gates") else ())}
+    expected = {*_MATRICES, "strength", *(NAMES if config.get("gates") else ())}
     if found.keys() != expected or any(len(found[name]) != 2 for name in _MATRICES):
         raise BundleError(f"{folder}: expected the weights {', '.join(sorted(expected))}, found {found}")
     models, width = found["P.weight"]
@@ -113,15 +112,6 @@ def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None
     )
 
 
-def token_table(tokenizer: bytes, classes: Sequence[Sequence[str]]) -> NDArray[np.uint8]:
-    """Which vocabulary entries belong to each class of tokens: 0 or 1, uint8 ``[vocabulary, classes]``."""
-    vocabulary = Tokenizer.from_buffer(tokenizer).get_vocab(with_added_tokens=True)
-    table = np.zeros((max(vocabulary.values()) + 1, len(classes)), np.uint8)
-    for column, members in enumerate(classes):
-        table[[vocabulary[token] for token in members if token in vocabulary], column] = 1
-    return table
-
-
 def reference_scores(
     checkpoint: MatrixFactorization,
     pair: tuple[str, str],
@@ -146,15 +136,9 @@ def _gated_features(
     checkpoint: MatrixFactorization, unit: torch.Tensor, rows: Sequence[Sequence[int]], table: NDArray[np.uint8]
 ) -> torch.Tensor:
     gates, w = checkpoint.config["gates"], checkpoint.weights
-    counts = torch.tensor(np.array([table[np.asarray(row)].sum(0) for row in rows]), dtype=torch.float32)
-    log = torch.log(torch.tensor([float(len(row)) for row in rows]))[:, None]
-    caps = torch.tensor(gates["caps"], dtype=torch.float32)
-    capped = torch.minimum(counts, caps) / caps
-    capped[:, 2] = capped[:, 2] * capped[:, 0]  # "answer" counts only beside option letters
-    seen = torch.cat([capped, log / gates["log_divisor"]], dim=1)
-    c = torch.sigmoid(seen @ w["gates.choice"][:-1] + w["gates.choice"][-1])[:, None]
-    q = torch.sigmoid(unit @ w["gates.quantitative"][:-1] + w["gates.quantitative"][-1])[:, None]
-    o, length, scale = 1 - c, log - w["gates.length"], gates["length_scale"]
+    quantitative = unit @ w["gates.quantitative"][:-1] + w["gates.quantitative"][-1]
+    c, q, length = reference_gates(w, gates, table, rows, quantitative)
+    o, scale = 1 - c, gates["length_scale"]
     opened = o * (1 - q)
     return torch.cat([c * unit, opened * unit, o * q, o * q * length, scale * c * length, scale * opened * length], 1)
 
@@ -163,19 +147,12 @@ def _split(checkpoint: MatrixFactorization, vector: Floats, bias: float, table: 
     """The collapsed vector by the blocks of gated features."""
     w, gates = {name: weight.numpy() for name, weight in checkpoint.weights.items()}, checkpoint.config["gates"]
     width = (len(vector) - 4) // 2
-    caps = np.array(gates["caps"], np.float32)
     scale = np.array([1, 1, gates["length_scale"], gates["length_scale"]], np.float32)
     return GatedHead(
         choice=vector[:width],
         opened=vector[width : 2 * width],
+        quantitative=w["gates.quantitative"][:-1],
         lengths=vector[2 * width :] * scale,
         bias=bias,
-        table=table,
-        caps=caps,
-        choice_counts=w["gates.choice"][:-2],
-        choice_log=float(w["gates.choice"][-2] / gates["log_divisor"]),
-        choice_bias=float(w["gates.choice"][-1]),
-        quantitative=w["gates.quantitative"][:-1],
-        quantitative_bias=float(w["gates.quantitative"][-1]),
-        length=float(w["gates.length"][0]),
+        gates=gate_weights(w, gates, table),
     )

@@ -52,8 +52,9 @@ def mf(
     train/recipes. Only rows of the split "train" are read.
     """
     from .mf import Settings
+    from .reading import Place
     from .recipe import read_recipe
-    from .run import Place, train_mf
+    from .run import train_mf
 
     settings = Settings(width, decay, steps, seed)
     with click.progressbar(length=1000, label="training", file=sys.stderr) as bar:

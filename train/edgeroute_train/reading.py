@@ -1,0 +1,95 @@
+"""What a recipe names, read: comparisons of every label file, the prompts of its gates, their texts.
+
+Every trainer starts here, so a label means the same to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeroute.errors import InputFileError
+from edgeroute.labels import Battle, Outcome
+
+from .embedding import FrozenEncoder, embed
+from .gating import Gates, Part, Texts, fit_gates, make_texts, token_table
+from .pairs import Comparison, from_battles, from_outcomes
+from .recipe import GateRows, Labels, Recipe, file_record, in_form, read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run finds things: the folder of the label files, the encoder, a folder that keeps embeddings."""
+
+    labels: Path
+    encoder: str | None = None
+    cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """One of a recipe's ``labels``, read. ``record`` is what a manifest says of it: name, rows, sha256."""
+
+    labels: Labels
+    comparisons: list[Comparison]
+    record: dict[str, Any]
+
+
+def read_files(recipe: Recipe, folder: Path, *, seed: int) -> list[LabelFile]:
+    """The ``train`` rows of every label file as comparisons. Raises ``InputFileError`` for a file without any."""
+    files = []
+    for labels in recipe.labels:
+        path = folder / labels.file
+        rows = read_rows(path, labels.kind)
+        battles = [row for row in rows if isinstance(row, Battle)]
+        outcomes = [row for row in rows if isinstance(row, Outcome)]
+        comparisons = from_battles(battles) + from_outcomes(outcomes, labels, seed=seed)
+        files.append(LabelFile(labels, comparisons, file_record(path, len(rows))))
+    return files
+
+
+def records(files: Sequence[LabelFile]) -> list[dict[str, Any]]:
+    """One record a file, however often the recipe names it."""
+    return list({each.record["name"]: each.record for each in files}.values())
+
+
+GatePrompts = list[tuple[GateRows, list[str]]]
+
+
+def read_gates(recipe: Recipe, folder: Path) -> GatePrompts:
+    """The prompts of every gate's rows. Raises ``InputFileError`` where there are none."""
+    found = []
+    for rows in recipe.gates:
+        admitted = [row for row in read_rows(folder / rows.file, rows.kind) if rows.admits(row)]
+        if not admitted:
+            raise InputFileError(f"the gate {rows.gate} admits none of the train rows of {rows.file}")
+        found.append((rows, list(dict.fromkeys(in_form(row.prompt, rows.form) for row in admitted))))
+    return found
+
+
+def gate_parts(prompts: Sequence[str], gates: GatePrompts) -> dict[str, list[Part]]:
+    """Each gate's rows by their indices in ``prompts``, as ``gating.logistic`` takes them."""
+    at = {prompt: i for i, prompt in enumerate(prompts)}
+    parts: dict[str, list[Part]] = {"choice": [], "quantitative": []}
+    for rows, found in gates:
+        parts[rows.gate].append((np.array([at[prompt] for prompt in found]), rows.member, rows.weight))
+    return parts
+
+
+def fit_gates_of(texts: Texts, prompts: Sequence[str], gates: GatePrompts) -> Gates:
+    """Both gates on the encoder's embeddings."""
+    parts = gate_parts(prompts, gates)
+    return fit_gates(texts, parts["choice"], parts["quantitative"])
+
+
+def embed_texts(
+    frozen: FrozenEncoder, prompts: Sequence[str], cache: Path | None, progress: Callable[[float], None]
+) -> Texts:
+    """Prompts as the gates see them; ``progress`` is told the fraction done."""
+    pooled = embed(frozen, prompts, cache=cache, progress=lambda done, n: progress(done / n))
+    rows = [frozen.text.encode(prompt).ids for prompt in prompts]
+    return make_texts(pooled, rows, token_table(frozen.tokenizer))
