@@ -20,10 +20,12 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from edgeroute import BundleError, InputFileError, Router  # noqa: E402
-from edgeroute.labels import Battle, read_scores  # noqa: E402
+from edgeroute.labels import read_scores  # noqa: E402
 from edgeroute_train import examples, teachers  # noqa: E402
 from edgeroute_train.command import distill, train  # noqa: E402
 from edgeroute_train.examples import FIVE, THREE  # noqa: E402
+from edgeroute_train.pairs import Comparison  # noqa: E402
+from edgeroute_train.recipe import Labels, Recipe, recipe_of  # noqa: E402
 
 
 def floats(*values: float) -> Any:
@@ -125,7 +127,7 @@ def test_a_student_follows_its_teacher_on_prompts_nobody_labelled(kind: str, ber
     scores = {prompt: 0.9 if "king" in prompt else 0.2 for prompt in prompts}
     teacher = teachers.load_teacher(str(write_scores(tmp_path / "t.jsonl", scores)))
     output = train_tiny(
-        kind, bert, (tmp_path, tmp_path), tmp_path / "out", battles=(), outcomes=(), teachers=(teacher,), ties="half",
+        kind, bert, (tmp_path, tmp_path), tmp_path / "out", recipe=Recipe(()), teachers=(teacher,), ties="half",
         epochs=6,
     )  # fmt: skip
     unseen = [p for p in sample_prompts(40, seed=2) if p not in scores]
@@ -150,34 +152,61 @@ def test_the_commands_from_a_bundle_to_a_student(
     assert told.exit_code == 0, told.output
     found = dict(read_scores(tmp_path / "s.jsonl"))
     assert len(found) == len(set(prompts.read_text().splitlines()))
-    config = tmp_path / "run.toml"
-    config.write_text(
-        'layers = 1\nmax-tokens = 24\nepochs = 1\nweight = ["teacher=2", "o=1"]\npair = [["big", "small"]]\n'
+    recipe = tmp_path / "run.toml"
+    recipe.write_text(
+        "[options]\nlayers = 1\nmax-tokens = 24\nepochs = 1\ngolden = 0.25\n"
+        f'[[labels]]\nfile = "{labels[1].name}"\nkind = "outcomes"\npairs = [["big", "small"]]\nrandom_pairs = 0\n'
     )
+    taught = tmp_path / "of_recipe.jsonl"
+    told = run(distill, "scores", recipe, "--labels", labels[1].parent, "--teacher", base_bundle, "--output", taught)
+    assert told.exit_code == 0, told.output
+    assert {prompt for prompt, _ in read_scores(taught)} == train_prompts(labels[1])
     done = run(
-        distill, "bert", "--config", config, "--teacher", base_bundle, "--prompts", prompts, "--outcomes", labels[1],
+        distill, "bert", recipe, "--labels", labels[1].parent, "--teacher", base_bundle, "--prompts", prompts,
         "--encoder", bert, "--output", tmp_path / "out", "--max-tokens", 20,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "out" / "edgeroute.json").read_text())
-    assert record["settings"]["weights"] == {"teacher": 2.0, "o": 1.0}
-    assert record["settings"]["pairs"] == [["big", "small"]]
+    assert record["settings"]["golden"] == 0.25
+    assert record["recipe"]["labels"][0]["pairs"] == [["big", "small"]]
     assert record["text"]["max_tokens"] == 20
     assert [each["name"] for each in record["training"]["data"]] == ["outcomes", "prompts", "teacher tiny"]
     assert "loss" in done.stderr
 
 
-def test_a_misspelt_key_of_the_toml_is_named(bert: Path, tmp_path: Path) -> None:
-    config = tmp_path / "run.toml"
-    config.write_text("epoch = 3\n")
-    with pytest.raises(InputFileError, match=r"run.toml: unknown keys epoch; there are .*epochs"):
-        run(train, "bert", "--config", config, "--encoder", bert, "--output", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("labels = []\n[options]\nepoch = 3\n", r"run.toml: unknown options epoch; there are .*epochs"),
+        ("labels = []\ngate = 3\n", "unknown key 'gate'"),
+        ("labels = [\n", "is no recipe"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed(text: str, message: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "run.toml"
+    recipe.write_text(text)
+    with pytest.raises(InputFileError, match=message):
+        run(train, "bert", recipe, "--labels", tmp_path, "--output", tmp_path / "out")
 
 
-def test_no_labels_at_all_is_an_error(bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputFileError, match="no labels"):
-        run(train, "bert", "--encoder", bert, "--layers", 2, "--output", tmp_path / "out")
+@pytest.mark.parametrize("kind", ["bert", "mf"])
+def test_no_labels_at_all_is_an_error(kind: str, bert: Path, tmp_path: Path) -> None:
+    done = run(train, kind, "--encoder", bert, "--output", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "give a recipe with --labels, or --battles and --outcomes" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_needs_the_folder_of_its_files(tmp_path: Path) -> None:
+    recipe = tmp_path / "run.toml"
+    recipe.write_text("labels = []\n")
+    done = run(train, "mf", recipe, "--output", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "--labels" in done.stderr
+
+
+def train_prompts(outcomes: Path) -> set[str]:
+    return {json.loads(line)["prompt"] for line in outcomes.read_text().splitlines() if '"split": "train"' in line}
 
 
 def test_prompts_of_the_other_splits_are_never_taught(labels: tuple[Path, Path], tmp_path: Path) -> None:
@@ -190,13 +219,30 @@ def test_prompts_of_the_other_splits_are_never_taught(labels: tuple[Path, Path],
         return np.full(len(prompts), 0.5, np.float32)
 
     teacher = teachers.Teacher("spy", "0" * 64, answer)
-    lessons = Lessons(battles=labels[:1], outcomes=labels[1:], teachers=(teacher,))
+    lessons = Lessons(recipe_of(labels[:1], labels[1:]), Path(), teachers=(teacher,))
     rows, _ = read_lessons(lessons, THREE, 0, lambda _message: None)
-    kept = {json.loads(line)["prompt"] for line in labels[1].read_text().splitlines() if '"split": "train"' in line}
-    assert set(asked) == {row.prompt for row in rows} == kept
+    assert set(asked) == {row.prompt for row in rows} == train_prompts(labels[1])
+
+
+def test_the_teachers_share_of_the_loss_and_its_spread_over_files(labels: tuple[Path, Path]) -> None:
+    from edgeroute_train.classifier import Lessons, read_lessons
+
+    teacher = teachers.Teacher("flat", "0" * 64, lambda prompts: np.full(len(prompts), 0.5, np.float32))
+    files = (
+        Labels(labels[1].name, "outcomes", weight=3.0, pairs=(("big", "small"),), random_pairs=0),
+        Labels(labels[0].name, "battles", weight=1.0, random_pairs=0),
+    )
+    lessons = Lessons(Recipe(files), labels[0].parent, teachers=(teacher,), golden=0.25)
+    rows, sources = read_lessons(lessons, THREE, 0, lambda _message: None)
+    golden = [row for row in rows if not row.taught]
+    assert sum(row.weight for row in golden) == pytest.approx(0.25)
+    assert {row.prompt for row in golden} == train_prompts(labels[1])
+    assert sum(row.weight for row in rows if row.taught) == pytest.approx(0.75)
+    assert len({row.prompt for row in rows if row.taught}) == sum(row.taught for row in rows)
+    assert [each["name"] for each in sources] == ["outcomes", "battles", "teacher flat"]
 
 
 def test_ties_may_count_half() -> None:
-    (row,) = examples.from_battles([Battle("p", "x", "y", "tie", source="s")], FIVE, "half")
+    (row,) = examples.from_comparisons([Comparison("p", "x", "y", 0.5)], FIVE, "half")
     assert not row.censored
     assert sum(row.target[:3]) == pytest.approx(0.5, abs=1e-6)

@@ -23,8 +23,9 @@ from safetensors.torch import load_file  # noqa: E402
 from edgeroute import BundleError, EdgeRouteError, InputFileError  # noqa: E402
 from edgeroute.labels import Battle, Outcome  # noqa: E402
 from edgeroute.metrics import auc  # noqa: E402
-from edgeroute_train import checkpoints, examples, fitting, students  # noqa: E402
+from edgeroute_train import checkpoints, classifier, examples, fitting, pairs, students  # noqa: E402
 from edgeroute_train.examples import FIVE, THREE  # noqa: E402
+from edgeroute_train.recipe import Labels, Recipe  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,11 @@ def trained(bert: Path, labels: tuple[Path, Path], tmp_path_factory: pytest.Temp
 
 def make(bert: Path, **changes: Any) -> students.Student:
     return students.make_bert(str(bert), **({"layers": 2, "max_tokens": 32, "dropout": 0.0, "seed": 0} | changes))
+
+
+def rows_of(winners: list[Any], scheme: examples.Scheme = THREE, ties: Any = "weak") -> list[examples.Row]:
+    battles = [Battle(f"p{i}", "x", "y", winner) for i, winner in enumerate(winners)]
+    return examples.from_comparisons(pairs.from_battles(battles), scheme, ties)
 
 
 def test_a_student_is_the_encoders_first_layers(bert: Path) -> None:
@@ -67,7 +73,7 @@ def test_no_encoder_there(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_a_battle_may_be(scheme: examples.Scheme, winner: Any, allowed: set[int]) -> None:
-    (row,) = examples.from_battles([Battle("p", "x", "y", winner, source="s")], scheme, "weak")
+    (row,) = rows_of([winner], scheme)
     assert {i for i, value in enumerate(row.target) if value} == allowed
     assert row.censored == (len(allowed) > 1)
 
@@ -89,42 +95,44 @@ def test_censored_loss_has_a_finite_gradient() -> None:
 
 def test_outcomes_of_the_pairs_asked_for() -> None:
     outcomes = [
-        Outcome("p", {"s": 1.0, "w": 0.0, "x": 0.5}, source="o"),
-        Outcome("q", {"s": 0.5, "w": 0.5}, source="o"),
-        Outcome("r", {"s": 0.0, "x": 1.0}, source="o"),
+        Outcome("p", {"s": 1.0, "w": 0.0, "x": 0.5}),
+        Outcome("q", {"s": 0.5, "w": 0.5}),
+        Outcome("r", {"s": 0.0, "x": 1.0}),
     ]
-    rows = examples.from_outcomes_of(outcomes, THREE, "weak", pairs=[("s", "w")])
+    found = pairs.from_outcomes(outcomes, Labels("f", "outcomes", pairs=(("s", "w"),), random_pairs=0), seed=0)
+    rows = examples.from_comparisons(found, THREE, "weak")
     assert [(row.prompt, row.target) for row in rows] == [("p", (1, 0, 0)), ("q", (0, 1, 0))]
-    (_, tie) = examples.from_outcomes_of(outcomes, THREE, "half", pairs=[("s", "w")])
+    (_, tie) = examples.from_comparisons(found, THREE, "half")
     assert tie.target[0] == pytest.approx(0.5, abs=1e-6)
 
 
-def test_without_pairs_the_better_model_on_average_comes_first() -> None:
-    outcomes = [Outcome(str(i), {"good": 1.0, "bad": 0.0, "mid": float(i % 2)}, source="o") for i in range(6)]
-    drawn = examples.pairs_of(outcomes, 2, seed=0)
-    assert all(len(each) == 2 for each in drawn)
-    assert {pair for each in drawn for pair in each} == {("good", "bad"), ("good", "mid"), ("mid", "bad")}
+def test_of_a_random_pair_the_better_model_on_average_comes_first() -> None:
+    outcomes = [Outcome(str(i), {"good": 1.0, "bad": 0.0, "mid": float(i % 2)}) for i in range(6)]
+    drawn = pairs.from_outcomes(outcomes, Labels("f", "outcomes", random_pairs=2), seed=0)
+    assert len(drawn) == 12
+    assert {(each.model_a, each.model_b) for each in drawn} == {("good", "bad"), ("good", "mid"), ("mid", "bad")}
 
 
-def test_a_sources_weight_does_not_depend_on_its_rows() -> None:
-    battles = [Battle(f"p{i}", "x", "y", "a" if i % 2 else "b", source="one") for i in range(10)]
-    battles += [Battle(f"q{i}", "x", "y", "tie", source="two") for i in range(2)]
-    made = examples.gather(examples.from_battles(battles, THREE, "weak"), {"two": 3.0}, THREE)
-    assert [made.weight[made.source == i].sum() for i in range(2)] == pytest.approx([3.0, 9.0])
+def test_a_files_weight_does_not_depend_on_its_rows(tmp_path: Path) -> None:
+    for name, winners in (("one", ["a", "b"] * 5), ("two", ["tie"] * 2)):
+        rows = [{"prompt": f"{name}{i}", "model_a": "x", "model_b": "y", "winner": winner, "split": "train"}
+                for i, winner in enumerate(winners)]  # fmt: skip
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = Recipe((Labels("one", "battles"), Labels("two", "battles", weight=3.0)))
+    rows, _ = classifier.read_lessons(classifier.Lessons(recipe, tmp_path), THREE, 0, print)
+    made = examples.gather(rows, THREE)
+    assert [made.weight[:10].sum(), made.weight[10:].sum()] == pytest.approx([3.0, 9.0])
 
 
 @pytest.mark.parametrize("winners", [[], ["a", "a"], ["b", "b_or_tie"]])
 def test_nothing_to_learn_is_an_error(winners: list[Any]) -> None:
-    battles = [Battle("p", "x", "y", winner, source="s") for winner in winners]
     with pytest.raises(InputFileError, match=r"nothing to train on|one class only"):
-        examples.gather(examples.from_battles(battles, THREE, "weak"), {}, THREE)
+        examples.gather(rows_of(winners), THREE)
 
 
-@pytest.mark.parametrize(("weights", "what"), [({"typo": 1.0}, "there are s"), ({"s": 0.0}, "weight 0")])
-def test_weights_that_fit_nothing(weights: dict[str, float], what: str) -> None:
-    battles = [Battle("p", "x", "y", "a", source="s"), Battle("q", "x", "y", "b", source="s")]
-    with pytest.raises(InputFileError, match=what):
-        examples.gather(examples.from_battles(battles, THREE, "weak"), weights, THREE)
+def test_rows_without_weight_teach_nothing() -> None:
+    with pytest.raises(InputFileError, match="nothing to train on"):
+        examples.gather(examples.weigh(rows_of(["a", "b"]), 0.0), THREE)
 
 
 def test_it_learns_what_the_labels_say(trained: Path) -> None:
@@ -185,8 +193,7 @@ def _fit(bert: Path, folder: Path, *, run: dict[str, Any] | None = None, poison:
             lambda ids, mask: logits(ids, mask) * (float("nan") if next(calls) >= poison else 1.0),
             student.tokenizer, student.tokenizer_json, student.policy,
         )  # fmt: skip
-    battles = [Battle(f"p{i}", "x", "y", "a" if i % 2 else "b", source="s") for i in range(64)]
-    made = examples.gather(examples.from_battles(battles, THREE, "weak"), {}, THREE)
+    made = examples.gather(rows_of(["b", "a"] * 32), THREE)
     rows = [[2, 5 + i % 20, 3] for i in range(64)]
     settings = fitting.Settings(epochs=2, batch=8, save_every=4)
     fitting.fit(student, rows, made, settings, folder, run=run or {"kind": "bert"})

@@ -122,8 +122,14 @@ def test_embeddings_are_cached_by_prompts_and_policy(tmp_path: Path) -> None:
     prompts = ["prove the theorem", "tea", "good morning to the king of the river " * 20]
     first = embedding.embed(encoder, prompts, cache=tmp_path / "cache")
     (stored,) = (tmp_path / "cache").iterdir()
-    np.save(stored, first + 1)  # proof that the second call reads it
+    with np.load(stored) as file:
+        kept = dict(file)
+    np.savez(stored, keys=kept["keys"], embeddings=kept["embeddings"] + 1)  # proof that the second call reads it
     np.testing.assert_array_equal(embedding.embed(encoder, prompts, cache=tmp_path / "cache"), first + 1)
+    # another order, a repetition, and a prompt that is new
+    more = embedding.embed(encoder, [prompts[2], "the king", prompts[0], prompts[2]], cache=tmp_path / "cache")
+    np.testing.assert_array_equal(more[[0, 2, 3]], first[[2, 0, 2]] + 1)
+    np.testing.assert_allclose(more[1], embedding.embed(encoder, ["the king"])[0], atol=1e-6)
     np.testing.assert_allclose(embedding.embed(encoder, prompts[:2]), first[:2], atol=1e-5)
     shorter = embedding.load_encoder(bert, TextPolicy(max_tokens=16, keep="head_tail", chat="last_user"))
     assert not np.allclose(embedding.embed(shorter, prompts, cache=tmp_path / "cache")[2], first[2] + 1, atol=0.1)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 
 from edgeroute.errors import EdgeRouteError, InputFileError
 from edgeroute.inputs import BadLine, format_of, read_prompts
-from edgeroute.labels import read_battles, read_outcomes
 from edgeroute.text import TextEncoder
 
 from . import checkpoints, fitting
-from .examples import Examples, Row, Scheme, Ties, collapse, from_battles, from_outcomes_of, from_teacher, gather
+from .examples import Examples, Row, Scheme, Ties, collapse, from_comparisons, from_teacher, gather, weigh
+from .reading import prompt_weights, read_files, records
+from .recipe import Recipe
 from .students import RECORD, Student
 from .teachers import Teacher, label
 
-TEACHER = "teacher"
-"""The source under which a teacher's answers are weighted."""
 HOLDOUT = 50
 """One prompt in so many is held out of training, by its hash, to measure on."""
 Say = Callable[[str], None]
@@ -33,19 +32,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What to learn from: label files (their ``train`` splits) and prompts that the teachers label.
+    """What to learn from: the labels of a recipe, whose files lie in ``folder``, and prompts that teachers label.
 
-    ``pairs`` are the (strong, weak) models whose outcomes count, by default ``per_prompt`` drawn for each prompt.
-    Teachers label the prompts of all of these files, and those that a file of scores brings along.
+    Teachers label the prompts of the recipe, weighed as its files are, and those of the files ``prompts`` or that a
+    file of scores brings along, which weigh 1 together. The recipe's own labels keep the share ``golden`` of the loss.
     """
 
-    battles: tuple[Path, ...] = ()
-    outcomes: tuple[Path, ...] = ()
+    recipe: Recipe
+    folder: Path
     prompts: tuple[Path, ...] = ()
     teachers: tuple[Teacher, ...] = ()
-    weights: dict[str, float] = field(default_factory=dict)
-    pairs: tuple[tuple[str, str], ...] = ()
-    per_prompt: int = 1
+    golden: float = 0.1
     ties: Ties = "weak"
 
 
@@ -69,14 +66,15 @@ def train_classifier(
         raise EdgeRouteError(f"{output} holds a finished checkpoint: remove it, or choose another output")
     rows, sources = read_lessons(lessons, student.scheme, settings.seed, say)
     kept, held = _split(rows)
-    examples = gather(kept, lessons.weights, student.scheme)
+    examples = gather(kept, student.scheme)
     text = TextEncoder(student.tokenizer_json, student.policy)
-    say(f"{len(kept)} rows to train on, {len(held)} held out")
+    say(f"{len(examples.prompts)} rows to train on, {len(held)} held out")
     ids = [text.encode(prompt).ids for prompt in examples.prompts]
+    recipe = asdict(lessons.recipe)
     run = {
         "kind": student.kind,
         "shapes": _digest(str({name: tuple(each.shape) for name, each in student.model.state_dict().items()})),
-        "data": _digest(json.dumps([sources, lessons.weights, lessons.pairs, lessons.per_prompt, lessons.ties])),
+        "data": _digest(json.dumps([sources, recipe, lessons.golden, lessons.ties])),
         "text": json.dumps(asdict(student.policy)),
         **asdict(settings),
     }
@@ -85,7 +83,8 @@ def train_classifier(
         "kind": student.kind,
         "labels": asdict(student.scheme),
         "text": asdict(student.policy),
-        "settings": {**asdict(settings), "weights": lessons.weights, "pairs": lessons.pairs},
+        "settings": asdict(settings) | ({"golden": lessons.golden} if lessons.teachers else {}),
+        "recipe": recipe,
         "training": {"command": command, "seed": settings.seed, "base": base, "ties": lessons.ties, "data": sources},
         "metrics": {**asdict(fitted), **_measure(student, text, examples, held, settings.batch)},
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
@@ -103,33 +102,24 @@ def train_classifier(
 
 def read_lessons(lessons: Lessons, scheme: Scheme, seed: int, say: Say) -> tuple[list[Row], list[dict[str, Any]]]:
     """All rows, golden labels and the teachers', and where they come from: name, rows, SHA-256."""
-    rows: list[Row] = []
-    sources: list[dict[str, Any]] = []
-
-    def add(path: Path, found: list[Row]) -> None:
-        found = [row for row in found if row.prompt.strip()]
-        if not found:
-            raise InputFileError(f"{path} holds no rows of the split train that can be learnt from")
-        rows.extend(found)
-        sources.append(_source(path, len(found)))
-
-    for path in lessons.battles:
-        add(path, from_battles(read_battles(path, split="train"), scheme, lessons.ties))
-    for path in lessons.outcomes:
-        outcomes = list(read_outcomes(path, split="train"))
-        options: dict[str, Any] = {"pairs": lessons.pairs, "per_prompt": lessons.per_prompt, "seed": seed}
-        add(path, from_outcomes_of(outcomes, scheme, lessons.ties, **options))
+    files = read_files(lessons.recipe, lessons.folder, seed=seed)
+    sources = records(files)
+    golden: list[Row] = []
+    for each in files:
+        golden += weigh(from_comparisons(each.comparisons, scheme, lessons.ties), each.labels.weight)
     if not lessons.teachers:
-        return rows, sources
-    unlabelled = list(unlabelled_prompts(lessons.prompts))
+        return golden, sources
+    weights = prompt_weights(files)
     brought = [prompt for teacher in lessons.teachers for prompt in teacher.prompts]
-    prompts = list(dict.fromkeys([*(row.prompt for row in rows), *unlabelled, *brought]))
-    say(f"{len(prompts)} prompts for {len(lessons.teachers)} teachers to label")
-    rows += from_teacher(prompts, label(lessons.teachers, prompts), scheme, source=TEACHER)
+    others = [each for each in dict.fromkeys([*unlabelled_prompts(lessons.prompts), *brought]) if each not in weights]
+    weights |= dict.fromkeys(others, 1 / max(len(others), 1))
+    say(f"{len(weights)} prompts for {len(lessons.teachers)} teachers to label")
+    taught = from_teacher(list(weights), label(lessons.teachers, list(weights)), scheme)
+    taught = [replace(row, weight=weights[row.prompt]) for row in taught]
     sources += [_source(path, 0) for path in lessons.prompts]
-    for each in lessons.teachers:
-        sources.append({"name": f"teacher {each.name}", "rows": len(prompts), "sha256": each.sha256})
-    return rows, sources
+    for teacher in lessons.teachers:
+        sources.append({"name": f"teacher {teacher.name}", "rows": len(weights), "sha256": teacher.sha256})
+    return weigh(golden, lessons.golden) + weigh(taught, 1 - lessons.golden), sources
 
 
 def unlabelled_prompts(paths: Sequence[Path]) -> list[str]:
@@ -159,7 +149,7 @@ def _measure(
     student: Student, text: TextEncoder, examples: Examples, held: Sequence[Row], batch: int
 ) -> dict[str, float | int]:
     """On the rows held out: the teacher's scores against the student's; on all: how wide the scores spread."""
-    rows = [row for row in held if row.source == TEACHER]
+    rows = [row for row in held if row.taught]
     found: dict[str, float | int] = {"rows": len(examples.prompts), "held_out": len(held)}
     if len(rows) > 1:
         scores = collapse(

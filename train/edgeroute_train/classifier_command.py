@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from . import classifier_options as options
+from . import options
 
 KINDS = {
     "bert": "Sequence classifier: an encoder's first layers with RouteLLM's labels win, tie and loss.",
@@ -37,8 +37,9 @@ def distill_command(kind: str) -> click.Command:
     """``edgeroute distill KIND``: a teacher's scores, with golden labels mixed in where given; a tie counts half."""
 
     @click.command(kind, help=KINDS[kind])
-    @options.TEACHER
     @options.LABELS
+    @options.TEACHER
+    @options.GOLDEN
     @options.RUN
     def command(**given: Any) -> None:
         _run(kind, f"edgeroute distill {kind}", given, teachers=_teachers(given), ties="half")
@@ -51,24 +52,26 @@ for _kind in KINDS:
 
 
 @distill.command()
+@options.LABELS
 @options.TEACHER
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="New JSON Lines file of scores.")
 def scores(output: Path, **given: Any) -> None:
     """Label prompts once, for many students: JSON Lines of prompt and score, itself a teacher."""
     from .classifier import unlabelled_prompts
     from .examples import FIVE, collapse
+    from .reading import read_files
     from .teachers import label
 
+    recipe, folder = options.labels_of(given, needed=not given["prompts"])
+    found = [prompt for each in read_files(recipe, folder, seed=0) for prompt in each.prompts]
+    prompts = list(dict.fromkeys([*found, *unlabelled_prompts(given["prompts"])]))
     teachers = _teachers(given)
-    prompts = unlabelled_prompts(given["prompts"])
-    if not prompts:
-        raise click.UsageError("there is nothing to label: give --prompts")
     with options.progress_bar("labelling") as show:
-        found = label(teachers, prompts, lambda done: show(done, len(prompts), 0.0))
-    found = collapse(found, FIVE) if found.ndim == 2 else found
+        answers = label(teachers, prompts, lambda done: show(done, len(prompts), 0.0))
+    answers = collapse(answers, FIVE) if answers.ndim == 2 else answers
     partial = output.with_name(f"{output.name}.part")
     with partial.open("w", encoding="utf-8") as file:
-        for prompt, score in zip(prompts, found.tolist(), strict=True):
+        for prompt, score in zip(prompts, answers.tolist(), strict=True):
             file.write(json.dumps({"prompt": prompt, "score": round(score, 6)}) + "\n")
     partial.replace(output)
     click.echo(output)
@@ -89,16 +92,8 @@ def _run(kind: str, command: str, given: dict[str, Any], *, teachers: tuple[Any,
     from .fitting import Settings
 
     encoder = given["encoder"] or DEFAULT_ENCODER
-    lessons = Lessons(
-        battles=given["battles"],
-        outcomes=given["outcomes"],
-        prompts=given.get("prompts", ()),
-        teachers=teachers,
-        weights=dict(options.weight(each) for each in given["weight"]),
-        pairs=given["pair"],
-        per_prompt=given["per_prompt"],
-        ties=ties,
-    )
+    recipe, folder = options.labels_of(given, needed=not teachers)
+    lessons = Lessons(recipe, folder, given.get("prompts", ()), teachers, given.get("golden", 1.0), ties)
     names = ("epochs", "batch", "learning_rate", "seed", "save_every", "precision")
     make = students.make_bert if kind == "bert" else students.make_causal
     sizes = {name: given[name] for name in ("layers", "max_tokens", "dropout", "seed")}

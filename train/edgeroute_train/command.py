@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from . import options
 from .classifier_command import KINDS, distill, train_command
 
 __all__ = ["distill", "train"]
-EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group()
@@ -24,8 +23,7 @@ for _kind in KINDS:
 
 
 @train.command()
-@click.argument("recipe", type=EXISTING)
-@click.option("--labels", required=True, type=FOLDER, help="Folder of the label files that the recipe names.")
+@options.LABELS
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint.")
 @click.option("--encoder", help="Folder or hub name of the frozen encoder; default: all-MiniLM-L6-v2 from the hub.")
 @click.option("--max-tokens", default=256, show_default=True, help="Token cap; longer prompts keep head and tail.")
@@ -35,8 +33,6 @@ for _kind in KINDS:
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling and initialisation.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps the embeddings between runs.")
 def mf(
-    recipe: Path,
-    labels: Path,
     output: Path,
     encoder: str | None,
     max_tokens: int,
@@ -45,29 +41,25 @@ def mf(
     steps: int,
     seed: int,
     cache: Path | None,
+    **given: Any,
 ) -> None:
-    """Matrix factorization over a frozen encoder, as a RECIPE (TOML) says: an embedding of every model.
+    """Matrix factorization over a frozen encoder: an embedding of every model.
 
-    A recipe names label files with their weights, the pairs of models to compare, and, where wanted, gates; see
+    RECIPE (TOML) names label files with their weights, the pairs of models to compare, and, where wanted, gates; see
     train/recipes. Only rows of the split "train" are read.
     """
     from .mf import Settings
     from .reading import Place
-    from .recipe import read_recipe
     from .run import train_mf
 
-    settings = Settings(width, decay, steps, seed)
-    with click.progressbar(length=1000, label="training", file=sys.stderr) as bar:
-
-        def show(done: float) -> None:
-            bar.update(int(done * 1000) - bar.pos)
-
+    recipe, labels = options.labels_of(given)
+    with options.progress_bar("training") as show:
         written = train_mf(
-            read_recipe(recipe),
+            recipe,
             Place(labels, encoder, cache),
             output,
-            settings=settings,
+            settings=Settings(width, decay, steps, seed),
             max_tokens=max_tokens,
-            progress=show,
+            progress=lambda done: show(int(done * 1000), 1000, None),
         )
     click.echo(written)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,13 +69,23 @@ def embed(
 ) -> Floats:
     """Mask-mean-pooled last hidden states, float32 ``[len(prompts), width]``.
 
-    ``cache`` is a folder; a second call with the same prompts, policy and weights reads it instead.
+    ``cache`` is a folder that keeps every embedding made, by weights, text policy and prompt: other recipes and other
+    orders share them.
     """
-    key = _key(encoder, prompts)
-    stored = None if cache is None else cache / f"{key}.npy"
-    if stored is not None and stored.exists():
-        kept: Floats = np.load(stored)
-        return kept
+    store = None if cache is None else cache / f"{_name(encoder)}.npz"
+    at, kept = _load(store)
+    keys = [hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest() for prompt in prompts]
+    missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in at}
+    if missing:
+        made = _embed(encoder, list(missing.values()), progress)
+        at |= {key: len(at) + i for i, key in enumerate(missing)}
+        kept = made if kept is None else np.concatenate([kept, made])
+        _save(store, at, kept)
+    width: int = encoder.model.config.hidden_size
+    return np.zeros((0, width), np.float32) if kept is None else kept[[at[key] for key in keys]]
+
+
+def _embed(encoder: FrozenEncoder, prompts: Sequence[str], progress: Callable[[int, int], None]) -> Floats:
     rows = [encoder.text.encode(prompt).ids for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     pooled = np.zeros((len(rows), encoder.model.config.hidden_size), np.float32)
@@ -84,12 +94,6 @@ def embed(
             chosen = order[start : start + BATCH]
             pooled[chosen] = mean_pool(encoder.model, [rows[i] for i in chosen]).numpy()
             progress(min(start + BATCH, len(order)), len(order))
-    if stored is not None:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        partial = stored.with_suffix(f".{os.getpid()}.part")
-        with partial.open("wb") as file:
-            np.save(file, pooled)
-        partial.replace(stored)
     return pooled
 
 
@@ -106,8 +110,25 @@ def mean_pool(model: torch.nn.Module, rows: Sequence[Sequence[int]]) -> torch.Te
     return (hidden * weight).sum(1) / weight.sum(1)
 
 
-def _key(encoder: FrozenEncoder, prompts: Sequence[str]) -> str:
-    digest = hashlib.sha256(json.dumps([encoder.digest, asdict(encoder.text.policy)]).encode())
-    for prompt in prompts:
-        digest.update(hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest())
-    return digest.hexdigest()[:32]
+def _name(encoder: FrozenEncoder) -> str:
+    return hashlib.sha256(json.dumps([encoder.digest, asdict(encoder.text.policy)]).encode()).hexdigest()[:32]
+
+
+def _load(store: Path | None) -> tuple[dict[bytes, int], Floats | None]:
+    """Rows by the hash of their prompt, and the embeddings."""
+    if store is None or not store.exists():
+        return {}, None
+    with np.load(store) as file:
+        keys, kept = file["keys"], file["embeddings"]
+    return {key.tobytes(): i for i, key in enumerate(keys)}, kept
+
+
+def _save(store: Path | None, at: Mapping[bytes, int], kept: Floats) -> None:
+    """Replace the store at once; of two runs that write at a time, one's additions are made again some day."""
+    if store is None:
+        return
+    store.parent.mkdir(parents=True, exist_ok=True)
+    partial = store.with_suffix(f".{os.getpid()}.part")
+    with partial.open("wb") as file:
+        np.savez(file, keys=np.array([list(key) for key in at], np.uint8), embeddings=kept)
+    partial.replace(store)

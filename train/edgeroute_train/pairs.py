@@ -18,13 +18,17 @@ _WON = {"a": 1.0, "b": 0.0, "tie": 0.5, "b_or_tie": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Did ``model_a`` answer better than ``model_b``? ``won`` is 1, 0, or one half for a tie."""
+    """Did ``model_a`` answer better than ``model_b``? ``won`` is 1, 0, or one half for a tie.
+
+    ``censored``: a loss or a tie, nobody knows which; ``won`` is 0 then.
+    """
 
     prompt: str
     model_a: str
     model_b: str
     won: float
     weight: float = 1.0
+    censored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +50,38 @@ class Pairs:
 
 def from_battles(battles: Iterable[Battle]) -> list[Comparison]:
     """One comparison a battle; ``b_or_tie`` is censored: its likelihood, P(tie) + P(loss), is that of not winning."""
-    return [Comparison(b.prompt, b.model_a, b.model_b, _WON[b.winner]) for b in battles]
+    return [
+        Comparison(b.prompt, b.model_a, b.model_b, _WON[b.winner], censored=b.winner == "b_or_tie") for b in battles
+    ]
 
 
 def from_outcomes(outcomes: Sequence[Outcome], labels: Labels, *, seed: int) -> list[Comparison]:
     """The pairs that ``labels`` names on every prompt, and random pairs of the models that answered it.
 
-    ``won`` is half of one plus the difference of the scores. Counting a tie as a loss instead cost .03 APGR on MMLU.
+    Of a random pair the model that is better on average comes first. ``won`` is half of one plus the difference of the
+    scores. Counting a tie as a loss instead cost .03 APGR on MMLU.
     """
     rng = np.random.default_rng(seed)
+    mean = _means(outcomes)
     found = []
     for outcome in outcomes:
         prompt, scores = in_form(outcome.prompt, labels.form), outcome.scores
         wanted = [(a, b, 1.0) for a, b in labels.pairs if a in scores and b in scores]
-        models = sorted(scores)
+        models = sorted(scores, key=lambda model: (-mean[model], model))
         choices = [(i, j) for j in range(len(models)) for i in range(j)]
         drawn = rng.permutation(len(choices))[: labels.random_pairs]
         share = labels.random_weight / max(len(drawn), 1)
         wanted += [(models[choices[k][0]], models[choices[k][1]], share) for k in drawn]
         found += [Comparison(prompt, a, b, (1 + scores[a] - scores[b]) / 2, weight) for a, b, weight in wanted]
     return found
+
+
+def _means(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        for model, score in outcome.scores.items():
+            scores.setdefault(model, []).append(score)
+    return {model: float(np.mean(values)) for model, values in scores.items()}
 
 
 def collect(files: Sequence[tuple[Labels, Sequence[Comparison]]], aliases: Mapping[str, str]) -> Pairs:

@@ -32,9 +32,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
-    """One of a recipe's ``labels``, read. ``record`` is what a manifest says of it: name, rows, sha256."""
+    """One of a recipe's ``labels``, read: its prompts, each once and in its form, and what compares models on them.
+
+    ``record`` is what a manifest says of it: name, rows, sha256.
+    """
 
     labels: Labels
+    prompts: tuple[str, ...]
     comparisons: list[Comparison]
     record: dict[str, Any]
 
@@ -47,9 +51,19 @@ def read_files(recipe: Recipe, folder: Path, *, seed: int) -> list[LabelFile]:
         rows = read_rows(path, labels.kind)
         battles = [row for row in rows if isinstance(row, Battle)]
         outcomes = [row for row in rows if isinstance(row, Outcome)]
-        comparisons = from_battles(battles) + from_outcomes(outcomes, labels, seed=seed)
-        files.append(LabelFile(labels, comparisons, file_record(path, len(rows))))
+        comparisons = from_battles(battles) + from_outcomes(outcomes, labels, seed=seed) if labels.compares else []
+        prompts = dict.fromkeys(in_form(row.prompt, labels.form) for row in rows)
+        files.append(LabelFile(labels, tuple(prompts), comparisons, file_record(path, len(rows))))
     return files
+
+
+def prompt_weights(files: Sequence[LabelFile]) -> dict[str, float]:
+    """Every prompt with its weight for a teacher's labels: each file's ``Labels.weight``, spread over its prompts."""
+    weights: dict[str, float] = {}
+    for each in files:
+        for prompt in each.prompts:
+            weights[prompt] = weights.get(prompt, 0.0) + each.labels.weight / len(each.prompts)
+    return weights
 
 
 def records(files: Sequence[LabelFile]) -> list[dict[str, Any]]:

@@ -12,7 +12,11 @@
     file = "outcomes_mmlu_pro.jsonl.gz"
     domains = ["math", "physics"]
 
-Only the ``train`` split of a file is ever read here.
+    [options]
+    epochs = 1
+
+``[options]`` holds further options of the command, by their long names. Only the ``train`` split of a file is ever
+read here.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -40,7 +44,8 @@ class Labels:
     """A label file, its total loss weight, and which models are compared.
 
     ``form``: ``question`` strips the options of a multiple-choice prompt, so that an open question is learnt from it.
-    ``pairs``: compared on every prompt, weight 1 each; ``random_pairs`` others, drawn, share ``random_weight``.
+    ``pairs``: compared on every prompt, weight 1 each; ``random_pairs`` others, drawn, share ``random_weight``. With
+    neither, the rows are but prompts, for a teacher to label.
     """
 
     file: str
@@ -50,6 +55,11 @@ class Labels:
     pairs: tuple[tuple[str, ...], ...] = ()
     random_pairs: int = 8
     random_weight: float = 1.0
+
+    @property
+    def compares(self) -> bool:
+        """Whether the labels count, or the prompts alone."""
+        return bool(self.pairs) or self.random_pairs > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +106,26 @@ class Recipe:
     bias_from: str | None = None
 
 
+def recipe_of(
+    battles: Iterable[Path], outcomes: Iterable[Path], *, pairs: Sequence[tuple[str, str]] = (), per_prompt: int = 1
+) -> Recipe:
+    """A recipe of label files alone, equal in weight; without ``pairs``, ``per_prompt`` random ones are compared."""
+    files = [Labels(str(path.absolute()), "battles") for path in battles]
+    drawn = 0 if pairs else per_prompt
+    files += [
+        Labels(str(path.absolute()), "outcomes", pairs=tuple(map(tuple, pairs)), random_pairs=drawn)
+        for path in outcomes
+    ]
+    return Recipe(tuple(files))
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises ``InputFileError`` listing every breach of the schema."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputFileError(f"{path} is no recipe: {error}") from None
+    raw.pop("options", None)
     problems: list[str] = []
     recipe: Recipe | None = decode(Recipe, raw, path.name, problems)
     if recipe is None or problems:
