@@ -67,7 +67,7 @@ def scores(output: Path, **given: Any) -> None:
     prompts = list(dict.fromkeys([*found, *unlabelled_prompts(given["prompts"])]))
     teachers = _teachers(given)
     with options.progress_bar("labelling") as show:
-        answers = label(teachers, prompts, lambda done: show(done, len(prompts), 0.0))
+        answers = label(teachers, prompts, lambda done: show(done, len(prompts), None))
     answers = collapse(answers, FIVE) if answers.ndim == 2 else answers
     partial = output.with_name(f"{output.name}.part")
     with partial.open("w", encoding="utf-8") as file:

@@ -32,6 +32,17 @@ for _kind in KINDS:
 @click.option("--steps", default=150, show_default=True, help="L-BFGS iterations.")
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling and initialisation.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps the embeddings between runs.")
+@click.option(
+    "--extend",
+    type=options.FOLDER,
+    help="Checkpoint to add the new models of these labels to; the rest of it keeps every bit.",
+)
+@click.option(
+    "--prior",
+    default=20.0,
+    show_default=True,
+    help="With --extend: comparisons that the average model is worth against a new one's own.",
+)
 def mf(
     output: Path,
     encoder: str | None,
@@ -41,6 +52,8 @@ def mf(
     steps: int,
     seed: int,
     cache: Path | None,
+    extend: Path | None,
+    prior: float,
     **given: Any,
 ) -> None:
     """Matrix factorization over a frozen encoder: an embedding of every model.
@@ -48,18 +61,21 @@ def mf(
     RECIPE (TOML) names label files with their weights, the pairs of models to compare, and, where wanted, gates; see
     train/recipes. Only rows of the split "train" are read.
     """
+    from .extend import extend_mf
     from .mf import Settings
     from .reading import Place
     from .run import train_mf
 
     recipe, labels = options.labels_of(given)
+    place = Place(labels, encoder, cache)
     with options.progress_bar("training") as show:
-        written = train_mf(
-            recipe,
-            Place(labels, encoder, cache),
-            output,
-            settings=Settings(width, decay, steps, seed),
-            max_tokens=max_tokens,
-            progress=lambda done: show(int(done * 1000), 1000, None),
-        )
-    click.echo(written)
+
+        def told(done: float) -> None:
+            show(int(done * 1000), 1000, None)
+
+        if extend is not None:
+            extend_mf(recipe, extend, place, output, prior=prior, seed=seed, progress=told)
+        else:
+            settings = Settings(width, decay, steps, seed)
+            train_mf(recipe, place, output, settings=settings, max_tokens=max_tokens, progress=told)
+    click.echo(output)

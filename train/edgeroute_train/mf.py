@@ -16,14 +16,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from edgeroute.errors import EdgeRouteError
+from edgeroute.errors import BundleError, EdgeRouteError
 
 from .pairs import Pairs
 
@@ -126,6 +128,52 @@ def fit(
     return model, strength.detach().numpy()
 
 
+def fit_rows(
+    pairs: Pairs,
+    x: Floats,
+    weights: Mapping[str, torch.Tensor],
+    *,
+    prior: float,
+    steps: int,
+    progress: Callable[[int], None] = lambda _step: None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ``P`` and strengths of new models, ``[new, width]`` and ``[new]``, everything else as in ``weights``.
+
+    The first models of ``pairs`` are those of ``weights``, in its order; the others are new. Each new model starts as,
+    and is held to, the average model: ``prior`` is what that weighs, in comparisons, on the vector the average has.
+    """
+    known = len(weights["P.weight"])
+    projection, classifier = weights["text_proj.0.weight"], weights["classifier.0.weight"]
+    features = torch.from_numpy(x) @ (classifier * projection.T)  # (N, width): w . (row * u) = row @ features
+    unit = functional.normalize(weights["P.weight"], dim=1)
+    mean = functional.normalize(unit.mean(0), dim=0)
+    rows = torch.nn.Parameter(mean.repeat(len(pairs.models) - known, 1))
+    strength = torch.nn.Parameter(torch.zeros(len(rows)))
+    prompt, a, b = (torch.from_numpy(each) for each in (pairs.prompt, pairs.model_a, pairs.model_b))
+    won, weight = torch.from_numpy(pairs.won), torch.from_numpy(pairs.weight) * len(pairs.won)
+    optimizer = torch.optim.LBFGS([rows, strength], max_iter=steps, history_size=20, line_search_fn="strong_wolfe")
+    done = 0
+
+    def closure() -> torch.Tensor:
+        nonlocal done
+        optimizer.zero_grad()
+        every = torch.cat([unit, functional.normalize(rows, dim=1)])
+        level = torch.cat([weights["strength"], strength])
+        margin = ((every[a] - every[b]) * features[prompt]).sum(1) + level[a] - level[b]
+        loss = (functional.binary_cross_entropy_with_logits(margin, won, reduction="none") * weight).sum()
+        away = (every[known:] - mean) @ (classifier * projection.T).T  # (new, d)
+        total = loss + 0.5 * prior * away.square().sum() + 0.01 * strength.square().sum()
+        if not torch.isfinite(total):
+            raise EdgeRouteError(f"the loss is {total.item()} at step {done}: check the embeddings and the labels")
+        total.backward()
+        done += 1
+        progress(min(done, steps))
+        return total
+
+    optimizer.step(closure)
+    return functional.normalize(rows, dim=1).detach(), strength.detach()
+
+
 class _Penalty:
     """L2 on the vector that each compared pair sees, by the weight of its comparisons; a little on the factors."""
 
@@ -146,6 +194,19 @@ class _Penalty:
         seen = (self._weight * (between.square() @ self._column)).sum()
         projection, classifier = model.text_proj[0].weight, model.classifier[0].weight
         return 0.5 * self._decay * seen + 1e-5 * projection.square().sum() + 1e-4 * classifier.square().sum()
+
+
+def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and config that ``save`` wrote. Raises ``BundleError`` when ``folder`` is no such checkpoint."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+        matches = len(config["models"]) == len(weights["P.weight"]) == len(weights["strength"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BundleError(f"{folder} is no matrix factorization checkpoint: {error!r}") from None
+    if not matches:
+        raise BundleError(f"{folder}: {CONFIG} names another number of models than the weights have")
+    return weights, config
 
 
 def save(folder: Path, weights: Mapping[str, torch.Tensor], config: Mapping[str, object]) -> None:

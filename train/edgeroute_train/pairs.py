@@ -84,8 +84,12 @@ def _means(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return {model: float(np.mean(values)) for model, values in scores.items()}
 
 
-def collect(files: Sequence[tuple[Labels, Sequence[Comparison]]], aliases: Mapping[str, str]) -> Pairs:
+def collect(
+    files: Sequence[tuple[Labels, Sequence[Comparison]]], aliases: Mapping[str, str], *, first: Sequence[str] = ()
+) -> Pairs:
     """Index the comparisons of all label files; each file's total weight is its ``Labels.weight``.
+
+    ``first`` are models that lead the order, named or not; the others follow by name.
 
     Raises ``InputFileError`` when there is nothing to learn from: no rows, or one class only.
     """
@@ -96,7 +100,7 @@ def collect(files: Sequence[tuple[Labels, Sequence[Comparison]]], aliases: Mappi
         raise InputFileError("the labels hold one class only: every comparison ends the same way")
     named = [(aliases.get(each.model_a, each.model_a), aliases.get(each.model_b, each.model_b)) for each in every]
     prompts = tuple(dict.fromkeys(each.prompt for each in every))
-    models = tuple(sorted({model for pair in named for model in pair}))
+    models = (*first, *sorted({model for pair in named for model in pair} - {*first}))
     at_prompt, at_model = ({name: i for i, name in enumerate(names)} for names in (prompts, models))
     weight: list[float] = []
     for labels, comparisons in files:

@@ -15,7 +15,7 @@ from edgeroute.manifest import TextPolicy
 from . import mf
 from .embedding import DEFAULT_ENCODER, load_encoder
 from .gating import QUANTITATIVE, gates_record
-from .pairs import collect
+from .pairs import Pairs, collect
 from .reading import Place, embed_texts, fit_gates_of, read_files, read_gates, records
 from .recipe import Recipe
 
@@ -54,7 +54,7 @@ def train_mf(
         blind=blind,
         progress=lambda step, _loss: progress(EMBEDDING_SHARE + (1 - EMBEDDING_SHARE) * step / settings.steps),
     )
-    weights = {**model.state_dict(), "strength": _level(recipe, strength)}
+    weights = {**model.state_dict(), "strength": torch.from_numpy(_levels(recipe, pairs, strength))}
     if gates:
         weights["gates.choice"] = torch.from_numpy(gates.choice).float()
         weights["gates.quantitative"] = torch.from_numpy(gates.quantitative).float()
@@ -78,13 +78,25 @@ def train_mf(
     return output
 
 
-def _level(recipe: Recipe, strength: mf.Floats) -> torch.Tensor:
-    """The models' strengths that set the level of the score: those in ``bias_from``, else the mean over label files."""
+def _levels(recipe: Recipe, pairs: Pairs, strength: mf.Floats) -> mf.Floats:
+    """One strength a model, ``[M]``, from those of each label file, ``[files, M]``: they set the level of a score.
+
+    A file's strengths hold up to a shift of its own, and only for the models it compares: least squares puts all files
+    on one scale, and that of ``bias_from`` decides wherever it can.
+    """
     names = [labels.file for labels in recipe.labels]
-    if recipe.bias_from is None:
-        return torch.from_numpy(strength.mean(0))
-    if recipe.bias_from not in names:
+    if recipe.bias_from is not None and recipe.bias_from not in names:
         raise InputFileError(
             f"bias_from names {recipe.bias_from}, which is no label file; there are {', '.join(names)}"
         )
-    return torch.from_numpy(strength[names.index(recipe.bias_from)])
+    games = np.zeros(strength.shape)
+    for side in (pairs.model_a, pairs.model_b):
+        np.add.at(games, (pairs.source, side), 1)
+    file, model = np.nonzero(games)
+    trust = np.sqrt(games[file, model] * np.where(np.array(names)[file] == recipe.bias_from, 1e6, 1.0))
+    design = np.zeros((len(file), strength.shape[1] + len(names)))
+    design[np.arange(len(file)), model] = trust
+    design[np.arange(len(file)), strength.shape[1] + file] = trust
+    solved = np.linalg.lstsq(design, trust * strength[file, model], rcond=None)[0]
+    levels: mf.Floats = solved[: strength.shape[1]].astype(np.float32)
+    return levels

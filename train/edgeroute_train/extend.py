@@ -1,0 +1,89 @@
+"""A new model in a trained factorization, from few labels and without retraining the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeroute.errors import BundleError, InputFileError
+from edgeroute.manifest import TextPolicy
+
+from . import mf
+from .embedding import load_encoder
+from .gating import Gates
+from .pairs import Comparison, collect
+from .reading import Place, embed_texts, read_files, records
+from .recipe import Recipe
+
+PRIOR = 20.0
+"""What the average model weighs against a new one's own comparisons; chosen on train (docs/results.md)."""
+
+
+def extend_mf(
+    recipe: Recipe,
+    checkpoint: Path,
+    place: Place,
+    output: Path,
+    *,
+    prior: float = PRIOR,
+    steps: int = 100,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda _done: None,
+) -> Path:
+    """Add the models that ``recipe`` compares and ``checkpoint`` lacks; write a new checkpoint folder, and return it.
+
+    The rows of the models that were there keep every bit. Raises ``InputFileError`` when the labels bring no new model,
+    or one that never meets a known model; ``BundleError`` when the encoder is another.
+    """
+    weights, config = mf.load(checkpoint)
+    known: list[str] = config["models"]
+    aliases = {**config.get("recipe", {}).get("aliases", {}), **recipe.aliases}
+    files = read_files(recipe, place.labels, seed=seed)
+    named = [(each, [_renamed(one, aliases) for one in each.comparisons]) for each in files]
+    kept = [(each.labels, [one for one in found if {one.model_a, one.model_b} - {*known}]) for each, found in named]
+    if not any(found for _, found in kept):
+        raise InputFileError("these labels bring no new model: the checkpoint knows every one of them")
+    pairs = collect([each for each in kept if each[1]], {}, first=known)
+    _check_met(pairs.models[len(known) :], known, [one for _, found in kept for one in found])
+    frozen = load_encoder(place.encoder or config["encoder"]["source"], TextPolicy(**config["text"]))
+    if frozen.digest != config["encoder"]["digest"]:
+        raise BundleError(f"the encoder at {frozen.source} is not the one that the checkpoint was trained on")
+    texts = embed_texts(frozen, pairs.prompts, place.cache, lambda done: progress(0.8 * done))
+    gates = _gates(weights) if config.get("gates") else None
+    x = gates.features(texts) if gates else texts.unit.astype(np.float32)
+    told = lambda step: progress(0.8 + 0.2 * step / steps)  # noqa: E731
+    rows, strength = mf.fit_rows(pairs, x, weights, prior=prior, steps=steps, progress=told)
+    grown = weights | {
+        "P.weight": torch.cat([weights["P.weight"], rows]),
+        "strength": torch.cat([weights["strength"], strength]),
+    }
+    data = {each["name"]: each for each in [*config["training"]["data"], *records(files)]}
+    training = config["training"] | {"command": "edgeroute train mf --extend", "data": list(data.values())}
+    recorded = config.get("recipe", {}) | {"aliases": aliases}
+    mf.save(output, grown, config | {"models": list(pairs.models), "training": training, "recipe": recorded})
+    return output
+
+
+def _renamed(one: Comparison, aliases: dict[str, str]) -> Comparison:
+    return replace(one, model_a=aliases.get(one.model_a, one.model_a), model_b=aliases.get(one.model_b, one.model_b))
+
+
+def _check_met(new: tuple[str, ...], known: list[str], comparisons: list[Comparison]) -> None:
+    """A model that only ever met other new ones has no place on the scale of the known."""
+    met: set[str] = set()
+    for one in comparisons:
+        pair = {one.model_a, one.model_b}
+        met |= pair if pair & {*known} else set()
+    if lost := sorted({*new} - met):
+        raise InputFileError(
+            f"no label compares {', '.join(lost)} with a model that the checkpoint knows: {', '.join(known[:5])}, ..."
+        )
+
+
+def _gates(weights: dict[str, torch.Tensor]) -> Gates:
+    found = {name: weights[f"gates.{name}"].double().numpy() for name in ("choice", "quantitative", "length")}
+    return Gates(choice=found["choice"], quantitative=found["quantitative"], length=float(found["length"][0]))
