@@ -1,0 +1,54 @@
+"""The tables of docs/results.md are what docs/results.py writes from the numbers that it measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+MODELS = Path(__file__).parent.parent / "models" / "edgeroute_models"
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", DOCS / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_document_holds_the_tables_of_the_measured_numbers(results: ModuleType) -> None:
+    found = json.loads((DOCS / "results.json").read_text())
+    document = (DOCS / "results.md").read_text()
+    assert results.replace_tables(document, results.render(found)) == document
+
+
+def test_the_numbers_are_of_the_bundles_that_are_here(results: ModuleType) -> None:
+    found = json.loads((DOCS / "results.json").read_text())
+    index = json.loads((MODELS / "index.json").read_text())
+    assert {name: each["digest"] for name, each in found["routers"].items()} == {
+        name: each["digest"] for name, each in index["bundles"].items()
+    }
+    assert found["default"] == index["default"]
+
+
+def test_receipts_and_results_agree(results: ModuleType) -> None:
+    """A bundle's own quality receipt and the results come from the same prompts and scores, each by its own road."""
+    found = json.loads((DOCS / "results.json").read_text())
+    for name, each in found["routers"].items():
+        receipts = json.loads((MODELS / name / "router.json").read_text())["quality"]
+        for receipt in receipts:
+            if receipt["benchmark"] in each and receipt["metric"] == "apgr compat":
+                value = each[receipt["benchmark"]]["compat"]["apgr"]["value"]
+                assert value == pytest.approx(receipt["value"], abs=0.003), name
+
+
+def test_a_document_without_markers_is_refused(results: ModuleType) -> None:
+    with pytest.raises(ValueError, match="the document has no"):
+        results.replace_tables("nothing here", "tables")
