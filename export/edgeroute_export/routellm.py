@@ -185,6 +185,10 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is refused ({type(error).__name__}): it is damaged, or a pickle that holds more than tensors and "
             "might run code. Save the weights alone: torch.save(model.state_dict(), path), or safetensors"
         ) from None
-    if not isinstance(loaded, dict) or not all(isinstance(each, torch.Tensor) for each in loaded.values()):
-        raise BundleError(f"{path} is no matrix factorization checkpoint: expected a state_dict of tensors")
+    if not isinstance(loaded, dict) or not all(map(_is_weight, loaded.values())):
+        raise BundleError(f"{path} is no matrix factorization checkpoint: expected a state_dict of dense tensors")
     return {str(name): each for name, each in loaded.items()}
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_floating_point()
