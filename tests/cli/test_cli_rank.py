@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from installation import digest_of, write_index
 from wider_bundles import sample_embeddings
 
-from edgeroute import Router
+from edgeroute import Router, store
 
 Run = Callable[..., Any]
 PROMPT = "What is the capital of Peru?"
@@ -115,8 +117,21 @@ def test_a_file_of_prompts_for_an_embedding_bundle_is_one_error(run: Run, embedd
     assert "takes embeddings" in err
 
 
-def test_models_and_verify_know_both_kinds(
+def test_the_other_commands_know_both_kinds(
     run: Run, embedding_bundle: Path, ranking_bundle: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("verify", embedding_bundle).code == 0
-    assert run("verify", ranking_bundle).code == 0
+    for bundle in (embedding_bundle, ranking_bundle):
+        assert run("verify", bundle).code == 0
+        assert run("pull", bundle).code == 0
+    out = run("models").out
+    assert "takes embeddings of width 48, not text\n  ranks 4 models" in out
+    assert out.count("ranks 4 models") == 2
+    found = {each["name"]: each for each in json.loads(run("models", "--json").out)}
+    assert found["embedded"]["input"] == {"type": "embedding", "width": 48}
+    assert (found["ranking"]["input"], found["carried"]["models"]) == (None, [])
+    wheel = home / "wheel/edgeroute_models"
+    shutil.copytree(embedding_bundle, wheel / "embedded")
+    write_index(wheel / "index.json", digest_of(embedding_bundle), "embedded", name="embedded")
+    store.shipped_folder.cache_clear()
+    code, out, _ = run("doctor")
+    assert (code, "default bundle" in out, "WRONG" in out) == (0, True, False)
