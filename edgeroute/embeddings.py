@@ -19,8 +19,13 @@ MAX_EMBEDDING_BYTES = 4 << 30
 """The largest ``.npy`` file that is read."""
 
 
+MAX_NUMBER = 1e6
+"""No embedding holds more. Bytes of another type read as float32 do, and what overflows inside the graph may still give
+a score: the sigmoid of infinity is 1."""
+
+
 def check_embeddings(embeddings: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Return ``embeddings`` as they are; raises ``PromptError`` unless float32 ``[n, width]`` and finite."""
+    """Return ``embeddings`` as they are; raises ``PromptError`` unless float32 ``[n, width]``, finite, of sane size."""
     if not isinstance(embeddings, np.ndarray):
         raise PromptError(
             f"expected an array of embeddings, float32 [n, {width}], found {type(embeddings).__name__}: "
@@ -31,9 +36,12 @@ def check_embeddings(embeddings: NDArray[np.float32], width: int) -> NDArray[np.
     if embeddings.ndim != 2 or embeddings.shape[1] != width:
         hint = ": one embedding is x[None]" if embeddings.shape == (width,) else ""
         raise PromptError(f"expected embeddings of shape [n, {width}], found {list(embeddings.shape)}{hint}")
-    wrong = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    wrong = np.flatnonzero(~(np.abs(embeddings) <= MAX_NUMBER).all(axis=1))  # NaN compares false
     if len(wrong):
-        raise PromptError(f"embedding {wrong[0]} holds NaN or infinity ({len(wrong)} of {len(embeddings)} do)")
+        raise PromptError(
+            f"embedding {wrong[0]} holds NaN, infinity or a number beyond {MAX_NUMBER:.0e} "
+            f"({len(wrong)} of {len(embeddings)} do)"
+        )
     return embeddings
 
 

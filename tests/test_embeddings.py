@@ -57,8 +57,9 @@ def test_decisions_follow_the_share_and_the_threshold(embedded: Router) -> None:
         (X[None], r"found \[1, 25, 48\]"),
         (
             np.where(np.arange(25)[:, None] == 3, np.float32("nan"), X),
-            r"embedding 3 holds NaN or infinity \(1 of 25 do\)",
+            r"embedding 3 holds NaN, infinity or a number beyond 1e\+06 \(1 of 25 do\)",
         ),
+        (np.frombuffer(np.full((1, 24), 1e300).tobytes(), np.float32).reshape(1, 48), "a number beyond 1e"),
         (np.where(np.arange(25)[:, None] > 22, -np.float32("inf"), X), r"embedding 23 holds .* \(2 of 25 do\)"),
     ],
 )

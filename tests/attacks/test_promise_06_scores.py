@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from wider_bundles import EMBEDDING
 
-from edgeroute.errors import GraphError, ScoreError
+from edgeroute.errors import GraphError, PromptError, ScoreError
 from edgeroute.router import Router
 from edgeroute.session import Session
 
@@ -101,14 +101,17 @@ def scaled(value: float) -> bytes:
     return data
 
 
-def test_no_embedding_gives_out_a_bad_score(embedding_bundle: Path) -> None:
+def test_an_embedding_that_would_overflow_is_refused(embedding_bundle: Path) -> None:
+    """The sigmoid of infinity is a score from 0 to 1, so what could overflow inside must not get in."""
     router = Router.load(embedding_bundle)
-    huge = np.full((2, EMBEDDING), 3e38, np.float32)  # products of both signs overflow, and their sum is NaN
-    for method in (router.score_embeddings, router.choose_embeddings):
-        with pytest.raises(ScoreError, match="not a number from 0 to 1"):
+    huge = np.full((2, EMBEDDING), 3e38, np.float32)
+    huge[:, ::2] *= -1
+    assert 0 <= router._session.run(huge[0]) <= 1  # a score of nothing
+    for method in (router.score_embeddings, router.choose_embeddings, router.rank_embeddings):
+        with pytest.raises(PromptError, match="a number beyond"):
             method(huge)
     with pytest.raises(ScoreError, match="a strength that is not a finite number"):
-        router.rank_embeddings(huge)
+        router._session.strengths(huge[0])
 
 
 def test_one_bad_embedding_fails_its_batch() -> None:
