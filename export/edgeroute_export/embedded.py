@@ -64,7 +64,7 @@ def build_embedded(
     entry: dict[str, Any] = {
         "file": FILE,
         "precision": "fp32",
-        "providers": ["cpu", "cuda"],
+        "providers": ["cpu"],  # one small product: a GPU has nothing to win
         "calibration": receipts.calibration(*_scored(session, calibrate, released.width)),
         "golden": _golden(session, released.width),
         "parity": _parity(session, released, (strong, weak), check, check_rows),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from bundles import sample_prompts
+from bundles import make_model, reseal, sample_prompts, set_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wider_bundles import make_embedding_bundle, sample_embeddings
+from onnx import TensorProto, helper
+from wider_bundles import EMBEDDING, embedding_graph, initializers, make_embedding_bundle, sample_embeddings
 
 from edgeroute.router import Router
 
@@ -106,6 +109,37 @@ def test_embeddings_give_the_same_bits_in_any_batch(wide: Router) -> None:
     with ThreadPoolExecutor(6) as pool:
         assert all(found.tolist() == alone for found in pool.map(wide.score_embeddings, [X] * 20))
     assert np.abs(wide._session.run_embeddings(X) - alone).max() <= 1e-5
+
+
+def test_embeddings_of_a_graph_with_dynamic_scales_never_share_a_run(
+    embedding_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = helper.make_node
+    nodes = [
+        node("DynamicQuantizeLinear", ["embedding"], ["x8", "scale", "zero"]),
+        node("DequantizeLinear", ["x8", "scale", "zero"], ["x"]),
+        node("MatMul", ["x", "vector"], ["logit"]),
+        node("Squeeze", ["logit", "axis"], ["flat"]),
+        node("Sigmoid", ["flat"], ["score"]),
+    ]
+    constants = dict(initializers(embedding_graph(models=0)).items())
+    inputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["b", EMBEDDING])]
+    folder = Path(shutil.copytree(embedding_bundle, tmp_path / "copy"))
+    set_graph(folder, make_model(nodes, constants, inputs=inputs), "model.fp32.onnx")
+
+    def dynamic(manifest: dict[str, Any]) -> None:
+        del manifest["models"]
+        manifest["graphs"][0].update(precision="int8")
+        manifest["graphs"][0]["golden"]["tolerance"] = 1.0
+
+    reseal(folder, dynamic)
+    router = Router.load(folder, threads=2)
+    x = sample_embeddings(9) * np.geomspace(0.1, 10, 9, dtype=np.float32)[:, None]
+    alone = [float(router.score_embeddings(row[None])[0]) for row in x]
+    assert np.abs(router._session.run_embeddings(x) - alone).max() > 1e-5
+    for provider in ("cpu", "cuda"):
+        monkeypatch.setattr(router, "provider", provider)
+        assert router.score_embeddings(x).tolist() == alone
 
 
 def test_cuda_takes_embeddings_as_one_batch_within_1e_5(wide: Router, monkeypatch: pytest.MonkeyPatch) -> None:
