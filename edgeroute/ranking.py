@@ -6,7 +6,6 @@ better than another's is the sigmoid of theirs. For the manifest's own pair that
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +67,8 @@ def select(models: Sequence[str], wanted: Sequence[str] | None, bundle: str) -> 
     columns = []
     for name in dict.fromkeys(wanted):
         if name not in models:
+            import difflib  # only a mistake pays for it
+
             near = difflib.get_close_matches(str(name), models, n=3, cutoff=0.4) or list(models[:3])
             raise BundleError(f"the bundle {bundle} ranks no model {name!r}; near are {', '.join(near)}")
         columns.append(models.index(name))

@@ -122,7 +122,7 @@ def test_embeddings_of_a_graph_with_dynamic_scales_never_share_a_run(
         node("Squeeze", ["logit", "axis"], ["flat"]),
         node("Sigmoid", ["flat"], ["score"]),
     ]
-    constants = dict(initializers(embedding_graph(models=0)).items())
+    constants = initializers(embedding_graph(models=0))
     inputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["b", EMBEDDING])]
     folder = Path(shutil.copytree(embedding_bundle, tmp_path / "copy"))
     set_graph(folder, make_model(nodes, constants, inputs=inputs), "model.fp32.onnx")
