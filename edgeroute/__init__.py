@@ -34,6 +34,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .ranking import Ranking
     from .router import Decision, Router
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ __all__ = [
     "PromptError",
     "ProviderError",
     "PullError",
+    "Ranking",
     "Router",
     "ScoreError",
     "__version__",
@@ -61,7 +63,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Decision", "Router"):
+    if name in ("Decision", "Ranking", "Router"):
         from . import router
 
         return getattr(router, name)

@@ -13,7 +13,8 @@ class Explanation:
     """What stands behind a decision.
 
     ``percentile``: the share of the calibration sample that scores lower, 0 to 100. ``turning_share``: the strong share
-    from which on this prompt goes to the strong model.
+    from which on this prompt goes to the strong model. ``max_tokens``, ``keep`` and ``chat`` are ``None`` where the
+    bundle takes embeddings.
     """
 
     percentile: float
@@ -25,9 +26,9 @@ class Explanation:
     provider: str
     provider_reason: str
     threads: int
-    max_tokens: int
-    keep: str
-    chat: str
+    max_tokens: int | None
+    keep: str | None
+    chat: str | None
     bundle: str
     version: str
     digest: str
@@ -36,6 +37,7 @@ class Explanation:
 def explain(router: Router, decision: Decision) -> Explanation:
     """The explanation of a decision that ``router`` made."""
     manifest, graph = router.manifest, router.graph
+    text = manifest.text
     turning = share_for(graph.calibration.quantiles, decision.score)
     return Explanation(
         percentile=100 * (1 - turning),
@@ -47,9 +49,9 @@ def explain(router: Router, decision: Decision) -> Explanation:
         provider=router.provider,
         provider_reason=router.provider_reason,
         threads=router.threads,
-        max_tokens=manifest.text.max_tokens,
-        keep=manifest.text.keep,
-        chat=decision.chat or manifest.text.chat,
+        max_tokens=text.max_tokens if text else None,
+        keep=text.keep if text else None,
+        chat=decision.chat or (text.chat if text else None),
         bundle=manifest.name,
         version=manifest.version,
         digest=manifest.digest,

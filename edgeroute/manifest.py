@@ -1,4 +1,5 @@
-"""The manifest ``router.json``: what a bundle says of itself. The dataclasses below are its schema.
+"""The manifest ``router.json``: what a bundle says of itself. The dataclasses below, and
+those of ``receipts``, are its schema.
 
 The file is canonical JSON (sorted keys, two-space indent, UTF-8, one final newline), and ``digest`` is the SHA-256 of
 that form without the digest itself, so that no byte of a bundle, this file's included, can change unnoticed.
@@ -10,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import IntegrityError, ManifestError
+from .receipts import Calibration, Golden, Latency, Parity, Quality
 from .strict import decode, parse_json
 
 MANIFEST = "router.json"
@@ -22,6 +25,8 @@ FORMAT = 1
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_FILE_BYTES = {".json": 64 << 20, ".md": 1 << 20, ".onnx": 1536 << 20, ".data": 16 << 30}
 MAX_TOKENS = 8192
+MAX_WIDTH = 65_536
+MAX_MODELS = 1024
 
 ChatPolicy = Literal["last_user", "last_message", "last_turns"]
 Provider = Literal["cpu", "cuda"]
@@ -44,6 +49,14 @@ class Pair:
 
     strong: str
     weak: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingInput:
+    """The graph takes the caller's own embeddings of ``width`` numbers, not token ids."""
+
+    type: Literal["embedding"]
+    width: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,67 +95,6 @@ class TextPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """Evenly spaced quantiles (level 0 to 1) of a graph's score on ``n`` prompts of ``sample``."""
-
-    sample: str
-    n: int
-    quantiles: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenScore:
-    """A prompt and the score this graph gave it when it was exported."""
-
-    prompt: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """Scores to replay; ``tolerance`` is the largest difference that another machine may show."""
-
-    tolerance: float
-    scores: tuple[GoldenScore, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """What export did to the scores, against ``reference``, on ``n`` prompts of ``sample``.
-
-    ``flips`` maps a strong share to the fraction of decisions that changed, thresholds refitted per graph.
-    """
-
-    reference: str
-    sample: str
-    n: int
-    max_abs: float
-    mean_abs: float
-    rank_correlation: float
-    flips: dict[str, float]
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyRow:
-    """Milliseconds from ``str`` to decision at ``tokens`` tokens."""
-
-    tokens: int
-    p50_ms: float
-    p99_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Measured latency; only comparable within one machine."""
-
-    machine: str
-    threads: int
-    calls: int
-    rows: tuple[LatencyRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class GraphEntry:
     """One graph of the bundle and the receipts taken on it."""
 
@@ -164,20 +116,6 @@ class Default:
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
-    """A measured quality with its 95% interval."""
-
-    benchmark: str
-    split: str
-    n: int
-    metric: str
-    value: float
-    low: float
-    high: float
-    commit: str
-
-
-@dataclass(frozen=True, slots=True)
 class Fallback:
     """A cheaper bundle for callers with a deadline."""
 
@@ -187,7 +125,11 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The whole of ``router.json``; ``graphs`` is in order of preference."""
+    """The whole of ``router.json``; ``graphs`` is in order of preference.
+
+    ``input`` is absent where prompts are text, and ``text`` where they are embeddings. ``models`` names the columns of
+    the graph's second output ``strengths``, where it has one.
+    """
 
     format: int
     name: str
@@ -197,11 +139,13 @@ class Manifest:
     description: str
     pair: Pair
     training: Training
-    text: TextPolicy
     files: dict[str, FileEntry]
     graphs: tuple[GraphEntry, ...]
     default: Default
     digest: str
+    text: TextPolicy | None = None
+    input: EmbeddingInput | None = None
+    models: tuple[str, ...] = ()
     quality: tuple[Quality, ...] = ()
     fallback: Fallback | None = None
 
@@ -270,10 +214,6 @@ def _check(manifest: Manifest) -> list[str]:
     require(is_flat_name(manifest.name), ".name: expected a flat name of letters, digits and ._-")
     require(is_digest(manifest.digest), ".digest: expected sha256: and 64 hex digits")
     require(0 <= manifest.default.strong_share <= 1, ".default.strong_share: expected 0 to 1")
-    require(1 <= manifest.text.turns <= 100, ".text.turns: expected 1 to 100")
-    require(8 <= manifest.text.max_tokens <= MAX_TOKENS, f".text.max_tokens: expected 8 to {MAX_TOKENS}")
-    template = manifest.text.template
-    require(template is None or template.count("{prompt}") == 1, ".text.template: expected {prompt} exactly once")
     if manifest.fallback is not None:
         require(is_flat_name(manifest.fallback.name), ".fallback.name: expected a flat name")
         require(is_digest(manifest.fallback.digest), ".fallback.digest: expected a digest")
@@ -285,7 +225,7 @@ def _check(manifest: Manifest) -> list[str]:
         require(_SHA256.fullmatch(entry.sha256) is not None, f".files.{name}.sha256: expected 64 hex digits")
     folded = {name.casefold() for name in manifest.files}
     require(len(folded) == len(manifest.files), ".files: names that differ in case only")
-    require(TOKENIZER in manifest.files, f".files: {TOKENIZER} is missing")
+    problems += [MANIFEST + problem for problem in _check_input(manifest)]
     require(bool(manifest.graphs), ".graphs: expected at least one graph")
     for i, graph in enumerate(manifest.graphs):
         where = f".graphs[{i}]"
@@ -298,8 +238,38 @@ def _check(manifest: Manifest) -> list[str]:
         require(all(0 <= q <= 1 for q in quantiles), f"{where}.calibration.quantiles: expected 0 to 1")
         require(list(quantiles) == sorted(quantiles), f"{where}.calibration.quantiles: expected ascending order")
         require(0 < graph.golden.tolerance <= 1, f"{where}.golden.tolerance: expected above 0, at most 1")
-        golden = graph.golden.scores
-        require(2 <= len(golden) <= 64, f"{where}.golden.scores: expected 2 to 64")
-        require(all(0 <= each.score <= 1 for each in golden), f"{where}.golden.scores: expected scores of 0 to 1")
-        require(all(each.prompt.strip() for each in golden), f"{where}.golden.scores: a prompt is blank")
+        golden = graph.golden.vectors if manifest.input else graph.golden.scores
+        kind, other = ("vectors", "scores") if manifest.input else ("scores", "vectors")
+        require(2 <= len(golden) <= 64, f"{where}.golden.{kind}: expected 2 to 64")
+        require(not getattr(graph.golden, other), f"{where}.golden.{other}: expected none beside this input")
+        require(all(0 <= each.score <= 1 for each in golden), f"{where}.golden.{kind}: expected scores of 0 to 1")
+        blank = any(not each.prompt.strip() for each in graph.golden.scores)
+        require(not blank, f"{where}.golden.scores: a prompt is blank")
     return problems
+
+
+def _check_input(manifest: Manifest) -> Iterator[str]:
+    """What a router takes, text or embeddings, and the models that it ranks."""
+    text, models = manifest.text, manifest.models
+    if manifest.input is not None:
+        if not 1 <= manifest.input.width <= MAX_WIDTH:
+            yield f".input.width: expected 1 to {MAX_WIDTH}"
+        if text is not None:
+            yield ": expected no key 'text' beside an input of embeddings"
+        if TOKENIZER in manifest.files:
+            yield f".files: expected no {TOKENIZER} beside an input of embeddings"
+    elif text is None:
+        yield ": the key 'text' is missing"
+    else:
+        if not 1 <= text.turns <= 100:
+            yield ".text.turns: expected 1 to 100"
+        if not 8 <= text.max_tokens <= MAX_TOKENS:
+            yield f".text.max_tokens: expected 8 to {MAX_TOKENS}"
+        if text.template is not None and text.template.count("{prompt}") != 1:
+            yield ".text.template: expected {prompt} exactly once"
+        if TOKENIZER not in manifest.files:
+            yield f".files: {TOKENIZER} is missing"
+    if len(models) > MAX_MODELS or len(set(models)) != len(models) or not all(name.strip() for name in models):
+        yield f".models: expected at most {MAX_MODELS} names, none twice and none blank"
+    elif models and not {manifest.pair.strong, manifest.pair.weak} <= set(models):
+        yield ".models: expected both models of the pair among them"

@@ -5,31 +5,35 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Thread
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from .bundle import Bundle, open_bundle
 from .calibration import share_for, threshold_for
+from .contract import check_manifest
+from .embeddings import check_embeddings, golden_vector
 from .errors import BundleError, CalibrationError, EdgeRouteError, GoldenWarning, GraphError, PromptError, ProviderError
+from .golden import golden_entries, golden_row
+from .loading import beside, choose_graph
 from .manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest, Provider
-from .session import Session, onnxruntime, why_no_cuda
+from .ranking import Ranking, order, select
+from .session import Session, onnxruntime
 from .store import locate
-from .text import Prompt, TextEncoder
+from .text import Prompt, TextEncoder, Tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_A = TypeVar("_A")
-_B = TypeVar("_B")
+    from .session import Row
 
 WARM_UP = 2
 """Golden scores replayed at load."""
 PINNED_PROBE = 8
 """Tokens of the load check of a pinned bundle."""
+_NO_TOKENS = Tokens([], False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Router:
     """
 
     def __init__(
-        self, bundle: Bundle, graph: GraphEntry, session: Session, text: TextEncoder, *, provider_reason: str
+        self, bundle: Bundle, graph: GraphEntry, session: Session, text: TextEncoder | None, *, provider_reason: str
     ) -> None:
         self.graph = graph
         self.provider = session.provider
@@ -67,7 +71,8 @@ class Router:
         self._bundle = bundle
         self._session = session
         self._text = text
-        self._chat = text.policy.chat if text.policy.chat != bundle.manifest.text.chat else None
+        own = bundle.manifest.text
+        self._chat = text.policy.chat if text and own and text.policy.chat != own.chat else None
 
     @classmethod
     def load(
@@ -97,13 +102,13 @@ class Router:
         place = locate(name_or_path)
         pin = digest or place.digest
         bundle = open_bundle(place.path, digest=pin)
-        graph, chosen, reason = _choose_graph(bundle.manifest, provider)
+        graph, chosen, reason = choose_graph(bundle.manifest, provider)
         try:
             router = cls._open(bundle, graph, chosen, threads, chat, reason)
         except ProviderError as error:
             if provider != "auto":
                 raise
-            graph, chosen, _ = _choose_graph(bundle.manifest, "cpu")
+            graph, chosen, _ = choose_graph(bundle.manifest, "cpu")
             router = cls._open(bundle, graph, chosen, threads, chat, f"CPU, since {error}")
         router._warm_up(pinned=pin is not None)
         return router
@@ -118,14 +123,18 @@ class Router:
         chat: ChatPolicy | None,
         reason: str,
     ) -> Router:
-        names = [TOKENIZER, graph.file, *([graph.data] if graph.data else [])]
+        policy = bundle.manifest.text
+        if policy is None and chat is not None:
+            raise PromptError(f"the bundle {bundle.manifest.name} takes embeddings: it reads no chats")
+        names = [*([TOKENIZER] if policy else []), graph.file, *([graph.data] if graph.data else [])]
         # Hashing and onnxruntime let go of the GIL: each overlap saves a tenth of a cold start.
-        files, _ = _beside(lambda: bundle.read(*names), onnxruntime)
+        files, _ = beside(lambda: bundle.read(*names), onnxruntime)
         data = (graph.data, files[graph.data]) if graph.data else None
-        session, text = _beside(
+        session, text = beside(
             lambda: Session(files[graph.file], provider=provider, threads=threads, data=data),
-            lambda: TextEncoder(files[TOKENIZER], bundle.manifest.text, chat=chat),
+            lambda: TextEncoder(files[TOKENIZER], policy, chat=chat) if policy else None,
         )
+        check_manifest(session.contract, bundle.manifest)
         return cls(bundle, graph, session, text, provider_reason=reason)
 
     @property
@@ -137,9 +146,10 @@ class Router:
         """The strong win rate of one prompt, in [0, 1].
 
         ``prompt`` is a string or a chat: ``[{"role", "content"}]``, content a string or text parts. Raises
-        ``PromptError`` when it is neither or has no text, ``ScoreError`` when the graph fails.
+        ``PromptError`` when it is neither or has no text, ``ScoreError`` when the graph fails, ``BundleError`` when the
+        bundle takes embeddings.
         """
-        return self._session.run(self._text.encode(prompt).ids)
+        return self._session.run(self._encode(prompt).ids)
 
     def score_batch(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Scores of several prompts, float32 ``[len(prompts)]``: on CPU the same bits as ``score`` one by one."""
@@ -148,7 +158,7 @@ class Router:
         rows = []
         for i, prompt in enumerate(prompts):
             try:
-                rows.append(self._text.encode(prompt).ids)
+                rows.append(self._encode(prompt).ids)
             except PromptError as error:
                 raise PromptError(f"prompt {i}: {error}") from None
         if not rows:
@@ -165,19 +175,43 @@ class Router:
         ``CalibrationError``, and what ``score`` raises.
         """
         start = time.perf_counter()
-        limit, share = self.threshold(strong_share=strong_share, threshold=threshold)
-        tokens = self._text.encode(prompt)
-        score = self._session.run(tokens.ids)
-        return Decision(
-            target="strong" if score >= limit else "weak",
-            score=score,
-            threshold=limit,
-            strong_share=share,
-            n_tokens=len(tokens.ids),
-            truncated=tokens.truncated,
-            latency_ms=(time.perf_counter() - start) * 1e3,
-            chat=self._chat,
-        )
+        limits = self.threshold(strong_share=strong_share, threshold=threshold)
+        tokens = self._encode(prompt)
+        return self._decide(tokens.ids, limits, start, tokens)
+
+    def score_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores of prompts that the caller embedded, float32 ``[n, width]`` → float32 ``[n]``.
+
+        For bundles whose manifest says ``input``: ``width`` there, from the model that ``training.base`` names. On CPU
+        the same bits alone and in any batch. Raises ``PromptError`` for another dtype, shape, NaN or infinity,
+        ``BundleError`` when the bundle takes text.
+        """
+        rows = self._embeddings(embeddings)
+        if len(rows) and self.provider == "cuda" and self.graph.precision != "int8":
+            return self._session.run_embeddings(rows)
+        return self._session.run_rows(list(rows))
+
+    def choose_embeddings(
+        self, embeddings: NDArray[np.float32], *, strong_share: float | None = None, threshold: float | None = None
+    ) -> list[Decision]:
+        """``choose`` for each of ``embeddings``, float32 ``[n, width]``; ``n_tokens`` is 0."""
+        limits = self.threshold(strong_share=strong_share, threshold=threshold)
+        return [self._decide(row, limits, time.perf_counter()) for row in self._embeddings(embeddings)]
+
+    def rank(self, prompt: Prompt, *, models: Sequence[str] | None = None) -> Ranking:
+        """Order ``models``, by default all that the bundle knows (``manifest.models``), by one prompt, best first.
+
+        Raises ``BundleError`` when the bundle does not rank or knows no such model, and what ``score`` raises.
+        """
+        start = time.perf_counter()
+        columns = select(self.manifest.models, models, self.manifest.name)
+        tokens = self._encode(prompt)
+        return self._rank(tokens.ids, columns, start, tokens)
+
+    def rank_embeddings(self, embeddings: NDArray[np.float32], *, models: Sequence[str] | None = None) -> list[Ranking]:
+        """``rank`` for each of ``embeddings``, float32 ``[n, width]``; ``n_tokens`` is 0."""
+        columns = select(self.manifest.models, models, self.manifest.name)
+        return [self._rank(row, columns, time.perf_counter()) for row in self._embeddings(embeddings)]
 
     async def ascore(self, prompt: Prompt) -> float:
         """``score`` on a worker thread: the event loop never waits for it."""
@@ -193,6 +227,12 @@ class Router:
 
         return await asyncio.to_thread(self.choose, prompt, strong_share=strong_share, threshold=threshold)
 
+    async def arank(self, prompt: Prompt, *, models: Sequence[str] | None = None) -> Ranking:
+        """``rank`` on a worker thread: the event loop never waits for it."""
+        import asyncio
+
+        return await asyncio.to_thread(self.rank, prompt, models=models)
+
     def threshold(self, *, strong_share: float | None = None, threshold: float | None = None) -> tuple[float, float]:
         """The threshold and the strong share that ``choose`` would use; either may be given, not both."""
         quantiles = self.graph.calibration.quantiles
@@ -204,23 +244,60 @@ class Router:
         return threshold_for(quantiles, share), float(share)
 
     def golden_differences(self, count: int | None = None) -> list[float]:
-        """|score now − score at export| of the first ``count`` golden prompts of the manifest."""
-        golden = self.graph.golden.scores[:count]
-        return [abs(self._session.run(self._text.encode(each.prompt).ids) - each.score) for each in golden]
+        """|score now − score at export| of the first ``count`` golden entries of the manifest."""
+        entries = golden_entries(self.graph.golden)[:count]
+        rows = (golden_row(each, self._session, self._text) for each in entries)
+        return [abs(self._session.run(row) - each.score) for each, row in zip(entries, rows, strict=True)]
+
+    def _encode(self, prompt: Prompt) -> Tokens:
+        if self._text is None:
+            raise BundleError(
+                f"the bundle {self.manifest.name} takes embeddings of width {self._session.contract.width}, not text: "
+                f"embed the prompt with {self.manifest.training.base}, and use score_embeddings, choose_embeddings or "
+                "rank_embeddings; on the command line, edgeroute score --embeddings FILE.npy"
+            )
+        return self._text.encode(prompt)
+
+    def _embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        width = self._session.contract.width
+        if width is None:
+            raise BundleError(f"the bundle {self.manifest.name} takes text, not embeddings: use score or choose")
+        return check_embeddings(embeddings, width)
+
+    def _decide(self, row: Row, limits: tuple[float, float], start: float, tokens: Tokens = _NO_TOKENS) -> Decision:
+        score = self._session.run(row)
+        limit, share = limits
+        return Decision(
+            target="strong" if score >= limit else "weak",
+            score=score,
+            threshold=limit,
+            strong_share=share,
+            n_tokens=len(tokens.ids),
+            truncated=tokens.truncated,
+            latency_ms=(time.perf_counter() - start) * 1e3,
+            chat=self._chat,
+        )
+
+    def _rank(self, row: Row, columns: Sequence[int], start: float, tokens: Tokens = _NO_TOKENS) -> Ranking:
+        standings = order(self.manifest.models, self._session.strengths(row).tolist(), columns)
+        return Ranking(standings, len(tokens.ids), tokens.truncated, (time.perf_counter() - start) * 1e3)
 
     def _warm_up(self, *, pinned: bool) -> None:
-        """Prove the contract on the graph itself: the highest id, and two golden scores.
+        """Prove the contract on the graph itself: the highest id (or any embedding), and two golden scores.
 
         The highest id is run at the full length, to see that the positions reach, unless the bundle is pinned: whoever
         knows its digest has checked it once, and the run costs a tenth of a cold start.
         """
-        highest, tokens = self._text.highest_id, PINNED_PROBE if pinned else self._text.policy.max_tokens
+        row: Row
+        if self._text is None:
+            what, row = "an embedding", golden_vector(0, self._session.contract.width or 0)
+        else:
+            highest, tokens = self._text.highest_id, PINNED_PROBE if pinned else self._text.policy.max_tokens
+            what, row = f"the tokenizer's highest id {highest} at {tokens} tokens", [highest] * tokens
         try:
-            self._session.run([highest] * tokens)
+            self._session.run(row)
         except EdgeRouteError as error:
-            raise GraphError(
-                f"the graph does not take the tokenizer's highest id {highest} at {tokens} tokens: {error}"
-            ) from None
+            raise GraphError(f"the graph does not take {what}: {error}") from None
         try:
             worst = max(self.golden_differences(WARM_UP))
         except PromptError as error:
@@ -232,48 +309,3 @@ class Router:
                 GoldenWarning,
                 stacklevel=3,
             )
-
-
-def _beside(first: Callable[[], _A], second: Callable[[], _B]) -> tuple[_A, _B]:
-    """Run ``first`` on a thread while this one runs ``second``; return both results, or raise what one raised."""
-    found: list[_A] = []
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            found.append(first())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = Thread(target=work, name="edgeroute-load")
-    thread.start()
-    time.sleep(0.001)  # lets the thread take the GIL and reach the C++ code that gives it back
-    try:
-        result = second()
-    finally:
-        thread.join()
-    if failed:
-        raise failed[0]
-    return found[0], result
-
-
-def _choose_graph(manifest: Manifest, provider: Literal["auto", "cpu", "cuda"]) -> tuple[GraphEntry, Provider, str]:
-    """The first graph, in the manifest's order of preference, for the provider; and the reason in words."""
-    by_provider: dict[str, GraphEntry] = {}
-    for graph in manifest.graphs:
-        for each in graph.providers:
-            by_provider.setdefault(each, graph)
-    no_cuda = None
-    if provider == "cuda" or (provider == "auto" and "cuda" in by_provider):
-        no_cuda = why_no_cuda()
-    if provider != "cpu" and no_cuda is None:
-        if "cuda" in by_provider:
-            return by_provider["cuda"], "cuda", "CUDA"
-        no_cuda = f"the bundle {manifest.name} has no graph for CUDA"
-    if provider == "cuda":
-        raise ProviderError(f"CUDA was asked for, but {no_cuda}")
-    if "cpu" not in by_provider:
-        raise ProviderError(
-            f"the bundle {manifest.name} has no graph for the CPU" + (f", and {no_cuda}" if no_cuda else "")
-        )
-    return by_provider["cpu"], "cpu", f"CPU, since {no_cuda}" if no_cuda else "CPU"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .contract import EMBEDDING, SCORE, STRENGTHS, read_contract
 from .errors import ForkError, GraphError, MissingExtraError, ProviderError, ScoreError
 from .graph import check_graph
 from .machine import usable_threads
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 
     from .manifest import Provider
 
+    Row = Sequence[int] | NDArray[np.float32]
+    """Token ids or, where the graph takes embeddings, float32 ``[width]``."""
+
 INSTALL_CPU = 'pip install "edgeroute[cpu]"'
 INSTALL_GPU = 'pip install "edgeroute[gpu]"'
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_INPUTS = ("input_ids", "attention_mask")
 _DISTRIBUTION = re.compile(r"(onnxruntime(?:_gpu)?)-([^-]+)\.dist-info")
 # The smallest model: y = Identity(x), float32 [1], opset 17.
 _IDENTITY = bytes.fromhex(
@@ -101,8 +104,8 @@ class Session:
     """A graph of the bundle contract on one execution provider.
 
     ``provider`` is ``"cpu"`` or ``"cuda"`` and is what the graph truly runs on, never a silent fallback. ``threads``
-    are intra-op threads; ``None`` takes what this process may use. Raises ``GraphError`` when the graph breaks the
-    contract, ``ProviderError`` when the provider does not load.
+    are intra-op threads; ``None`` takes what this process may use. ``contract`` is what the graph takes and gives.
+    Raises ``GraphError`` when the graph breaks the contract, ``ProviderError`` when the provider does not load.
     """
 
     def __init__(
@@ -122,22 +125,31 @@ class Session:
         self._single: Any = None
         self._session = self._create(self.threads)
         try:
-            _check_contract(self._session)
+            self.contract = read_contract(self._session.get_inputs(), self._session.get_outputs())
         except UnicodeDecodeError:
             raise GraphError("a name of the graph's inputs, outputs or axes is not UTF-8") from None
         if self.threads == 1:
             self._single = self._session
 
-    def run(self, ids: Sequence[int]) -> float:
-        """Score one row of token ids. Raises ``ScoreError`` unless the score is finite and in [0, 1]."""
-        return self._run(self._session, ids)
+    def run(self, row: Row) -> float:
+        """Score one row. Raises ``ScoreError`` unless the score is finite and in [0, 1]."""
+        return self._run(self._session, row)
 
-    def run_rows(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def strengths(self, row: Row) -> NDArray[np.float32]:
+        """The strengths of all models on one row, float32 ``[contract.models]``; ``ScoreError`` unless finite."""
+        found = self._fetch(self._session, STRENGTHS, self._feed(row), (1, self.contract.models))
+        if not np.isfinite(found).all():
+            raise ScoreError("the graph gave a strength that is not a finite number")
+        strengths: NDArray[np.float32] = found[0]
+        return strengths
+
+    def run_rows(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Score rows one by one, several at once, on one-thread runs; float32 ``[len(rows)]``.
 
         A dynamic int8 scale covers the whole batch tensor, so rows that shared a run would change each other's score.
         """
-        if len(rows) < 2:
+        # An embedding takes microseconds, less than handing it to a thread.
+        if len(rows) < 2 or self.contract.width is not None:
             return np.array([self.run(row) for row in rows], dtype=np.float32)
         session = self._single_thread_session()
         if self.threads == 1:
@@ -157,21 +169,47 @@ class Session:
             mask[i, : len(row)] = 1
         return self._call(self._session, ids, mask)
 
-    def _run(self, session: Any, ids: Sequence[int]) -> float:
-        row = np.array([ids], dtype=np.int64)
-        return float(self._call(session, row, np.ones_like(row))[0])
+    def run_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score embeddings ``[n, contract.width]`` as one batch; only for graphs without dynamic scales."""
+        return self._score(self._session, {EMBEDDING: embeddings})
+
+    def _run(self, session: Any, row: Row) -> float:
+        return float(self._score(session, self._feed(row))[0])
+
+    def _feed(self, row: Row) -> dict[str, NDArray[Any]]:
+        if self.contract.width is not None:
+            return {EMBEDDING: np.array([row], dtype=np.float32)}
+        ids = np.array([row], dtype=np.int64)
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
     def _call(self, session: Any, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        self._refuse_fork()
-        try:
-            (score,) = session.run(["score"], {"input_ids": ids, "attention_mask": mask})
-        except Exception as error:
-            raise ScoreError(f"the graph failed on {ids.shape[0]} x {ids.shape[1]} tokens: {_brief(error)}") from None
-        if score.shape != (len(ids),) or score.dtype != np.float32:
-            raise ScoreError(f"expected {len(ids)} float32 scores, found {score.dtype} of shape {score.shape}")
+        return self._score(session, {"input_ids": ids, "attention_mask": mask})
+
+    def _score(self, session: Any, feed: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        (first, *_) = feed.values()
+        score = self._fetch(session, SCORE, feed, (len(first),))
         if not ((score >= 0) & (score <= 1)).all():  # NaN compares false
             raise ScoreError("the graph gave a score that is not a number from 0 to 1")
-        checked: NDArray[np.float32] = score
+        return score
+
+    def _fetch(
+        self, session: Any, output: str, feed: dict[str, NDArray[Any]], shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        self._refuse_fork()
+        try:
+            (found,) = session.run([output], feed)
+        except Exception as error:
+            (first, *_) = feed.values()
+            what = "tokens" if self.contract.width is None else "numbers"
+            raise ScoreError(
+                f"the graph failed on {first.shape[0]} x {first.shape[1]} {what}: {_brief(error)}"
+            ) from None
+        if found.shape != shape or found.dtype != np.float32:
+            size = " x ".join(map(str, shape))
+            raise ScoreError(
+                f"expected {size} float32 {output.rstrip('s')}s, found {found.dtype} of shape {found.shape}"
+            )
+        checked: NDArray[np.float32] = found
         return checked
 
     def _refuse_fork(self) -> None:
@@ -214,31 +252,6 @@ class Session:
         if session.get_providers()[0] != wanted:
             raise ProviderError(f"{wanted} was asked for, but onnxruntime took {session.get_providers()[0]}")
         return session
-
-
-def _check_contract(session: Any) -> None:
-    """Inputs ``input_ids``, ``attention_mask``: int64, two free axes; output ``score``: float32, one axis."""
-    inputs = {each.name: each for each in session.get_inputs()}
-    if sorted(inputs) != sorted(_INPUTS):
-        raise GraphError(f"expected the inputs {', '.join(_INPUTS)}, found {', '.join(sorted(inputs)) or 'none'}")
-    for name, each in inputs.items():
-        _check_tensor(name, each, "tensor(int64)", 2)
-    outputs = {each.name: each for each in session.get_outputs()}
-    if "score" not in outputs or outputs.keys() - {"score", "strengths"}:
-        raise GraphError(f"expected the output score (and strengths), found {', '.join(sorted(outputs))}")
-    _check_tensor("score", outputs["score"], "tensor(float)", 1)
-    if "strengths" in outputs:
-        _check_tensor("strengths", outputs["strengths"], "tensor(float)", 2)
-
-
-def _check_tensor(name: str, tensor: Any, dtype: str, rank: int) -> None:
-    if tensor.type != dtype:
-        raise GraphError(f"{name}: expected {dtype}, found {tensor.type}")
-    if len(tensor.shape) != rank:
-        raise GraphError(f"{name}: expected {rank} axes, found {len(tensor.shape)}")
-    free = tensor.shape if name in _INPUTS else tensor.shape[:1]
-    if any(isinstance(axis, int) for axis in free):
-        raise GraphError(f"{name}: expected axes of any length, found {tensor.shape}")
 
 
 def _brief(error: Exception) -> str:

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .bundle import Bundle, open_bundle
+from .contract import check_manifest
 from .errors import BundleError, BundleNotFoundError, EdgeRouteError
-from .manifest import TOKENIZER, GraphEntry, Provider
+from .golden import golden_entries, golden_row
+from .manifest import TOKENIZER, GraphEntry, Manifest, Provider
+from .ranking import sigmoid
 from .session import Session, why_no_cuda
 from .store import locate
 from .text import TextEncoder
+
+STRENGTHS_TOLERANCE = 0.005
+"""Between a score and the sigmoid of its pair's strengths; room for fp16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +70,10 @@ def verify(name_or_path: str | os.PathLike[str] | None = None) -> Report:
 def _check_contents(bundle: Bundle) -> Iterator[Check]:
     files, problems = bundle.check(TOKENIZER)
     yield Check("files", not problems, tuple(problems))
-    encoder = None
-    if TOKENIZER in files:
+    encoder, policy = None, bundle.manifest.text
+    if policy is not None and TOKENIZER in files:
         try:
-            encoder = TextEncoder(files[TOKENIZER], bundle.manifest.text)
+            encoder = TextEncoder(files[TOKENIZER], policy)
             yield Check("tokenizer", True)
         except EdgeRouteError as error:
             yield Check("tokenizer", False, _lines(error))
@@ -78,7 +84,7 @@ def _check_contents(bundle: Bundle) -> Iterator[Check]:
 
 def _check_graph(bundle: Bundle, graph: GraphEntry, provider: Provider, encoder: TextEncoder | None) -> Check:
     what = f"graph {graph.file} on {provider}"
-    if encoder is None:
+    if encoder is None and bundle.manifest.text is not None:
         return Check(what, None, ("not run: there is no tokenizer",))
     try:
         if provider == "cuda" and (reason := why_no_cuda()):
@@ -89,9 +95,14 @@ def _check_graph(bundle: Bundle, graph: GraphEntry, provider: Provider, encoder:
             return Check(what, None, ("not run: its file is not the one that the manifest names",))
         data = (graph.data, files[graph.data]) if graph.data else None
         session = Session(files[graph.file], provider=provider, data=data)
+        check_manifest(session.contract, bundle.manifest)
     except EdgeRouteError as error:
         return Check(what, False, _lines(error))
-    wrong = [*_length_problems(session, encoder), *_golden_problems(session, encoder, graph)]
+    wrong = [
+        *(_length_problems(session, encoder) if encoder else ()),
+        *_golden_problems(session, encoder, graph),
+        *_strength_problems(session, encoder, graph, bundle.manifest),
+    ]
     return Check(what, not wrong, tuple(wrong))
 
 
@@ -103,16 +114,36 @@ def _length_problems(session: Session, encoder: TextEncoder) -> Iterator[str]:
         yield f"the tokenizer's highest id {highest} at {tokens} tokens: {error}"
 
 
-def _golden_problems(session: Session, encoder: TextEncoder, graph: GraphEntry) -> Iterator[str]:
+def _golden_problems(session: Session, encoder: TextEncoder | None, graph: GraphEntry) -> Iterator[str]:
     tolerance = graph.golden.tolerance
-    for i, golden in enumerate(graph.golden.scores):
+    kind = "prompt" if encoder else "vector"
+    for i, golden in enumerate(golden_entries(graph.golden)):
         try:
-            score = session.run(encoder.encode(golden.prompt).ids)
+            score = session.run(golden_row(golden, session, encoder))
         except EdgeRouteError as error:
-            yield f"golden prompt {i}: {error}"
+            yield f"golden {kind} {i}: {error}"
             continue
         if abs(score - golden.score) > tolerance:
-            yield f"golden prompt {i}: expected the score {golden.score:.4f} within {tolerance}, found {score:.4f}"
+            yield f"golden {kind} {i}: expected the score {golden.score:.4f} within {tolerance}, found {score:.4f}"
+
+
+def _strength_problems(
+    session: Session, encoder: TextEncoder | None, graph: GraphEntry, manifest: Manifest
+) -> Iterator[str]:
+    """Where the strengths of the manifest's pair do not give the score: columns in another order, or another head."""
+    if not manifest.models:
+        return
+    strong, weak = (manifest.models.index(name) for name in (manifest.pair.strong, manifest.pair.weak))
+    for i, golden in enumerate(golden_entries(graph.golden)):
+        try:
+            row = golden_row(golden, session, encoder)
+            score, strengths = session.run(row), session.strengths(row)
+        except EdgeRouteError as error:
+            yield f"strengths on golden {i}: {error}"
+            continue
+        implied = sigmoid(float(strengths[strong] - strengths[weak]))
+        if abs(score - implied) > STRENGTHS_TOLERANCE:
+            yield f"strengths on golden {i}: the pair's give {implied:.4f}, but the score is {score:.4f}"
 
 
 def _lines(error: EdgeRouteError) -> tuple[str, ...]:

@@ -193,9 +193,9 @@ def make_graph(precision: str = "int8", *, rows: int | None = None, max_tokens: 
     return make_model(nodes, constants)
 
 
-def graph_parts() -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """Nodes and constants of the fp32 graph, to build a changed one with ``make_model``."""
-    graph = make_graph("fp32").graph
+def graph_parts(precision: str = "fp32") -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Nodes and constants of a graph, to build a changed one with ``make_model``."""
+    graph = make_graph(precision).graph
     return list(graph.node), {each.name: numpy_helper.to_array(each) for each in graph.initializer}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from bundles import make_bundle
+from wider_bundles import make_embedding_bundle, make_ranking_bundle
 
 from edgeroute.bundle import open_bundle
 from edgeroute.router import Router
@@ -50,3 +51,15 @@ def tokenizer_bytes(base_bundle: Path) -> bytes:
     """``tokenizer.json`` of the tiny bundle."""
     (data,) = open_bundle(base_bundle).read("tokenizer.json").values()
     return data
+
+
+@pytest.fixture(scope="session")
+def embedding_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that takes embeddings and ranks four models. Read only."""
+    return make_embedding_bundle(tmp_path_factory.mktemp("bundles") / "embedded")
+
+
+@pytest.fixture(scope="session")
+def ranking_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny text bundle, int8 first, with strengths of four models. Read only."""
+    return make_ranking_bundle(tmp_path_factory.mktemp("bundles") / "ranking", ["int8", "fp32"])

@@ -74,7 +74,7 @@ def export(checkpoint: Path, bert: Path, labels: tuple[Path, Path], output: Path
         "evidence": Evidence(battles, outcomes, (outcomes,), check_rows=60),
         "precisions": ("int8", "fp32"),
     } | changes
-    encoder = str(arguments.pop("encoder", bert))
-    router = mf.trace(checkpoint, arguments["pair"], encoder=encoder)  # type: ignore[arg-type]
+    encoder, strengths = str(arguments.pop("encoder", bert)), bool(arguments.pop("strengths", False))
+    router = mf.trace(checkpoint, arguments["pair"], encoder=encoder, strengths=strengths)  # type: ignore[arg-type]
     build_bundle(router, output, **arguments)  # type: ignore[arg-type]
     return output

@@ -36,6 +36,7 @@ def test_the_public_names() -> None:
         "PromptError",
         "ProviderError",
         "PullError",
+        "Ranking",
         "Router",
         "ScoreError",
         "__version__",

@@ -1,4 +1,4 @@
-"""The command line: ``edgeroute score``, ``models``, ``verify``, ``doctor``, ``pull``, and commands of other packages.
+"""The command line: ``edgeroute score``, ``rank``, ``models``, ``verify``, ``doctor``, ``pull``, and others' commands.
 
 Results go to stdout, everything else to stderr. Each command's module is imported when the command runs, not before:
 ``edgeroute score`` pays for nothing else.

@@ -16,6 +16,7 @@ ENTRY_POINTS = "edgeroute.commands"
 
 CORE = {
     "score": "Score prompts and choose between the strong and the weak model.",
+    "rank": "Order more than two models by a prompt.",
     "models": "List the bundles that are here and that can be pulled.",
     "verify": "Check a bundle in full and say everything that is wrong.",
     "doctor": "Show what is installed, which providers load, and whether scoring works.",

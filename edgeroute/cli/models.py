@@ -35,6 +35,8 @@ def _as_json(listing: Listing) -> dict[str, object]:
         "version": manifest and manifest.version,
         "licence": manifest and manifest.licence,
         "description": manifest and manifest.description,
+        "input": asdict(manifest.input) if manifest and manifest.input else None,
+        "models": list(manifest.models) if manifest else [],
         "quality": [asdict(quality) for quality in manifest.quality] if manifest else [],
         "latency": [
             {"graph": graph.file, **asdict(graph.latency)} for graph in manifest.graphs if graph.latency is not None
@@ -52,6 +54,10 @@ def _as_text(listing: Listing) -> list[str]:
     if (manifest := listing.manifest) is None:
         return lines
     lines.append(f"  {manifest.description}")
+    if manifest.input is not None:
+        lines.append(f"  takes embeddings of width {manifest.input.width}, not text")
+    if manifest.models:
+        lines.append(f"  ranks {len(manifest.models)} models")
     for q in manifest.quality:
         lines.append(f"  {q.metric} {q.value:.3f} ({q.low:.3f} to {q.high:.3f}) on {q.benchmark} {q.split}, n = {q.n}")
     for graph in manifest.graphs:

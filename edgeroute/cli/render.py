@@ -13,16 +13,25 @@ if TYPE_CHECKING:
     from ..explain import Explanation
 
 
-def render(decision: Decision, explanation: Explanation | None, *, as_json: bool, line: int | None = None) -> str:
-    """A decision; ``line`` is its line in a file. An explanation adds a key, or lines below."""
+def render(
+    decision: Decision,
+    explanation: Explanation | None,
+    *,
+    as_json: bool,
+    line: int | None = None,
+    row: int | None = None,
+) -> str:
+    """A decision; ``line`` is its line in a file, ``row`` that of embeddings. An explanation adds a key, or lines."""
     if as_json:
-        where = {} if line is None else {"line": line}
+        where = {name: place for name, place in (("line", line), ("row", row)) if place is not None}
         more = {} if explanation is None else {"explain": asdict(explanation)}
         return json.dumps(where | asdict(decision) | more)
     cut = " (cut)" if decision.truncated else ""
-    text = f"{decision.score:.4f}  {decision.target:<6}  {decision.n_tokens} tokens{cut}  {decision.latency_ms:.1f} ms"
-    if line is not None:
-        text = f"{line:>6}  {text}"
+    tokens = f"{decision.n_tokens} tokens{cut}  " if row is None else ""
+    text = f"{decision.score:.4f}  {decision.target:<6}  {tokens}{decision.latency_ms:.1f} ms"
+    place = row if line is None else line
+    if place is not None:
+        text = f"{place:>6}  {text}"
     return text if explanation is None else "\n".join([text, *_explained(decision, explanation)])
 
 
@@ -32,15 +41,21 @@ def render_bad(bad: BadLine) -> str:
 
 
 def _explained(decision: Decision, why: Explanation) -> list[str]:
-    read = (
-        f"cut to {decision.n_tokens} tokens, {why.keep.replace('_', ' and ')} kept" if decision.truncated else "whole"
-    )
     share, threshold = f"{decision.strong_share:.1%}", f"{decision.threshold:.4f}"
     return [
         f"  score     above {why.percentile:.1f}% of the calibration sample ({why.sample}, {why.sample_n} prompts)",
         f"  asked     a strong share of {share}: strong from a score of {threshold} on",
         f"  turns     strong at a strong share of {why.turning_share:.1%} or more, weak below",
-        f"  prompt    {read} (at most {why.max_tokens} tokens; of a chat: {why.chat})",
+        f"  prompt    {_read(decision, why)}",
         f"  runs on   {why.graph} ({why.precision}), {why.threads} threads, {why.provider_reason}",
         f"  bundle    {why.bundle} {why.version}, {why.digest}",
     ]
+
+
+def _read(decision: Decision, why: Explanation) -> str:
+    """What of the prompt was read."""
+    if why.keep is None:
+        return "an embedding"
+    kept = why.keep.replace("_", " and ")
+    read = f"cut to {decision.n_tokens} tokens, {kept} kept" if decision.truncated else "whole"
+    return f"{read} (at most {why.max_tokens} tokens; of a chat: {why.chat})"

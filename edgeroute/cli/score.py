@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 import click
 
-from ..errors import EdgeRouteError, InputFileError
-from ..inputs import MAX_PROMPT_BYTES, BadLine, Format, decode_prompt, format_of, read_prompts
+from ..errors import InputFileError
+from ..inputs import BadLine, Format, format_of, read_prompts
 from ..machine import usable_threads
 from ..manifest import ChatPolicy
 from ..router import Decision, Router
@@ -22,6 +22,7 @@ from .commands import CORE
 from .exits import SOME_FAILED
 from .output import Write, opened_output
 from .progress import Progress
+from .reading import opened_input, read_prompt, refuse_same
 from .render import render, render_bad
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class _Options:
 
     prompt: str | None
     file: str | None
+    embeddings: str | None
     form: Format | None
     field: str
     on_error: Literal["skip", "stop"]
@@ -51,6 +53,7 @@ class _Options:
 @click.command(short_help=CORE["score"])
 @click.argument("prompt", required=False)
 @click.option("--file", metavar="PATH", help="Score a .txt, .jsonl or .csv file; - is standard input.")
+@click.option("--embeddings", metavar="PATH", help="Score a .npy file, float32 [n, width], a row a prompt.")
 @click.option("--format", "form", type=click.Choice(get_args(Format)), help="The file's format, if not by its name.")
 @click.option(
     "--field", "--column", default="prompt", show_default=True, metavar="NAME", help="JSON key or CSV column."
@@ -90,17 +93,21 @@ def score(**options: Any) -> int:
     skipped. Results come in the order of the file, each with its line number. A line that cannot be scored is named on
     stderr (with --json also in the output, as {"line", "error"}); the rest is scored and the exit code is 3. With
     --on-error stop the first such line ends the run with exit code 1, and what was written stays.
+
+    A bundle that takes embeddings in place of text scores them with --embeddings, a result a row, rows from 0.
     """
     chosen = _Options(**options)
-    if (chosen.prompt is None) == (chosen.file is None):
-        raise click.UsageError("Give a PROMPT, - for standard input, or --file.")
+    if sum(each is not None for each in (chosen.prompt, chosen.file, chosen.embeddings)) != 1:
+        raise click.UsageError("Give a PROMPT, - for standard input, --file or --embeddings, and one of them.")
     if chosen.strong_share is not None and chosen.threshold is not None:
         raise click.UsageError("Give --strong-share or --threshold, not both.")
+    if chosen.embeddings is not None:
+        return _score_embeddings(chosen, chosen.embeddings)
     return _score_prompt(chosen) if chosen.file is None else _score_file(chosen, chosen.file)
 
 
 def _score_prompt(options: _Options) -> int:
-    prompt = _read_prompt(options.prompt or "")
+    prompt = read_prompt(options.prompt or "")
     router = _load(options, options.threads)
     decision = router.choose(prompt, strong_share=options.strong_share, threshold=options.threshold)
     with opened_output(options.output) as write:
@@ -108,10 +115,24 @@ def _score_prompt(options: _Options) -> int:
     return 0
 
 
+def _score_embeddings(options: _Options, path: str) -> int:
+    from ..embeddings import read_embeddings
+
+    with opened_input(path) as file:
+        refuse_same(file, options.output)
+    embeddings = read_embeddings(path)
+    router = _load(options, options.threads)
+    decisions = router.choose_embeddings(embeddings, strong_share=options.strong_share, threshold=options.threshold)
+    with opened_output(options.output) as write:
+        for row, decision in enumerate(decisions):
+            write(render(decision, _explain(router, decision, options), as_json=options.as_json, row=row))
+    return 0
+
+
 def _score_file(options: _Options, path: str) -> int:
     form = options.form or format_of(path)
-    with _opened_input(path) as file:
-        _refuse_same(file, options.output)
+    with opened_input(path) as file:
+        refuse_same(file, options.output)
         # Prompts side by side on one thread each, not one after the other on several: nobody waits at a barrier.
         router = _load(options, 1)
         workers = 1 if router.provider == "cuda" else options.threads or usable_threads()
@@ -164,38 +185,6 @@ def _explain(router: Router, decision: Decision, options: _Options) -> Explanati
     from ..explain import explain
 
     return explain(router, decision)
-
-
-def _read_prompt(argument: str) -> str:
-    """The argument, or for ``-`` all of standard input; raises ``PromptError`` when that is not UTF-8."""
-    if argument == "-":
-        return decode_prompt(_stdin().read(MAX_PROMPT_BYTES + 1))
-    return decode_prompt(argument.encode("utf-8", "surrogateescape"))
-
-
-def _stdin() -> BinaryIO:
-    if sys.stdin is None:
-        raise InputFileError("standard input is closed")
-    return sys.stdin.buffer
-
-
-@contextlib.contextmanager
-def _opened_input(path: str) -> Iterator[BinaryIO]:
-    if path == "-":
-        yield _stdin()
-        return
-    try:
-        file = open(path, "rb")  # noqa: SIM115  (closed below; errors of the body are not this file's)
-    except OSError as error:
-        raise InputFileError(f"{path} cannot be read: {error.strerror}") from None
-    with file:
-        yield file
-
-
-def _refuse_same(file: BinaryIO, output: str | None) -> None:
-    with contextlib.suppress(OSError):  # no such output yet
-        if output is not None and output != "-" and os.path.samestat(os.fstat(file.fileno()), os.stat(output)):
-            raise EdgeRouteError(f"--output {output} is the input file: it would be lost")
 
 
 def _state(file: BinaryIO, count: int) -> str:

@@ -39,7 +39,8 @@ class Traced:
     """A router ready for export: its whole float32 graph, and PyTorch's own scores to compare with.
 
     ``graph`` obeys the bundle contract. ``reference`` scores rows of token ids, float32 ``[n]``, by another road than
-    the graph. ``training`` is the manifest's record.
+    the graph. ``training`` is the manifest's record. ``models`` names the columns of the graph's second output
+    ``strengths``, where it has one.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Traced:
     tokenizer: bytes
     text: TextPolicy
     training: dict[str, Any]
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ def build_bundle(
         "graphs": entries,
         "default": {"strong_share": 0.5},
         "quality": list(_quality(preferred, text, evidence.quality, pair, progress)),
+        **({"models": list(router.models)} if router.models else {}),
     }
     return write_bundle(output, manifest, files)
 

@@ -13,17 +13,15 @@ if TYPE_CHECKING:
 
 EXISTING = click.Path(exists=True, path_type=Path)
 _BUNDLE_OPTIONS = (
-    click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path)),
+    click.argument("checkpoint", type=click.Path(path_type=Path)),
     click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle."),
     click.option("--pair", nargs=2, required=True, metavar="STRONG WEAK", help="The two models to decide between."),
     click.option("--name", required=True, help="The bundle's name."),
     click.option("--version", default="0.1.0", show_default=True, help="The bundle's version."),
     click.option("--description", default="", help="One sentence for the manifest."),
     click.option("--precision", default="int8", show_default=True, help="Graphs to ship, by preference: int8,fp32."),
-    click.option(
-        "--calibrate", required=True, type=EXISTING, help="Battles whose calibration split gives the quantiles."
-    ),
-    click.option("--check", required=True, type=EXISTING, help="Outcomes whose dev prompts are compared with PyTorch."),
+    click.option("--calibrate", type=EXISTING, help="Battles whose calibration split gives the quantiles."),
+    click.option("--check", type=EXISTING, help="Outcomes whose dev prompts are compared with PyTorch."),
     click.option("--check-rows", default=2000, show_default=True, help="How many of them."),
     click.option("--quality", multiple=True, type=EXISTING, help="Outcomes whose dev split is scored for the receipt."),
 )
@@ -53,11 +51,28 @@ def export() -> None:
 @export.command()
 @bundle_options
 @encoder_option
-def mf(checkpoint: Path, pair: tuple[str, str], encoder: str | None, **options: Any) -> None:
-    """Matrix factorization over a frozen encoder, collapsed for one pair."""
-    from .mf import trace
+@click.option("--strengths", is_flag=True, help="A second output: every model's logit, for edgeroute rank.")
+@click.option("--models", type=EXISTING, help="RouteLLM's form: names of the rows of P, a JSON list or one a line.")
+def mf(checkpoint: Path, encoder: str | None, models: Path | None, **options: Any) -> None:
+    """Matrix factorization, collapsed for one pair, or whole with --strengths.
 
-    _build(lambda: trace(checkpoint, pair, encoder=encoder), pair, **options)
+    CHECKPOINT is a folder of edgeroute train, over its frozen encoder; or RouteLLM's released form or its trainer's
+    (P, text_proj, classifier; .safetensors, or .bin and .pt read as weights only), a file, a folder or a hub name such
+    as routellm/mf_gpt4_augmented. The latter's bundle takes the caller's own embeddings (1536 numbers of OpenAI's
+    text-embedding-3-small) as one fp32 graph. --pair may then give numbers of rows, and --calibrate and --check are
+    .npy files of float32 [n, width].
+    """
+    from . import mf as ours
+
+    if ours.is_checkpoint(checkpoint):
+        if models is not None:
+            raise click.UsageError("--models names the rows of RouteLLM's form; this checkpoint has its own names.")
+        pair, strengths = options["pair"], options.pop("strengths")
+        _build(lambda: ours.trace(checkpoint, pair, encoder=encoder, strengths=strengths), **options)
+    elif encoder is not None:
+        raise click.UsageError("RouteLLM's form takes embeddings and has no encoder: leave --encoder out.")
+    else:
+        _build_embedded(checkpoint, models, **options)
 
 
 @export.command()
@@ -95,6 +110,36 @@ def index(folder: Path, default: str) -> None:
     click.echo(write_index(folder, default))
 
 
+def _build_embedded(
+    checkpoint: Path,
+    models: Path | None,
+    *,
+    output: Path,
+    name: str,
+    version: str,
+    description: str,
+    quality: tuple[Path, ...],
+    precision: str,
+    **build: Any,
+) -> None:
+    """Read RouteLLM's form, build the bundle, and print its folder and digest."""
+    from .build import Naming
+    from .embedded import build_embedded
+    from .routellm import read_names, read_released
+
+    asked = click.get_current_context().get_parameter_source("precision")
+    if precision != "fp32" and asked is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("RouteLLM's form is one small product: its only graph is fp32.")
+    if quality:
+        raise click.UsageError("--quality holds prompts, and this bundle takes embeddings.")
+    released = read_released(checkpoint, None if models is None else read_names(models))
+    naming = Naming(name, version, description)
+    digest = build_embedded(
+        released, output, naming=naming, progress=lambda message: click.echo(message, err=True), **build
+    )
+    click.echo(f"{output} {digest}")
+
+
 def _build(
     trace: Callable[[], Traced],
     pair: tuple[str, str],
@@ -104,13 +149,16 @@ def _build(
     version: str,
     description: str,
     precision: str,
-    calibrate: Path,
-    check: Path,
+    calibrate: Path | None,
+    check: Path | None,
     check_rows: int,
     quality: tuple[Path, ...],
 ) -> None:
     """Trace, build the bundle, and print its folder and digest; what is being done goes to stderr."""
     from .build import Evidence, Naming, build_bundle
+
+    if calibrate is None or check is None:
+        raise click.UsageError("Missing option '--calibrate' or '--check'.")
 
     def say(message: str) -> None:
         click.echo(message, err=True)

@@ -23,7 +23,7 @@ from .build import Traced
 from .encoder import load_encoder, mean_pooled
 from .gates import NAMES, gate_weights, reference_gates, token_table
 from .graphs import attach_head, fuse
-from .heads import GatedHead, gated_head, linear_head
+from .heads import GatedHead, Strengths, gated_head, linear_head
 from .tracing import trace_encoder
 
 Floats = NDArray[np.float32]
@@ -58,6 +58,11 @@ class MatrixFactorization:
         return models.index(name)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is one of ``edgeroute train mf``, whole or not, and no other form."""
+    return (path / CONFIG).exists() or (path / WEIGHTS).exists()
+
+
 def read_checkpoint(folder: str | os.PathLike[str]) -> MatrixFactorization:
     """Read a checkpoint folder. Raises ``BundleError`` when it is not a matrix factorization."""
     try:
@@ -86,22 +91,38 @@ def collapse(checkpoint: MatrixFactorization, strong: str, weak: str) -> tuple[F
     return (projection.T @ (classifier[0] * (unit[s] - unit[w]))).astype(np.float32), float(strength[s] - strength[w])
 
 
-def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None) -> Traced:
+def all_strengths(checkpoint: MatrixFactorization) -> Strengths:
+    """Every model's own ``Wᵀ (w ⊙ P̂_m)`` and strength, for the graph's second output; RouteLLM's logit, per model."""
+    p, projection, classifier = (checkpoint.weights[key].double().numpy() for key in _MATRICES)
+    unit = p / np.linalg.norm(p, axis=1, keepdims=True)
+    vectors = (unit * classifier[0]) @ projection
+    return Strengths(vectors.astype(np.float32), checkpoint.weights["strength"].numpy().astype(np.float32))
+
+
+def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None, strengths: bool = False) -> Traced:
     """A checkpoint over its frozen encoder, collapsed for (strong, weak).
 
-    ``encoder`` overrides where the encoder is found; its weights must be those trained on.
+    ``encoder`` overrides where the encoder is found; its weights must be those trained on. ``strengths`` adds the
+    second output, over all models of the checkpoint.
     """
     trained = read_checkpoint(checkpoint)
     vector, bias = collapse(trained, *pair)
+    models = tuple(trained.config["models"]) if strengths else ()
+    if models and (alias := set(pair) - set(models)):
+        own = models[trained.row(min(alias))]
+        raise BundleError(f"a ranking knows {min(alias)!r} by its own name, {own!r}: give that in --pair")
     source = encoder or trained.config["encoder"]["source"]
     model, tokenizer = load_encoder(source, trained.config["encoder"]["digest"])
     hidden = fuse(trace_encoder(source), heads=model.config.num_attention_heads, width=model.config.hidden_size)
     name = hidden.graph.output[0].name
     table = token_table(tokenizer, trained.config["gates"]["token_classes"]) if trained.gated else None
+    ranked = all_strengths(trained) if strengths else None
     if table is None:
-        head = linear_head(vector, bias, hidden=name)
+        head = linear_head(vector, bias, hidden=name, strengths=ranked)
     else:
-        head = gated_head(_split(trained, vector, bias, table), hidden=name)
+        if ranked is not None:
+            ranked = Strengths(ranked.vectors * _scale(trained, ranked.vectors.shape[1]), ranked.biases)
+        head = gated_head(_split(trained, vector, bias, table), hidden=name, strengths=ranked)
     return Traced(
         kind="mf",
         graph=attach_head(hidden, head),
@@ -109,6 +130,7 @@ def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None
         tokenizer=tokenizer,
         text=TextPolicy(**trained.config["text"]),
         training=trained.config["training"],
+        models=models,
     )
 
 
@@ -147,12 +169,19 @@ def _split(checkpoint: MatrixFactorization, vector: Floats, bias: float, table: 
     """The collapsed vector by the blocks of gated features."""
     w, gates = {name: weight.numpy() for name, weight in checkpoint.weights.items()}, checkpoint.config["gates"]
     width = (len(vector) - 4) // 2
-    scale = np.array([1, 1, gates["length_scale"], gates["length_scale"]], np.float32)
+    vector = vector * _scale(checkpoint, len(vector))
     return GatedHead(
         choice=vector[:width],
         opened=vector[width : 2 * width],
         quantitative=w["gates.quantitative"][:-1],
-        lengths=vector[2 * width :] * scale,
+        lengths=vector[2 * width :],
         bias=bias,
         gates=gate_weights(w, gates, table),
     )
+
+
+def _scale(checkpoint: MatrixFactorization, width: int) -> Floats:
+    """What the features are multiplied with in training, to fold into weights on them: ``[width]``."""
+    scale = np.ones(width, np.float32)
+    scale[-2:] = checkpoint.config["gates"]["length_scale"]
+    return scale

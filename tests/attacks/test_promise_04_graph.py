@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bundles import WIDTH, graph_parts, make_graph, make_model, set_graph
+from bundles import FP32, WIDTH, graph_parts, make_graph, make_model, set_graph
 from onnx import TensorProto, helper
+from wider_bundles import EMBEDDING, embedding_graph, initializers
 
 from edgeroute.errors import GraphError
 from edgeroute.router import Router
@@ -109,6 +111,10 @@ CLAUSES: dict[str, tuple[onnx.ModelProto, str]] = {
         outputs(SCORE, value("strengths", FLOAT, ["b"]), extra=[node("Identity", ["flat"], ["strengths"])]),
         "strengths: expected 2 axes, found 1",
     ),
+    "strengths of any number": (
+        outputs(SCORE, value("strengths", FLOAT, ["b", "t"]), extra=[node("Identity", ["mask"], ["strengths"])]),
+        "strengths: expected a second axis of fixed length, found .'b', 't'.",
+    ),
     "int64 strengths": (
         outputs(SCORE, value("strengths", INT64, ["b", "t"]), extra=[node("Identity", ["input_ids"], ["strengths"])]),
         r"strengths: expected tensor\(float\), found tensor\(int64\)",
@@ -129,6 +135,53 @@ def test_each_clause_of_the_contract(bundle: Path, clause: str) -> None:
     model, message = CLAUSES[clause]
     with pytest.raises(GraphError, match=message):
         Router.load(set_graph(bundle, model))
+
+
+# Graphs that take embeddings or rank models.
+
+
+def embedding(
+    axes: Sequence[Any] | None = ("b", EMBEDDING), *, name: str = "embedding", dtype: int = FLOAT
+) -> onnx.ValueInfoProto:
+    return value(name, dtype, axes)
+
+
+def taking(*infos: onnx.ValueInfoProto, extra: Sequence[onnx.NodeProto] = ()) -> onnx.ModelProto:
+    made = embedding_graph(models=0)
+    return make_model([*extra, *made.graph.node], initializers(made), inputs=infos)
+
+
+EMBEDDING_CLAUSES: dict[str, tuple[onnx.ModelProto, str]] = {
+    "token ids after all": (make_graph("fp32"), "says that the graph takes embeddings of width 48, but it takes token"),
+    "another name": (
+        taking(embedding(name="x"), extra=renamed("embedding", "x")),
+        "expected the inputs input_ids, attention_mask, found x",
+    ),
+    "a second input": (taking(embedding(), mask()), "found attention_mask, embedding"),
+    "double embeddings": (
+        taking(embedding(name="embedding", dtype=DOUBLE)),
+        r"embedding: expected tensor\(float\), found tensor\(double\)|refuses the graph",
+    ),
+    "one embedding": (taking(embedding([1, EMBEDDING])), "embedding: expected axes of any length, found .1, 48."),
+    "any width": (taking(embedding(["b", "w"])), "embedding: expected a second axis of fixed length"),
+    "a flat embedding": (taking(embedding(["b"])), "embedding: expected 2 axes, found 1|refuses the graph"),
+    "another width": (embedding_graph(40, 4), "of width 48, but it takes embeddings of width 40"),
+    "strengths of fewer": (embedding_graph(models=3), "lists 4 models, but the graph ranks 3"),
+    "no strengths": (embedding_graph(models=0), "lists 4 models, but the graph ranks 0"),
+}
+
+
+@pytest.mark.parametrize("clause", EMBEDDING_CLAUSES)
+def test_each_clause_of_a_graph_that_takes_embeddings(embedding_bundle: Path, tmp_path: Path, clause: str) -> None:
+    model, message = EMBEDDING_CLAUSES[clause]
+    bundle = Path(shutil.copytree(embedding_bundle, tmp_path / "copy"))
+    with pytest.raises(GraphError, match=message):
+        Router.load(set_graph(bundle, model, FP32))
+
+
+def test_a_text_bundle_takes_no_graph_of_embeddings(bundle: Path) -> None:
+    with pytest.raises(GraphError, match="says that the graph takes token ids, but it takes embeddings of width 48"):
+        Router.load(set_graph(bundle, embedding_graph(models=0)))
 
 
 # Operators.

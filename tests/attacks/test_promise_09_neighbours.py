@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from bundles import sample_prompts
+from bundles import make_model, reseal, sample_prompts, set_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from wider_bundles import EMBEDDING, embedding_graph, initializers, make_embedding_bundle, sample_embeddings
 
 from edgeroute.router import Router
 
@@ -79,3 +83,75 @@ def test_dynamic_int8_never_runs_as_a_real_batch(base_bundle: Path, monkeypatch:
     for provider in ("cpu", "cuda"):
         monkeypatch.setattr(router, "provider", provider)
         assert router.score_batch(PROMPTS).tolist() == alone
+
+
+# Embeddings and rankings.
+
+X = sample_embeddings(30, 1536, seed=7)
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Router:
+    """A router on embeddings as wide as OpenAI's: products that a library might split by batch or thread."""
+    folder = make_embedding_bundle(tmp_path_factory.mktemp("wide") / "b", width=1536)
+    return Router.load(folder, threads=request.param)
+
+
+def test_embeddings_give_the_same_bits_in_any_batch(wide: Router) -> None:
+    alone = [float(wide.score_embeddings(row[None])[0]) for row in X]
+    for size in (2, 7, 30):
+        for start in range(0, 30, size):
+            assert wide.score_embeddings(X[start : start + size]).tolist() == alone[start : start + size]
+    order = np.random.default_rng(0).permutation(30)
+    assert wide.score_embeddings(X[order]).tolist() == [alone[i] for i in order]
+    assert wide.score_embeddings(np.asfortranarray(X)).tolist() == alone
+    assert [each.score for each in wide.choose_embeddings(X)] == alone
+    with ThreadPoolExecutor(6) as pool:
+        assert all(found.tolist() == alone for found in pool.map(wide.score_embeddings, [X] * 20))
+    assert np.abs(wide._session.run_embeddings(X) - alone).max() <= 1e-5
+
+
+def test_embeddings_of_a_graph_with_dynamic_scales_never_share_a_run(
+    embedding_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = helper.make_node
+    nodes = [
+        node("DynamicQuantizeLinear", ["embedding"], ["x8", "scale", "zero"]),
+        node("DequantizeLinear", ["x8", "scale", "zero"], ["x"]),
+        node("MatMul", ["x", "vector"], ["logit"]),
+        node("Squeeze", ["logit", "axis"], ["flat"]),
+        node("Sigmoid", ["flat"], ["score"]),
+    ]
+    constants = initializers(embedding_graph(models=0))
+    inputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["b", EMBEDDING])]
+    folder = Path(shutil.copytree(embedding_bundle, tmp_path / "copy"))
+    set_graph(folder, make_model(nodes, constants, inputs=inputs), "model.fp32.onnx")
+
+    def dynamic(manifest: dict[str, Any]) -> None:
+        del manifest["models"]
+        manifest["graphs"][0].update(precision="int8")
+        manifest["graphs"][0]["golden"]["tolerance"] = 1.0
+
+    reseal(folder, dynamic)
+    router = Router.load(folder, threads=2)
+    x = sample_embeddings(9) * np.geomspace(0.1, 10, 9, dtype=np.float32)[:, None]
+    alone = [float(router.score_embeddings(row[None])[0]) for row in x]
+    assert np.abs(router._session.run_embeddings(x) - alone).max() > 1e-5
+    for provider in ("cpu", "cuda"):
+        monkeypatch.setattr(router, "provider", provider)
+        assert router.score_embeddings(x).tolist() == alone
+
+
+def test_cuda_takes_embeddings_as_one_batch_within_1e_5(wide: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = wide.score_embeddings(X)
+    monkeypatch.setattr(wide, "provider", "cuda")
+    monkeypatch.setattr(wide._session, "run_rows", None)
+    assert np.abs(wide.score_embeddings(X) - alone).max() <= 1e-5
+
+
+def test_a_ranking_never_depends_on_what_else_is_ranked(ranking_bundle: Path) -> None:
+    router = Router.load(ranking_bundle, threads=2)
+    alone = {prompt: router.rank(prompt).standings for prompt in PROMPTS}
+    with ThreadPoolExecutor(6) as pool:
+        for prompt, found in zip(PROMPTS * 5, pool.map(router.rank, PROMPTS * 5), strict=True):
+            assert found.standings == alone[prompt]

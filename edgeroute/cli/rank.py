@@ -1,0 +1,65 @@
+"""``edgeroute rank``: a prompt to an order of models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Literal, get_args
+
+import click
+
+from ..manifest import ChatPolicy
+from ..ranking import Ranking
+from ..router import Router
+from .commands import CORE
+from .reading import read_prompt
+
+
+@click.command(short_help=CORE["rank"])
+@click.argument("prompt", required=False)
+@click.option("--embeddings", metavar="PATH", help="Rank for a .npy file, float32 [n, width], a row a prompt.")
+@click.option("--models", multiple=True, metavar="NAMES", help="Rank these only: names with commas between.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a prompt.")
+@click.option("--model", metavar="NAME_OR_PATH", help="A bundle's name or folder.  [default: the shipped default]")
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: allowed cores, at most 4]")
+@click.option(
+    "--chat", type=click.Choice(get_args(ChatPolicy)), help="Messages of a chat to read.  [default: the bundle's]"
+)
+def rank(
+    prompt: str | None,
+    embeddings: str | None,
+    models: Sequence[str],
+    as_json: bool,
+    model: str | None,
+    provider: Literal["auto", "cpu", "cuda"],
+    threads: int | None,
+    chat: ChatPolicy | None,
+) -> None:
+    """Order models by PROMPT (- reads standard input), best first, with a bundle that knows more than two.
+
+    Each line is a model, its win rate, and its strength. The win rate is the probability that its answer is better than
+    the first model's, so 0.5 for the first. Strengths are logits: the sigmoid of a difference is the probability
+    between any two. Such bundles are exported with --strengths.
+    """
+    if (prompt is None) == (embeddings is None):
+        raise click.UsageError("Give a PROMPT, - for standard input, or --embeddings.")
+    wanted = [name.strip() for names in models for name in names.split(",") if name.strip()] if models else None
+    text = None if prompt is None else read_prompt(prompt)
+    router = Router.load(model, provider=provider, threads=threads, chat=chat)
+    if text is not None:
+        click.echo(_render(router.rank(text, models=wanted), as_json=as_json))
+        return
+    from ..embeddings import read_embeddings
+
+    for row, ranking in enumerate(router.rank_embeddings(read_embeddings(embeddings or ""), models=wanted)):
+        click.echo(_render(ranking, as_json=as_json, row=row))
+
+
+def _render(ranking: Ranking, *, as_json: bool, row: int | None = None) -> str:
+    if as_json:
+        return json.dumps(({} if row is None else {"row": row}) | asdict(ranking))
+    width = max(len(each.model) for each in ranking.standings)
+    lines = [f"{each.model:<{width}}  {each.win_rate:.3f}  {each.strength:+.3f}" for each in ranking.standings]
+    return "\n".join(lines if row is None else [f"row {row}", *lines])

@@ -1,0 +1,60 @@
+"""Steps of ``Router.load``: which graph to take, and two of them side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Thread
+from typing import Literal, TypeVar
+
+from .errors import ProviderError
+from .manifest import GraphEntry, Manifest, Provider
+from .session import why_no_cuda
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+def beside(first: Callable[[], _A], second: Callable[[], _B]) -> tuple[_A, _B]:
+    """Run ``first`` on a thread while this one runs ``second``; return both results, or raise what one raised."""
+    found: list[_A] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(first())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = Thread(target=work, name="edgeroute-load")
+    thread.start()
+    time.sleep(0.001)  # lets the thread take the GIL and reach the C++ code that gives it back
+    try:
+        result = second()
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return found[0], result
+
+
+def choose_graph(manifest: Manifest, provider: Literal["auto", "cpu", "cuda"]) -> tuple[GraphEntry, Provider, str]:
+    """The first graph, in the manifest's order of preference, for the provider; and the reason in words."""
+    by_provider: dict[str, GraphEntry] = {}
+    for graph in manifest.graphs:
+        for each in graph.providers:
+            by_provider.setdefault(each, graph)
+    no_cuda = None
+    if provider == "cuda" or (provider == "auto" and "cuda" in by_provider):
+        no_cuda = why_no_cuda()
+    if provider != "cpu" and no_cuda is None:
+        if "cuda" in by_provider:
+            return by_provider["cuda"], "cuda", "CUDA"
+        no_cuda = f"the bundle {manifest.name} has no graph for CUDA"
+    if provider == "cuda":
+        raise ProviderError(f"CUDA was asked for, but {no_cuda}")
+    if "cpu" not in by_provider:
+        raise ProviderError(
+            f"the bundle {manifest.name} has no graph for the CPU" + (f", and {no_cuda}" if no_cuda else "")
+        )
+    return by_provider["cpu"], "cpu", f"CPU, since {no_cuda}" if no_cuda else "CPU"

@@ -1,0 +1,141 @@
+"""Bundles whose input is the caller's embedding: RouteLLM's released matrix factorization, collapsed or whole.
+
+There is no prompt to tokenize, so the receipts come from embeddings too: the user's own in ``.npy``, or generated
+vectors, which show numerical parity and promise no shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeroute.embeddings import check_embeddings, golden_vector, read_embeddings
+from edgeroute.errors import BundleError, EdgeRouteError
+from edgeroute.manifest import FORMAT
+from edgeroute.session import Session
+
+from . import receipts
+from .build import Naming
+from .heads import embedding_graph
+from .routellm import Released
+from .writing import write_bundle
+
+Floats = NDArray[np.float32]
+FILE = "model.fp32.onnx"
+GENERATED, GENERATED_ROWS = "generated unit vectors", 2000
+GOLDEN_SEEDS = range(12)
+GOLDEN_TOLERANCE = 1e-4
+"""Scores of random unit vectors lie near 0.5, so only a small difference tells other weights; fp32 allows it."""
+MAX_DIFFERENCE = 1e-5
+
+
+def build_embedded(
+    released: Released,
+    output: Path,
+    *,
+    pair: tuple[str, str],
+    naming: Naming,
+    strengths: bool = False,
+    calibrate: Path | None = None,
+    check: Path | None = None,
+    check_rows: int = 2000,
+    progress: Callable[[str], None] = lambda _message: None,
+) -> str:
+    """Collapse for ``pair`` (strong, weak), take the receipts and write the bundle, one fp32 graph; returns its digest.
+
+    ``strengths`` adds every model's logit as second output. ``calibrate`` and ``check`` are ``.npy`` files of float32
+    ``[n, width]``. Raises ``BundleError`` and leaves nothing behind when anything does not fit.
+    """
+    strong, weak = (released.row(name) for name in pair)
+    if strong == weak:
+        raise BundleError(f"expected two models to decide between, found {released.models[strong]} twice")
+    data = embedding_graph(
+        released.collapsed(strong, weak), released.strengths() if strengths else None
+    ).SerializeToString(deterministic=True)
+    session = Session(data)
+    if calibrate is None:
+        progress(f"no --calibrate: quantiles are of {GENERATED}; route by a threshold, since no share is promised")
+    entry: dict[str, Any] = {
+        "file": FILE,
+        "precision": "fp32",
+        "providers": ["cpu"],  # one small product: a GPU has nothing to win
+        "calibration": receipts.calibration(*_scored(session, calibrate, released.width)),
+        "golden": _golden(session, released.width),
+        "parity": _parity(session, released, (strong, weak), check, check_rows),
+    }
+    return write_bundle(output, _manifest(released, (strong, weak), naming, entry, strengths), {FILE: data})
+
+
+def _manifest(
+    released: Released, pair: tuple[int, int], naming: Naming, entry: dict[str, Any], strengths: bool
+) -> dict[str, Any]:
+    base = "text-embedding-3-small" if released.width == 1536 else f"embeddings of width {released.width}"
+    return {
+        "format": FORMAT,
+        "kind": "mf",
+        **asdict(naming),
+        "licence": "Apache-2.0",
+        "pair": {"strong": released.models[pair[0]], "weak": released.models[pair[1]]},
+        "training": {"command": "edgeroute export mf", "seed": 0, "base": base, "ties": "weak", "data": []},
+        "input": {"type": "embedding", "width": released.width},
+        **({"models": list(released.models)} if strengths else {}),
+        "graphs": [entry],
+        "default": {"strong_share": 0.5},
+    }
+
+
+def _scored(session: Session, path: Path | None, width: int) -> tuple[str, Floats]:
+    name, embeddings = _embeddings(path, width)
+    return name, session.run_rows(list(embeddings))
+
+
+def _embeddings(path: Path | None, width: int) -> tuple[str, Floats]:
+    """A sample's name and embeddings; without a file, generated ones that are none of the golden vectors."""
+    if path is None:
+        return GENERATED, np.stack([golden_vector(1000 + seed, width) for seed in range(GENERATED_ROWS)])
+    try:
+        embeddings = check_embeddings(read_embeddings(path), width)
+    except EdgeRouteError as error:
+        raise BundleError(f"a checkpoint that takes embeddings needs some in {path}: {error}") from None
+    if len(embeddings) < 2:
+        raise BundleError(f"{path}: expected at least two embeddings, found {len(embeddings)}")
+    return path.stem, embeddings
+
+
+def _golden(session: Session, width: int) -> dict[str, Any]:
+    scores = {seed: session.run(golden_vector(seed, width)) for seed in GOLDEN_SEEDS}
+    vectors = [{"seed": seed, "score": round(score, 7)} for seed, score in scores.items()]
+    return {"tolerance": GOLDEN_TOLERANCE, "vectors": vectors}
+
+
+def _parity(
+    session: Session, released: Released, pair: tuple[int, int], check: Path | None, rows: int
+) -> dict[str, Any]:
+    """Against the published formula in PyTorch; flips are promised on real embeddings only."""
+    name, embeddings = _embeddings(check, released.width)
+    embeddings = embeddings[:rows]
+    scores, expected = session.run_rows(list(embeddings)), released.scores(embeddings, *pair)
+    difference = np.abs(scores.astype(np.float64) - expected)
+    if difference.max() > MAX_DIFFERENCE:
+        raise BundleError(f"the graph differs from PyTorch by {difference.max():.2g}, more than {MAX_DIFFERENCE}")
+    flips = {}
+    for share in receipts.SHARES if check else ():
+        called = [side >= np.quantile(side, 1 - share) for side in (scores, expected)]
+        flips[str(share)] = round(float((called[0] != called[1]).mean()), 4)
+    ranks = [np.unique(side, return_inverse=True)[1] for side in (scores, expected)]
+    return {
+        "reference": "PyTorch fp32",
+        "sample": name if check else f"{name}: numerical parity only",
+        "n": len(scores),
+        "max_abs": round(float(difference.max()), 7),
+        "mean_abs": round(float(difference.mean()), 7),
+        "rank_correlation": round(float(np.corrcoef(ranks[0], ranks[1])[0, 1]), 5) if min(map(np.ptp, ranks)) else 1.0,
+        "flips": flips,
+        "versions": {package: metadata.version(package) for package in ("torch", "onnx", "onnxruntime")},
+    }
