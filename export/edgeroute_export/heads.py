@@ -47,20 +47,27 @@ class GatedHead:
     bias: float
     gates: GateWeights
 
+    def vectors(self) -> Floats:
+        """Float32 ``[width, 3]``."""
+        return np.stack([self.choice, self.opened, self.quantitative], axis=1)
+
+    def weights(self) -> dict[str, object]:
+        """Initializers of ``gated_nodes``."""
+        return {**self.gates.weights(), "lengths": self.lengths[:, None], "bias": np.float32(self.bias)}
+
 
 def gated_head(head: GatedHead, *, hidden: str) -> ModelProto:
     """Matrix factorization on gated features, collapsed for one pair.
 
     ``c (choice · e) + o (1 - q) (opened · e) + lengths · [o q, o q l, c l, o (1 - q) l] + bias``, through a sigmoid.
     """
-    weights = {
-        "vectors": np.stack([head.choice, head.opened, head.quantitative], axis=1),
-        **head.gates.weights(),
-        "lengths": head.lengths[:, None],
-        "bias": np.float32(head.bias),
-    }
-    nodes = [
-        *dots(hidden, "vectors"),
+    weights = {"vectors": head.vectors(), **head.weights()}
+    return head_model([*dots(hidden, "vectors"), *gated_nodes()], weights, {hidden: len(head.choice)}, ids=True)
+
+
+def gated_nodes() -> list[Node]:
+    """From ``dots`` ``[batch, 3]``, products with ``GatedHead.vectors``, and what ``gate_nodes`` needs to ``score``."""
+    return [
         ("Split", ["dots"], ["choice", "opened", "quantitative"], {"axis": 1, "num_outputs": 3}),  # (B, 1) each
         *gate_nodes(),
         ("Mul", ["oq", "l"], ["oq_l"]),
@@ -74,7 +81,6 @@ def gated_head(head: GatedHead, *, hidden: str) -> ModelProto:
         ("Squeeze", ["logits", "one"], ["logit"]),
         ("Sigmoid", ["logit"], ["score"]),
     ]
-    return head_model(nodes, weights, {hidden: len(head.choice)}, ids=True)
 
 
 def dots(hidden: str, vectors: str) -> list[Node]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .classifier_command import KINDS, distill, train_command
+from .nano_command import distill_nano, train_nano
 
 __all__ = ["distill", "train"]
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -21,6 +22,8 @@ def train() -> None:
 
 for _kind in KINDS:
     train.add_command(train_command(_kind))
+train.add_command(train_nano)
+distill.add_command(distill_nano)
 
 
 @train.command()
