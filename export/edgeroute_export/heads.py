@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from .gates import GateWeights, Node, gate_nodes
+from .gates import COUNTING, GateWeights, Node, gate_nodes
 from .tracing import IR_VERSION, OPSET
 
 Floats = NDArray[np.float32]
@@ -65,11 +65,11 @@ def gated_head(head: GatedHead, *, hidden: str) -> ModelProto:
     return head_model([*dots(hidden, "vectors"), *gated_nodes()], weights, {hidden: len(head.choice)}, ids=True)
 
 
-def gated_nodes() -> list[Node]:
+def gated_nodes(counting: Sequence[Node] = COUNTING) -> list[Node]:
     """From ``dots`` ``[batch, 3]``, products with ``GatedHead.vectors``, and what ``gate_nodes`` needs to ``score``."""
     return [
         ("Split", ["dots"], ["choice", "opened", "quantitative"], {"axis": 1, "num_outputs": 3}),  # (B, 1) each
-        *gate_nodes(),
+        *gate_nodes(counting),
         ("Mul", ["oq", "l"], ["oq_l"]),
         ("Mul", ["c", "l"], ["c_l"]),
         ("Mul", ["open", "l"], ["open_l"]),

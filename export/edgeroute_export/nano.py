@@ -1,7 +1,7 @@
 """Static routers: a checkpoint of ``edgeroute train nano`` or ``distill nano`` as a graph without an encoder.
 
 The gated head of ``heads.py`` on a bag of tokens in place of an embedding (``edgeroute_train.bags`` writes it down):
-one look-up of three numbers a token, one masked sum, and a handful of scalars.
+one look-up a token, one masked sum, and a handful of scalars.
 """
 
 from __future__ import annotations
@@ -79,20 +79,27 @@ def reference_scores(checkpoint: Static, rows: Sequence[Sequence[int]]) -> Float
 
 
 def static_graph(head: GatedHead) -> ModelProto:
-    """The whole graph, float32: ``head`` on bags of tokens, whose ``vectors`` are ``[vocabulary, 3]``."""
+    """The whole graph, float32: ``head`` on bags of tokens, whose ``vectors`` are ``[vocabulary, 3]``.
+
+    One table holds them and the classes of tokens that the choice gate counts, so each token is looked up once.
+    """
+    weights = head.weights()
+    table = np.concatenate([head.vectors(), head.gates.table.astype(np.float32)], axis=1)
+    weights |= {"table": table, "table_scale": np.ones(table.shape[1], np.float32)}
+    weights["kinds"] = np.array([3, table.shape[1] - 3])
     nodes = [
         ("Cast", ["attention_mask"], ["mask"], {"to": TensorProto.FLOAT}),
         ("Unsqueeze", ["mask", "one"], ["row"]),  # (B, 1, T)
-        ("Gather", ["vectors", "input_ids"], ["stored"]),
-        ("Cast", ["stored"], ["vectors_seen"], {"to": TensorProto.FLOAT}),  # (B, T, 3)
-        ("MatMul", ["row", "vectors_seen"], ["sums"]),
+        ("Gather", ["table", "input_ids"], ["stored"]),
+        ("Cast", ["stored"], ["looked_up"], {"to": TensorProto.FLOAT}),  # (B, T, 3 + C)
+        ("MatMul", ["row", "looked_up"], ["sums"]),
         ("Squeeze", ["sums", "one"], ["sum"]),
-        ("Mul", ["sum", "vectors_scale"], ["products"]),  # (B, 3)
+        ("Mul", ["sum", "table_scale"], ["scaled"]),  # (B, 3 + C)
+        ("Split", ["scaled", "kinds"], ["products", "counts"], {"axis": 1}),
         ("ReduceL2", ["mask", "one"], ["root"], {"keepdims": 1}),  # of ones: the root of their number
         ("Div", ["products", "root"], ["dots"]),
-        *gated_nodes(),
+        *gated_nodes(counting=()),
     ]
-    weights = {"vectors": head.vectors(), "vectors_scale": np.ones(3, np.float32), **head.weights()}
     return head_model(nodes, weights, {}, ids=True)
 
 
@@ -117,5 +124,5 @@ def trace(checkpoint: Path, pair: tuple[str, str]) -> Traced:
         tokenizer=static.tokenizer,
         text=TextPolicy(**static.config["text"]),
         training=static.config["training"],
-        quantize=lambda graph: pack(graph, "vectors"),
+        quantize=lambda graph: pack(graph, "table"),
     )

@@ -25,8 +25,8 @@ from .gating import Gates, Part, choice_inputs, logistic, make_texts
 
 Floats = NDArray[np.float32]
 Progress = Callable[[float], None]
-SHARPNESS, SHIFT = 4.0, 2.0
-"""The quantitative gate's logit, times and plus: sure of word problems, whose order is then length's alone."""
+SHARPNESS, SHIFT = 2.0, 3.0
+"""The quantitative gate's logit, times and plus, as in ``gating.fit_gates``; a bag is less sure, so it leans more."""
 
 
 @dataclass(frozen=True, slots=True)

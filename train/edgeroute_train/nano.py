@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from edgeroute.errors import InputFileError
 from edgeroute.manifest import TOKENIZER, TextPolicy
@@ -19,7 +20,7 @@ from edgeroute.text import TextEncoder
 from . import bags
 from .embedding import DEFAULT_ENCODER
 from .examples import FIVE, collapse
-from .gating import gates_record, token_table
+from .gating import Gates, gates_record, token_table
 from .pairs import Comparison
 from .reading import LabelFile, Place, gate_parts, read_files, read_gates, records
 from .recipe import Recipe
@@ -31,8 +32,8 @@ Progress = Callable[[float], None]
 WEIGHTS, CONFIG = "nano.safetensors", "nano.json"
 SEED = 0
 """Of the random pairs that a recipe may ask for; nothing else here is drawn."""
-TEACHING_SHARE, GATE_SHARE = 0.8, 0.4
-"""Of the progress bar: what a teacher's scoring takes of a run, and the gate's fit of the fitting."""
+TEACHING_SHARE = 0.8
+"""Of the progress bar: what a teacher's scoring takes of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def train_nano(
     if (pair is None) == (not teachers):
         raise InputFileError("give the pair whose labels to learn, or teachers")
     files = read_files(recipe, place.labels, seed=SEED)
-    _, tokenizer = load_tokenizer(place.encoder or DEFAULT_ENCODER)
+    tokenizer = lighten(load_tokenizer(place.encoder or DEFAULT_ENCODER)[1])
     start = TEACHING_SHARE if teachers else 0.0
     if pair is None:
         lessons = from_teachers(files, teachers, lambda done: progress(start * done))
@@ -83,12 +84,9 @@ def train_nano(
     def fitting(done: float) -> None:
         progress(start + (1 - start) * done)
 
-    gates = bags.fit_gates(
-        made, parts["choice"], parts["quantitative"], settings, lambda done: fitting(GATE_SHARE * done)
-    )
-    weights = bags.fit(
-        made, gates, _targets(lessons, prompts), settings, lambda done: fitting(GATE_SHARE + (1 - GATE_SHARE) * done)
-    )
+    gates = bags.fit_gates(made, parts["choice"], parts["quantitative"], settings, lambda done: fitting(done / 2))
+    targets = _targets(lessons, prompts)
+    weights = bags.fit(made, gates, targets, settings, lambda done: fitting(0.5 + done / 2))
     config = {
         "pair": pair,
         "gates": gates_record(),
@@ -103,19 +101,7 @@ def train_nano(
             "data": records(files) + [_record(each, len(lessons)) for each in teachers],
         },
     }
-    tensors = {
-        "choice": weights.choice,
-        "opened": weights.opened,
-        "lengths": weights.lengths,
-        "bias": np.array([_level(recipe, lessons, weights.levels)], np.float32),
-        "gates.choice": gates.choice.astype(np.float32),
-        "gates.quantitative": gates.quantitative.astype(np.float32),
-        "gates.length": np.array([gates.length], np.float32),
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    (output / TOKENIZER).write_bytes(tokenizer)
-    save_file(tensors, output / WEIGHTS)
-    (output / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _save(output, gates, weights, level(recipe, lessons, weights.levels), config, tokenizer)
     progress(1.0)
     return output
 
@@ -155,6 +141,38 @@ def from_teachers(
     ]
 
 
+def level(recipe: Recipe, lessons: Sequence[Lesson], levels: Floats) -> float:
+    """The level of the score: that of ``bias_from``, where it teaches, else the mean over the label files that do.
+
+    Raises ``InputFileError`` when ``bias_from`` names no label file.
+    """
+    names = [labels.file for labels in recipe.labels]
+    if recipe.bias_from is not None and recipe.bias_from not in names:
+        raise InputFileError(
+            f"bias_from names {recipe.bias_from}, which is no label file; there are {', '.join(names)}"
+        )
+    taught = sorted({each.source for each in lessons})
+    return float(levels[[i for i in taught if names[i] == recipe.bias_from] or taught].mean())
+
+
+def lighten(tokenizer: bytes) -> bytes:
+    """The tokenizer of an uncased BERT with half its work left out, which is most of what a static router takes.
+
+    Control characters, accents and CJK are treated like any others; words and signs are split as before. Others are
+    returned as they are.
+    """
+    found = json.loads(tokenizer)
+    normalizer, splitter = found["normalizer"] or {}, found["pre_tokenizer"] or {}
+    uncased = normalizer.get("type") == "BertNormalizer" and normalizer["lowercase"]
+    if not uncased or splitter.get("type") != "BertPreTokenizer":
+        return tokenizer
+    lighter = Tokenizer.from_buffer(tokenizer)
+    lighter.normalizer = normalizers.Lowercase()
+    lighter.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "removed", invert=True)
+    data: bytes = lighter.to_str().encode()
+    return data
+
+
 def _turned(comparison: Comparison, recipe: Recipe, pair: tuple[str, str]) -> Comparison | None:
     """The comparison with the strong model first, if it is one of the pair."""
     a, b = (recipe.aliases.get(name, name) for name in (comparison.model_a, comparison.model_b))
@@ -174,12 +192,23 @@ def _targets(lessons: Sequence[Lesson], prompts: Sequence[str]) -> bags.Targets:
     )
 
 
-def _level(recipe: Recipe, lessons: Sequence[Lesson], levels: Floats) -> float:
-    """The level of the score: that of ``bias_from`` where it has one, else the mean over label files that do."""
-    taught = sorted({each.source for each in lessons})
-    named = [i for i in taught if recipe.labels[i].file == recipe.bias_from]
-    return float(levels[named or taught].mean())
-
-
 def _record(teacher: Teacher, prompts: int) -> dict[str, Any]:
     return {"name": f"teacher {teacher.name}", "rows": prompts, "sha256": teacher.sha256}
+
+
+def _save(
+    folder: Path, gates: Gates, weights: bags.Weights, bias: float, config: dict[str, Any], tokenizer: bytes
+) -> None:
+    tensors = {
+        "choice": weights.choice,
+        "opened": weights.opened,
+        "lengths": weights.lengths,
+        "bias": np.array([bias], np.float32),
+        "gates.choice": gates.choice.astype(np.float32),
+        "gates.quantitative": gates.quantitative.astype(np.float32),
+        "gates.length": np.array([gates.length], np.float32),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TOKENIZER).write_bytes(tokenizer)
+    save_file(tensors, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
