@@ -98,7 +98,7 @@ def train_nano(
             "seed": SEED,
             "base": "none",
             "ties": "half",
-            "data": records(files) + [_record(each, len(lessons)) for each in teachers],
+            "data": records(files) + [_record(each, lessons) for each in teachers],
         },
     }
     _save(output, gates, weights, level(recipe, lessons, weights.levels), config, tokenizer)
@@ -192,8 +192,9 @@ def _targets(lessons: Sequence[Lesson], prompts: Sequence[str]) -> bags.Targets:
     )
 
 
-def _record(teacher: Teacher, prompts: int) -> dict[str, Any]:
-    return {"name": f"teacher {teacher.name}", "rows": prompts, "sha256": teacher.sha256}
+def _record(teacher: Teacher, lessons: Sequence[Lesson]) -> dict[str, Any]:
+    labelled = {each.prompt for each in lessons}
+    return {"name": f"teacher {teacher.name}", "rows": len(labelled), "sha256": teacher.sha256}
 
 
 def _save(
