@@ -40,7 +40,7 @@ class Traced:
 
     ``graph`` obeys the bundle contract. ``reference`` scores rows of token ids, float32 ``[n]``, by another road than
     the graph. ``training`` is the manifest's record. ``models`` names the columns of the graph's second output
-    ``strengths``, where it has one.
+    ``strengths``, where it has one. ``quantize`` makes the int8 graph where a kind has its own way.
     """
 
     kind: str
@@ -50,6 +50,7 @@ class Traced:
     text: TextPolicy
     training: dict[str, Any]
     models: tuple[str, ...] = ()
+    quantize: Callable[[ModelProto], ModelProto] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def build_bundle(
     text = TextEncoder(router.tokenizer, router.text)
     entries, files = [], {TOKENIZER: router.tokenizer}
     for precision in precisions:
-        data = serialize(router.graph, precision)
+        data = serialize(router.graph, precision, router.quantize)
         entries.append(_graph_entry(precision, data, text, router.reference, evidence, progress))
         files[f"model.{precision}.onnx"] = data
     preferred = Session(files[entries[0]["file"]])
@@ -114,9 +115,9 @@ def build_bundle(
     return write_bundle(output, manifest, files)
 
 
-def serialize(graph: ModelProto, precision: str) -> bytes:
-    """The bytes of a graph in one precision: the same from the same packages."""
-    made = quantize_int8(graph) if precision == "int8" else graph
+def serialize(graph: ModelProto, precision: str, quantize: Callable[[ModelProto], ModelProto] | None = None) -> bytes:
+    """The bytes of a graph in one precision: the same from the same packages. ``quantize`` is as in ``Traced``."""
+    made = (quantize or quantize_int8)(graph) if precision == "int8" else graph
     data: bytes = made.SerializeToString(deterministic=True)
     return data
 

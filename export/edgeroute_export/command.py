@@ -101,6 +101,15 @@ def causal(
 
 
 @export.command()
+@bundle_options
+def nano(checkpoint: Path, pair: tuple[str, str], **options: Any) -> None:
+    """Static router: tables of numbers a token, no encoder."""
+    from .nano import trace
+
+    _build(lambda: trace(checkpoint, pair), pair, **options)
+
+
+@export.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--default", required=True, help="The bundle that is used when none is named.")
 def index(folder: Path, default: str) -> None:

@@ -60,19 +60,26 @@ def gate_weights(tensors: Mapping[str, Floats], constants: Mapping[str, Any], ta
     )
 
 
-def gate_nodes() -> list[Node]:
+COUNTING: tuple[Node, ...] = (
+    ("Gather", ["table", "input_ids"], ["classes"]),  # (B, T, C)
+    ("Cast", ["classes"], ["members"], {"to": TensorProto.FLOAT}),
+    ("MatMul", ["row", "members"], ["sums_of_classes"]),  # (B, 1, C)
+    ("Squeeze", ["sums_of_classes", "one"], ["counts"]),
+)
+"""From ``input_ids`` and ``row`` ``[B, 1, T]`` to ``counts`` ``[B, C]``."""
+
+
+def gate_nodes(counting: Sequence[Node] = COUNTING) -> list[Node]:
     """From ``input_ids``, ``mask`` ``[B, T]``, ``row`` ``[B, 1, T]`` and the logit ``quantitative`` ``[B, 1]``.
 
-    Gives ``c``, ``q``, ``o``, ``oq``, ``open`` = o (1 - q) and the centred log length ``l``, ``[B, 1]`` each.
+    ``counting`` makes ``counts``; none where they are there already. Gives ``c``, ``q``, ``o``, ``oq``,
+    ``open`` = o (1 - q) and the centred log length ``l``, ``[B, 1]`` each.
     """
     return [
         ("ReduceSum", ["mask", "one"], ["tokens"], {"keepdims": 1}),
         ("Log", ["tokens"], ["log"]),
         ("Sub", ["log", "length_mean"], ["l"]),
-        ("Gather", ["table", "input_ids"], ["classes"]),  # (B, T, C)
-        ("Cast", ["classes"], ["members"], {"to": TensorProto.FLOAT}),
-        ("MatMul", ["row", "members"], ["sums_of_classes"]),  # (B, 1, C)
-        ("Squeeze", ["sums_of_classes", "one"], ["counts"]),
+        *counting,
         ("Min", ["counts", "caps"], ["least"]),
         ("Div", ["least", "caps"], ["capped"]),
         ("Split", ["capped"], ["letters", "more_letters", "answer"], {"axis": 1, "num_outputs": 3}),

@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import ModelProto, compose, helper
+from onnx import ModelProto, compose, helper, numpy_helper
 
 from edgeroute.errors import BundleError
 
@@ -80,6 +81,21 @@ def quantize_int8(model: ModelProto, *, reduce_range: bool = True) -> ModelProto
     if wide:
         raise BundleError(f"these weights were not quantized: {', '.join(wide)}")
     return _tidy(result)
+
+
+def pack(model: ModelProto, name: str) -> ModelProto:
+    """Store the weight ``name``, a matrix, as int8, its columns scaled by ``<name>_scale``, which holds ones so far.
+
+    For tables that a graph reads through a ``Cast``: the nodes stay as they are.
+    """
+    packed = ModelProto()
+    packed.CopyFrom(model)
+    stored = {each.name: each for each in packed.graph.initializer}
+    wide = numpy_helper.to_array(stored[name])
+    scale = np.maximum(np.abs(wide).max(0), np.float32(1e-12)) / np.float32(127)
+    stored[name].CopyFrom(numpy_helper.from_array(np.rint(wide / scale).astype(np.int8), name))
+    stored[f"{name}_scale"].CopyFrom(numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"))
+    return packed
 
 
 def _is_wide(weight: onnx.TensorProto) -> bool:

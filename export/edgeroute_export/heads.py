@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from .gates import GateWeights, Node, gate_nodes
+from .gates import COUNTING, GateWeights, Node, gate_nodes
 from .tracing import IR_VERSION, OPSET
 
 Floats = NDArray[np.float32]
@@ -107,6 +107,14 @@ class GatedHead:
     bias: float
     gates: GateWeights
 
+    def vectors(self) -> Floats:
+        """Float32 ``[width, 3]``."""
+        return np.stack([self.choice, self.opened, self.quantitative], axis=1)
+
+    def weights(self) -> dict[str, object]:
+        """Initializers of ``gated_nodes``."""
+        return {**self.gates.weights(), "lengths": self.lengths[:, None], "bias": np.float32(self.bias)}
+
 
 def gated_head(head: GatedHead, *, hidden: str, strengths: Strengths | None = None) -> ModelProto:
     """Matrix factorization on gated features, collapsed for one pair.
@@ -114,16 +122,17 @@ def gated_head(head: GatedHead, *, hidden: str, strengths: Strengths | None = No
     ``c (choice · e) + o (1 - q) (opened · e) + lengths · [o q, o q l, c l, o (1 - q) l] + bias``, through a sigmoid.
     ``strengths.vectors`` are laid out in the same way: ``[choice, opened, lengths]``.
     """
-    weights: dict[str, Any] = {
-        "vectors": np.stack([head.choice, head.opened, head.quantitative], axis=1),
-        **head.gates.weights(),
-        "lengths": head.lengths[:, None],
-        "bias": np.float32(head.bias),
-    }
-    nodes = [
-        *dots(hidden, "vectors"),
+    weights: dict[str, Any] = {"vectors": head.vectors(), **head.weights()}
+    nodes = [*dots(hidden, "vectors"), *gated_nodes()]
+    nodes, weights = _with(nodes, weights, strengths, _GATED_STRENGTHS)
+    return head_model(nodes, weights, {hidden: len(head.choice)}, ids=True, strengths=strengths)
+
+
+def gated_nodes(counting: Sequence[Node] = COUNTING) -> list[Node]:
+    """From ``dots`` ``[batch, 3]``, products with ``GatedHead.vectors``, and what ``gate_nodes`` needs to ``score``."""
+    return [
         ("Split", ["dots"], ["choice", "opened", "quantitative"], {"axis": 1, "num_outputs": 3}),  # (B, 1) each
-        *gate_nodes(),
+        *gate_nodes(counting),
         ("Mul", ["oq", "l"], ["oq_l"]),
         ("Mul", ["c", "l"], ["c_l"]),
         ("Mul", ["open", "l"], ["open_l"]),
@@ -135,8 +144,6 @@ def gated_head(head: GatedHead, *, hidden: str, strengths: Strengths | None = No
         ("Squeeze", ["logits", "one"], ["logit"]),
         ("Sigmoid", ["logit"], ["score"]),
     ]
-    nodes, weights = _with(nodes, weights, strengths, _GATED_STRENGTHS)
-    return head_model(nodes, weights, {hidden: len(head.choice)}, ids=True, strengths=strengths)
 
 
 def dots(hidden: str, vectors: str) -> list[Node]:

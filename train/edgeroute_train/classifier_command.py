@@ -39,6 +39,7 @@ def distill_command(kind: str) -> click.Command:
     @click.command(kind, help=KINDS[kind])
     @options.LABELS
     @options.TEACHER
+    @options.PROMPTS
     @options.GOLDEN
     @options.RUN
     def command(**given: Any) -> None:
@@ -54,6 +55,7 @@ for _kind in KINDS:
 @distill.command()
 @options.LABELS
 @options.TEACHER
+@options.PROMPTS
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="New JSON Lines file of scores.")
 def scores(output: Path, **given: Any) -> None:
     """Label prompts once, for many students: JSON Lines of prompt and score, itself a teacher."""

@@ -9,6 +9,7 @@ import click
 
 from . import options
 from .classifier_command import KINDS, distill, train_command
+from .nano_command import distill_nano, train_nano
 
 __all__ = ["distill", "train"]
 
@@ -20,6 +21,8 @@ def train() -> None:
 
 for _kind in KINDS:
     train.add_command(train_command(_kind))
+train.add_command(train_nano)
+distill.add_command(distill_nano)
 
 
 @train.command()

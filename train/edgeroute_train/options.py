@@ -81,6 +81,10 @@ LABELS = apply(
                  "without a recipe."),
     click.option("--per-prompt", default=1, show_default=True, help="Without --pair: comparisons drawn per outcome."),
 )  # fmt: skip
+RECIPE = apply(
+    click.argument("recipe", type=EXISTING, is_eager=True, callback=_read_recipe),
+    click.option("--labels", required=True, type=FOLDER, help="Folder of the label files that the recipe names."),
+)
 RUN = apply(
     click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint; a "
                  "killed run goes on from there."),
@@ -102,9 +106,9 @@ TEACHER = apply(
                  help="A bundle, a causal checkpoint in RouteLLM's form, or JSON Lines of prompt and score; several "
                  "are averaged."),
     click.option("--teacher-template", type=EXISTING, help="File with {prompt} in it: a causal checkpoint's template."),
-    click.option("--prompts", multiple=True, type=EXISTING, help="Prompts for the teacher to label: txt, jsonl, csv; "
-                 "those of the recipe are labelled too."),
 )  # fmt: skip
+PROMPTS = click.option("--prompts", multiple=True, type=EXISTING, help="Prompts for the teacher to label: txt, jsonl, "
+                       "csv; those of the recipe are labelled too.")  # fmt: skip
 GOLDEN = click.option("--golden", type=click.FloatRange(0, 1), default=0.1, show_default=True,
                       help="Share of the loss that the recipe's own labels keep beside the teacher's.")  # fmt: skip
 
