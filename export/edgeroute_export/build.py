@@ -39,7 +39,7 @@ class Traced:
     """A router ready for export: its whole float32 graph, and PyTorch's own scores to compare with.
 
     ``graph`` obeys the bundle contract. ``reference`` scores rows of token ids, float32 ``[n]``, by another road than
-    the graph. ``training`` is the manifest's record.
+    the graph. ``training`` is the manifest's record. ``quantize`` makes the int8 graph, by default ``quantize_int8``.
     """
 
     kind: str
@@ -48,6 +48,7 @@ class Traced:
     tokenizer: bytes
     text: TextPolicy
     training: dict[str, Any]
+    quantize: Callable[[ModelProto], ModelProto] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def build_bundle(
     text = TextEncoder(router.tokenizer, router.text)
     entries, files = [], {TOKENIZER: router.tokenizer}
     for precision in precisions:
-        data = serialize(router.graph, precision)
+        data = serialize(router.graph, precision, router.quantize)
         entries.append(_graph_entry(precision, data, text, router.reference, evidence, progress))
         files[f"model.{precision}.onnx"] = data
     preferred = Session(files[entries[0]["file"]])
@@ -111,9 +112,9 @@ def build_bundle(
     return write_bundle(output, manifest, files)
 
 
-def serialize(graph: ModelProto, precision: str) -> bytes:
+def serialize(graph: ModelProto, precision: str, quantize: Callable[[ModelProto], ModelProto] | None = None) -> bytes:
     """The bytes of a graph in one precision: the same from the same packages."""
-    made = quantize_int8(graph) if precision == "int8" else graph
+    made = (quantize or quantize_int8)(graph) if precision == "int8" else graph
     data: bytes = made.SerializeToString(deterministic=True)
     return data
 

@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import ModelProto, compose, helper
+from onnx import ModelProto, compose, helper, numpy_helper
 
 from edgeroute.errors import BundleError
 
@@ -80,6 +81,20 @@ def quantize_int8(model: ModelProto, *, reduce_range: bool = True) -> ModelProto
     if wide:
         raise BundleError(f"these weights were not quantized: {', '.join(wide)}")
     return _tidy(result)
+
+
+def pack(model: ModelProto, name: str, *, axis: int) -> ModelProto:
+    """Store a weight as int8, scaled along ``axis`` into ``<name>_scale`` (ones so far); the nodes stay as they are.
+
+    For weights of a head, which reads them through a ``Cast``. The model is changed in place and returned.
+    """
+    stored = {each.name: each for each in model.graph.initializer}
+    wide = numpy_helper.to_array(stored[name])
+    scale = np.maximum(np.abs(wide).max(axis), np.float32(1e-12)) / np.float32(127)
+    narrow = np.rint(wide / np.expand_dims(scale, axis)).astype(np.int8)
+    stored[name].CopyFrom(numpy_helper.from_array(narrow, name))
+    stored[f"{name}_scale"].CopyFrom(numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"))
+    return model
 
 
 def _is_wide(weight: onnx.TensorProto) -> bool:

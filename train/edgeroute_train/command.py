@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .classifier_command import KINDS, distill, train_command
+from .sw_command import sw
 
 __all__ = ["distill", "train"]
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -21,6 +22,7 @@ def train() -> None:
 
 for _kind in KINDS:
     train.add_command(train_command(_kind))
+train.add_command(sw)
 
 
 @train.command()
