@@ -22,6 +22,7 @@ weight = 2.0
 pairs = [["big", "small"]]
 random_pairs = 2
 """
+__all__ = ["FORMS", "GATES", "RECIPE", "settings_of", "train"]
 FORMS = ("plain", "gated", "compat")
 
 

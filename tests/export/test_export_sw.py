@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from sw_forms import FORMS, settings_of, train  # noqa: E402
 
 from edgeroute import BundleError, Router  # noqa: E402
+from edgeroute.labels import read_outcomes  # noqa: E402
 from edgeroute.manifest import TextPolicy  # noqa: E402
 from edgeroute.metrics import auc  # noqa: E402
 from edgeroute.session import Session  # noqa: E402
@@ -162,11 +163,11 @@ def test_the_bank_is_int8(graphs: dict[str, Path]) -> None:
     assert types["head/bank"] == types["head/wins"] == onnx.TensorProto.INT8
 
 
-def test_it_learnt_what_the_labels_say(graphs: dict[str, Path]) -> None:
-    router = Router.load(graphs["gated"])
-    hard = [f"please prove the theorem {word} and prove it again" for word in ("river", "king", "tea")]
-    easy = [f"please drink the tea {word} and go home again" for word in ("river", "king", "tea")]
-    assert auc(router.score_batch(hard + easy), [True] * 3 + [False] * 3) > 0.9
+@pytest.mark.parametrize("form", FORMS)
+def test_it_learnt_what_the_labels_say(graphs: dict[str, Path], labels: tuple[Path, Path], form: str) -> None:
+    unseen = [each.prompt for each in read_outcomes(labels[1], split="dev")]
+    scores = Router.load(graphs[form]).score_batch(unseen)
+    assert auc(scores, ["prove" in prompt for prompt in unseen]) > 0.95
 
 
 def test_empty_and_long_prompts_have_scores(graphs: dict[str, Path]) -> None:

@@ -19,7 +19,8 @@ from edgeroute import EdgeRouteError, InputFileError  # noqa: E402
 from edgeroute_train import gating, ranking, similarity, sw  # noqa: E402
 from edgeroute_train.command import train  # noqa: E402
 from edgeroute_train.pairs import Comparison, Pairs, collect  # noqa: E402
-from edgeroute_train.recipe import Labels  # noqa: E402
+from edgeroute_train.reading import Place  # noqa: E402
+from edgeroute_train.recipe import Labels, read_recipe  # noqa: E402
 
 PROMPT = "a prompt of more than sixteen characters"
 Row = tuple[str, str, str, float]
@@ -218,7 +219,34 @@ def test_the_command_trains_both_forms(bert: Path, labels: tuple[Path, Path], tm
         assert found == expected
 
 
-def test_a_place_that_cannot_be_written_is_named(bert: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
+def test_files_that_only_gates_read_are_on_record(bert: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(forms.RECIPE[forms.RECIPE.index('[[labels]]\nfile = "outcomes') :] + forms.GATES)
+    read, place = read_recipe(recipe), Place(labels[0].parent, str(bert))
+    names = {}
+    for settings in (sw.Settings(), sw.routellm()):
+        folder = sw.train_sw(read, place, tmp_path / "c", settings=settings, max_tokens=32)
+        config = json.loads((folder / "sw.json").read_text())
+        names[settings.compat] = [each["name"] for each in config["training"]["data"]]
+        assert (config["gates"] is None) == settings.compat
+    assert names == {False: ["outcomes", "battles"], True: ["outcomes"]}
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EdgeRouteError, match="no checkpoint can be written"):
-        forms.train("plain", bert, labels, tmp_path / "c") and sw.save(tmp_path / "file" / "c", {}, {})
+        sw.save(tmp_path / "file" / "c", {}, {})
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    sw.save(tmp_path / "c", {"bank": torch.ones(1)}, {"of": "one"})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(EdgeRouteError, match="cannot be written"):
+            sw.save(tmp_path / "c", {"bank": torch.ones(10_000)}, {"of": "two"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["sw.json", "sw.safetensors"]
+    assert json.loads((tmp_path / "c" / "sw.json").read_text()) == {"of": "one"}

@@ -29,7 +29,7 @@ from .embedding import DEFAULT_ENCODER, load_encoder
 from .gating import gates_record
 from .pairs import Pairs, collect
 from .ranking import Array, fit_strengths, split_tiers
-from .reading import LabelFile, Place, embed_texts, fit_gates_of, read_files, read_gates, records
+from .reading import LabelFile, Place, embed_texts, fit_gates_of, gate_records, read_files, read_gates, records
 from .recipe import Recipe
 from .similarity import place, similarity_record
 
@@ -170,6 +170,9 @@ def train_sw(
     if not np.isfinite(texts.unit).all():
         raise EdgeRouteError("the encoder gives embeddings that are no numbers")
     gates = fit_gates_of(texts, prompts, gate_prompts) if gate_prompts else None
+    data = records(files)
+    if gates:
+        data += gate_records(recipe, where.labels, data)
     weights = {
         "bank": torch.from_numpy(place(texts, gates)[bank.prompts]).half(),
         "wins": torch.from_numpy(bank.wins.reshape(len(bank.wins), -1)),
@@ -192,7 +195,7 @@ def train_sw(
             "seed": settings.seed,
             "base": DEFAULT_ENCODER,
             "ties": "half",
-            "data": records(files),
+            "data": data,
         },
     }
     save(output, weights, config)
