@@ -77,6 +77,16 @@ def mf(checkpoint: Path, encoder: str | None, models: Path | None, **options: An
 
 @export.command()
 @bundle_options
+@encoder_option
+def sw(checkpoint: Path, pair: tuple[str, str], encoder: str | None, **options: Any) -> None:
+    """Similarity-weighted ranking over a frozen encoder: bank and Bradley-Terry fit inside the graph."""
+    from .sw import trace
+
+    _build(lambda: trace(checkpoint, pair, encoder=encoder), pair, **options)
+
+
+@export.command()
+@bundle_options
 @template_option
 def bert(checkpoint: Path, pair: tuple[str, str], template: Path | None, **options: Any) -> None:
     """Sequence classifier of 3, 2 or 1 labels: ours, RouteLLM's released one, anybody's."""

@@ -83,19 +83,18 @@ def quantize_int8(model: ModelProto, *, reduce_range: bool = True) -> ModelProto
     return _tidy(result)
 
 
-def pack(model: ModelProto, name: str) -> ModelProto:
-    """Store the weight ``name``, a matrix, as int8, its columns scaled by ``<name>_scale``, which holds ones so far.
+def pack(model: ModelProto, name: str, *, axis: int) -> ModelProto:
+    """Store a weight as int8, scaled along ``axis`` into ``<name>_scale`` (ones so far); the nodes stay as they are.
 
-    For tables that a graph reads through a ``Cast``: the nodes stay as they are.
+    For weights of a head, which reads them through a ``Cast``. The model is changed in place and returned.
     """
-    packed = ModelProto()
-    packed.CopyFrom(model)
-    stored = {each.name: each for each in packed.graph.initializer}
+    stored = {each.name: each for each in model.graph.initializer}
     wide = numpy_helper.to_array(stored[name])
-    scale = np.maximum(np.abs(wide).max(0), np.float32(1e-12)) / np.float32(127)
-    stored[name].CopyFrom(numpy_helper.from_array(np.rint(wide / scale).astype(np.int8), name))
+    scale = np.maximum(np.abs(wide).max(axis), np.float32(1e-12)) / np.float32(127)
+    narrow = np.rint(wide / np.expand_dims(scale, axis)).astype(np.int8)
+    stored[name].CopyFrom(numpy_helper.from_array(narrow, name))
     stored[f"{name}_scale"].CopyFrom(numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"))
-    return packed
+    return model
 
 
 def _is_wide(weight: onnx.TensorProto) -> bool:

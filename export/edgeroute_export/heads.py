@@ -146,8 +146,8 @@ def gated_nodes(counting: Sequence[Node] = COUNTING) -> list[Node]:
     ]
 
 
-def dots(hidden: str, vectors: str) -> list[Node]:
-    """``dots`` ``[batch, k]``: the unit-length mean of ``hidden`` times ``vectors`` ``[width, k]``; ``mask``, ``row``.
+def summed(hidden: str) -> list[Node]:
+    """``sum`` ``[batch, width]`` of ``hidden`` over real tokens, its length ``norm``, ``mask`` and ``row``.
 
     Unit length needs no count of tokens: the sum has the mean's direction.
     """
@@ -157,6 +157,13 @@ def dots(hidden: str, vectors: str) -> list[Node]:
         ("MatMul", ["row", hidden], ["sums"]),  # (B, 1, D)
         ("Squeeze", ["sums", "one"], ["sum"]),
         ("ReduceL2", ["sum", "one"], ["norm"], {"keepdims": 1}),
+    ]
+
+
+def dots(hidden: str, vectors: str) -> list[Node]:
+    """``dots`` ``[batch, k]``: the unit-length mean of ``hidden`` times ``vectors`` ``[width, k]``; needs ``one``."""
+    return [
+        *summed(hidden),
         ("MatMul", ["sum", vectors], ["products"]),
         ("Div", ["products", "norm"], ["dots"]),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from .encoder import load_encoder, mean_pooled
 from .gates import NAMES, gate_weights, reference_gates, token_table
 from .graphs import attach_head, fuse
 from .heads import GatedHead, Strengths, gated_head, linear_head
+from .names import row_of
 from .tracing import trace_encoder
 
 Floats = NDArray[np.float32]
@@ -50,12 +50,7 @@ class MatrixFactorization:
 
     def row(self, name: str) -> int:
         """Row of a model; raises ``BundleError`` naming the nearest models when there is none."""
-        models: list[str] = self.config["models"]
-        name = self.config.get("recipe", {}).get("aliases", {}).get(name, name)
-        if name not in models:
-            near = difflib.get_close_matches(name, models, n=3) or sorted(models)[:5]
-            raise BundleError(f"the checkpoint knows no model {name!r}; near are {', '.join(near)}")
-        return models.index(name)
+        return row_of(name, self.config["models"], self.config.get("recipe", {}).get("aliases", {}))
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -124,5 +124,5 @@ def trace(checkpoint: Path, pair: tuple[str, str]) -> Traced:
         tokenizer=static.tokenizer,
         text=TextPolicy(**static.config["text"]),
         training=static.config["training"],
-        quantize=lambda graph: pack(graph, "table"),
+        quantize=lambda graph: pack(graph, "table", axis=0),
     )

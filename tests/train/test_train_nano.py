@@ -88,7 +88,7 @@ def test_a_teacher_is_asked_once_a_prompt_and_a_files_weight_is_its_own() -> Non
     lessons = nano.from_teachers(files, [Teacher("t", "0", answer)])
     assert asked == ["p", "q"]
     assert [(each.prompt, each.weight) for each in lessons] == [("p", 2.0), ("q", 3.0)]
-    assert [each.target for each in lessons] == pytest.approx([0.2, 0.8, 0.8])
+    assert [each.target for each in lessons] == pytest.approx([0.2, 0.8])
 
 
 def test_a_teacher_of_five_labels_counts_by_its_score() -> None:

@@ -10,6 +10,7 @@ import click
 from . import options
 from .classifier_command import KINDS, distill, train_command
 from .nano_command import distill_nano, train_nano
+from .sw_command import sw
 
 __all__ = ["distill", "train"]
 
@@ -23,6 +24,7 @@ for _kind in KINDS:
     train.add_command(train_command(_kind))
 train.add_command(train_nano)
 distill.add_command(distill_nano)
+train.add_command(sw)
 
 
 @train.command()

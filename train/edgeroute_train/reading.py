@@ -71,6 +71,13 @@ def records(files: Sequence[LabelFile]) -> list[dict[str, Any]]:
     return list({each.record["name"]: each.record for each in files}.values())
 
 
+def gate_records(recipe: Recipe, folder: Path, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of the files that only gates read: those of ``recipe.gates`` that are not ``known``."""
+    kinds = {rows.file: rows.kind for rows in recipe.gates}
+    found = [file_record(folder / file, len(read_rows(folder / file, kind))) for file, kind in kinds.items()]
+    return [each for each in found if each not in known]
+
+
 GatePrompts = list[tuple[GateRows, list[str]]]
 
 
