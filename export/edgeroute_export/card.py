@@ -1,0 +1,69 @@
+"""The model card: what a manifest says, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+CARD = "README.md"
+
+
+def card(manifest: Mapping[str, Any]) -> str:
+    """Markdown from a manifest that lacks ``files`` and ``digest``: purpose, origin, receipts, limits."""
+    strong, weak = manifest["pair"]["strong"], manifest["pair"]["weak"]
+    training = manifest["training"]
+    parts = [
+        f"# {manifest['name']} {manifest['version']}",
+        manifest["description"],
+        _PURPOSE.format(strong=strong, weak=weak, tie=_TIES[training["ties"]], **manifest),
+        "## Training",
+        f"`{training['command']}`, seed {training['seed']}, base {training['base']}.",
+        _table(("data", "rows", "sha256"), ((d["name"], d["rows"], d["sha256"][:16]) for d in training["data"])),
+    ]
+    if manifest.get("quality"):
+        parts += ["## Quality", _table(("benchmark", "n", "metric", "value", "95% interval"), _quality(manifest))]
+    for graph in manifest["graphs"]:
+        parts += [f"## {graph['file']}", *_graph(graph)]
+    return "\n\n".join([*parts, "## Limits", _LIMITS]) + "\n"
+
+
+_PURPOSE = """An edgeroute router of the kind `{kind}`. Its score is the probability that {strong} answers a prompt
+better than {weak}; a tie counts as {tie}. Licence of the weights: {licence}."""
+_TIES = {"half": "one half", "weak": "no win"}
+_LIMITS = """- It was trained and measured on English exam questions, word problems and chat; elsewhere measure it first
+  (`edgeroute evaluate`), and calibrate it on your own prompts.
+- It speaks of one pair of models. For others it ranks prompts, and the probability is not theirs.
+- A learned router can be steered by a prompt that is written to steer it. It decides what a call costs, never what is
+  allowed."""
+
+
+def _quality(manifest: Mapping[str, Any]) -> Iterable[Sequence[object]]:
+    for each in manifest["quality"]:
+        yield f"{each['benchmark']} {each['split']}", each["n"], each["metric"], each["value"], _interval(each)
+
+
+def _interval(each: Mapping[str, Any]) -> str:
+    return f"{each['low']} to {each['high']}"
+
+
+def _graph(graph: Mapping[str, Any]) -> list[str]:
+    found = [f"Precision {graph['precision']}, for {', '.join(graph['providers'])}."]
+    if parity := graph.get("parity"):
+        flips = ", ".join(f"{100 * value:.1f}% at {share}" for share, value in parity["flips"].items())
+        found.append(
+            f"Against {parity['reference']} on {parity['n']} prompts ({parity['sample']}): largest difference of a "
+            f"score {parity['max_abs']}, rank correlation {parity['rank_correlation']}"
+            + (f"; decisions changed by strong share: {flips}." if flips else ".")
+        )
+    if latency := graph.get("latency"):
+        rows = ((row["tokens"], row["p50_ms"], row["p99_ms"]) for row in latency["rows"])
+        found += [
+            f"On {latency['machine']}, {latency['threads']} threads:",
+            _table(("tokens", "p50 ms", "p99 ms"), rows),
+        ]
+    return found
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
