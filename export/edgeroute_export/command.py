@@ -14,18 +14,41 @@ if TYPE_CHECKING:
 EXISTING = click.Path(exists=True, path_type=Path)
 _BUNDLE_OPTIONS = (
     click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path)),
-    click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle."),
+    click.option("--output", type=click.Path(path_type=Path), help="Folder of the new bundle."),
     click.option("--pair", nargs=2, required=True, metavar="STRONG WEAK", help="The two models to decide between."),
-    click.option("--name", required=True, help="The bundle's name."),
+    click.option("--name", help="The bundle's name."),
     click.option("--version", default="0.1.0", show_default=True, help="The bundle's version."),
     click.option("--description", default="", help="One sentence for the manifest."),
-    click.option("--precision", default="int8", show_default=True, help="Graphs to ship, by preference: int8,fp32."),
     click.option(
-        "--calibrate", required=True, type=EXISTING, help="Battles whose calibration split gives the quantiles."
+        "--precision",
+        default="int8",
+        show_default=True,
+        help="Graphs to ship, by preference: int8 for CPU, fp16 for CUDA, fp32 for both.",
     ),
-    click.option("--check", required=True, type=EXISTING, help="Outcomes whose dev prompts are compared with PyTorch."),
-    click.option("--check-rows", default=2000, show_default=True, help="How many of them."),
+    click.option(
+        "--calibrate",
+        type=EXISTING,
+        help="Battles whose calibration split gives the quantiles; default: generated prompts.",
+    ),
+    click.option(
+        "--check",
+        type=EXISTING,
+        help="Outcomes whose dev prompts are compared with PyTorch; default: generated prompts, promising no shares.",
+    ),
+    click.option("--check-rows", default=2000, show_default=True, help="How many; fewer than 2000 promise no shares."),
     click.option("--quality", multiple=True, type=EXISTING, help="Outcomes whose dev split is scored for the receipt."),
+    click.option("--recipe", type=EXISTING, help="TOML file that says how the int8 graph is made; --tune writes one."),
+    click.option(
+        "--tune",
+        type=click.Path(path_type=Path),
+        help="Export nothing: measure graph variants, and write the fastest that passes the gate to this recipe file.",
+    ),
+    click.option("--max-flips", default=0.03, show_default=True, help="Gate: decisions changed at a share of 50%."),
+    click.option("--max-delta-apgr", default=0.005, show_default=True, help="Gate: change of APGR, either way."),
+    click.option(
+        "--min-rank-correlation", default=0.995, show_default=True, help="Gate: rank correlation with PyTorch's scores."
+    ),
+    click.option("--no-gate", is_flag=True, help="Take the receipts, but let nothing fail the export."),
 )
 encoder_option = click.option(
     "--encoder", help="Folder or hub name of the frozen encoder; default: where the checkpoint found it."
@@ -99,33 +122,51 @@ def _build(
     trace: Callable[[], Traced],
     pair: tuple[str, str],
     *,
-    output: Path,
-    name: str,
-    version: str,
-    description: str,
     precision: str,
-    calibrate: Path,
-    check: Path,
+    recipe: Path | None,
+    tune: Path | None,
+    max_flips: float,
+    max_delta_apgr: float,
+    min_rank_correlation: float,
+    no_gate: bool,
+    calibrate: Path | None,
+    check: Path | None,
     check_rows: int,
     quality: tuple[Path, ...],
+    **naming: Any,
 ) -> None:
-    """Trace, build the bundle, and print its folder and digest; what is being done goes to stderr."""
-    from .build import Evidence, Naming, build_bundle
+    """Trace, then tune, or build the bundle and print its folder and digest; what is being done goes to stderr."""
+    from .build import Evidence
+    from .gate import Gate
+    from .recipe import Recipe, read_recipe
 
-    def say(message: str) -> None:
-        click.echo(message, err=True)
+    gate = None if no_gate else Gate(max_flips, max_delta_apgr, min_rank_correlation)
+    evidence = Evidence(calibrate, check, quality, check_rows)
+    if tune is not None:
+        from .tuning import tune_recipe
 
-    say("tracing")
-    digest = build_bundle(
-        trace(),
-        output,
-        pair=pair,
-        naming=Naming(name, version, description),
-        evidence=Evidence(calibrate, check, quality, check_rows),
-        precisions=precision.split(","),
-        progress=say,
+        click.echo(tune_recipe(trace(), tune, pair=pair, evidence=evidence, gate=gate, progress=_say))
+        return
+    followed = Recipe() if recipe is None else read_recipe(recipe)
+    _write_bundle(
+        trace, pair=pair, evidence=evidence, recipe=followed, gate=gate, precisions=precision.split(","), **naming
     )
+
+
+def _write_bundle(
+    trace: Callable[[], Traced], *, output: Path | None, name: str | None, version: str, description: str, **build: Any
+) -> None:
+    from .build import Naming, build_bundle
+
+    if output is None or name is None:
+        raise click.UsageError("Missing option '--output' or '--name': a bundle needs both.")
+    _say("tracing")
+    digest = build_bundle(trace(), output, naming=Naming(name, version, description), progress=_say, **build)
     click.echo(f"{output} {digest}")
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
 
 
 def _read(template: Path | None) -> str | None:
