@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .gate import Gate
+
 if TYPE_CHECKING:
     from .build import Traced
 
+_LIMITS = Gate()
 EXISTING = click.Path(exists=True, path_type=Path)
 _BUNDLE_OPTIONS = (
     click.argument("checkpoint", type=click.Path(path_type=Path)),
@@ -19,11 +23,37 @@ _BUNDLE_OPTIONS = (
     click.option("--name", required=True, help="The bundle's name."),
     click.option("--version", default="0.1.0", show_default=True, help="The bundle's version."),
     click.option("--description", default="", help="One sentence for the manifest."),
-    click.option("--precision", default="int8", show_default=True, help="Graphs to ship, by preference: int8,fp32."),
-    click.option("--calibrate", type=EXISTING, help="Battles whose calibration split gives the quantiles."),
-    click.option("--check", type=EXISTING, help="Outcomes whose dev prompts are compared with PyTorch."),
-    click.option("--check-rows", default=2000, show_default=True, help="How many of them."),
+    click.option(
+        "--precision",
+        default="int8",
+        show_default=True,
+        help="Graphs to ship, by preference: int8 for CPU, fp16 for CUDA, fp32 for both.",
+    ),
+    click.option(
+        "--calibrate",
+        type=EXISTING,
+        help="Battles whose calibration split gives the quantiles; default: generated prompts.",
+    ),
+    click.option(
+        "--check",
+        type=EXISTING,
+        help="Outcomes whose dev prompts are compared with PyTorch; default: generated prompts, promising no shares.",
+    ),
+    click.option("--check-rows", default=2000, show_default=True, help="How many; fewer than 2000 promise no shares."),
     click.option("--quality", multiple=True, type=EXISTING, help="Outcomes whose dev split is scored for the receipt."),
+    click.option(
+        "--max-flips", default=_LIMITS.max_flips, show_default=True, help="Gate: decisions changed at a share of 50%."
+    ),
+    click.option(
+        "--max-delta-apgr", default=_LIMITS.max_delta_apgr, show_default=True, help="Gate: change of APGR, either way."
+    ),
+    click.option(
+        "--min-rank-correlation",
+        default=_LIMITS.min_rank_correlation,
+        show_default=True,
+        help="Gate: rank correlation with PyTorch's scores.",
+    ),
+    click.option("--no-gate", is_flag=True, help="Take the receipts, but let nothing fail the export."),
 )
 encoder_option = click.option(
     "--encoder", help="Folder or hub name of the frozen encoder; default: where the checkpoint found it."
@@ -133,66 +163,72 @@ def _build_embedded(
     checkpoint: Path,
     models: Path | None,
     *,
-    output: Path,
-    name: str,
-    version: str,
-    description: str,
     quality: tuple[Path, ...],
     precision: str,
-    **build: Any,
+    **options: Any,
 ) -> None:
     """Read RouteLLM's form, build the bundle, and print its folder and digest."""
-    from .build import Naming
     from .embedded import build_embedded
     from .routellm import read_names, read_released
 
-    asked = click.get_current_context().get_parameter_source("precision")
-    if precision != "fp32" and asked is not click.core.ParameterSource.DEFAULT:
+    if precision != "fp32" and _was_given("precision"):
         raise click.UsageError("RouteLLM's form is one small product: its only graph is fp32.")
     if quality:
         raise click.UsageError("--quality holds prompts, and this bundle takes embeddings.")
     released = read_released(checkpoint, None if models is None else read_names(models))
-    naming = Naming(name, version, description)
-    digest = build_embedded(
-        released, output, naming=naming, progress=lambda message: click.echo(message, err=True), **build
-    )
-    click.echo(f"{output} {digest}")
+    _write(partial(build_embedded, released), **options)
 
 
 def _build(
     trace: Callable[[], Traced],
     pair: tuple[str, str],
     *,
-    output: Path,
-    name: str,
-    version: str,
-    description: str,
-    precision: str,
+    precision: str | None,
     calibrate: Path | None,
     check: Path | None,
     check_rows: int,
     quality: tuple[Path, ...],
+    **options: Any,
 ) -> None:
-    """Trace, build the bundle, and print its folder and digest; what is being done goes to stderr."""
-    from .build import Evidence, Naming, build_bundle
+    """Trace, build the bundle, print its folder and digest; ``precision`` ``None`` is what the graph is already in."""
+    from .build import Evidence, build_bundle
 
-    if calibrate is None or check is None:
-        raise click.UsageError("Missing option '--calibrate' or '--check'.")
+    _say("tracing")
+    router = trace()
+    precisions = router.precisions if precision is None else precision.split(",")
+    evidence = Evidence(calibrate, check, quality, check_rows)
+    _write(partial(build_bundle, router, pair=pair, evidence=evidence, precisions=precisions), **options)
 
-    def say(message: str) -> None:
-        click.echo(message, err=True)
 
-    say("tracing")
-    digest = build_bundle(
-        trace(),
-        output,
-        pair=pair,
-        naming=Naming(name, version, description),
-        evidence=Evidence(calibrate, check, quality, check_rows),
-        precisions=precision.split(","),
-        progress=say,
-    )
+def _write(
+    build: Callable[..., str],
+    *,
+    output: Path,
+    name: str,
+    version: str,
+    description: str,
+    max_flips: float,
+    max_delta_apgr: float,
+    min_rank_correlation: float,
+    no_gate: bool,
+    **more: Any,
+) -> None:
+    """Build with what every bundle needs; what is being done goes to stderr."""
+    from .build import Naming
+
+    gate = None if no_gate else Gate(max_flips, max_delta_apgr, min_rank_correlation)
+    digest = build(output=output, naming=Naming(name, version, description), gate=gate, progress=_say, **more)
     click.echo(f"{output} {digest}")
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _was_given(option: str) -> bool:
+    """Whether the user gave an option, not its default."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
 
 
 def _read(template: Path | None) -> str | None:
