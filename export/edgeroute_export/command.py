@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+
+from edgeroute.manifest import ChatPolicy, TextPolicy
 
 from .gate import Gate
 
@@ -147,6 +149,53 @@ def nano(checkpoint: Path, pair: tuple[str, str], **options: Any) -> None:
     from .nano import trace
 
     _build(lambda: trace(checkpoint, pair), pair, **options)
+
+
+@export.command()
+@bundle_options
+@click.option("--tokenizer", required=True, type=EXISTING, help="Its tokenizer.json, or a folder with one.")
+@click.option("--models", type=EXISTING, help="Names of the columns of strengths, a JSON list or one a line.")
+@click.option("--max-tokens", default=256, show_default=True, help="Tokens of a prompt, special ones included.")
+@click.option(
+    "--keep",
+    default="head_tail",
+    show_default=True,
+    type=click.Choice(["head_tail", "head"]),
+    help="What of a longer prompt survives.",
+)
+@click.option(
+    "--chat",
+    default="last_user",
+    show_default=True,
+    help="Which messages of a chat are read.",
+    type=click.Choice(["last_user", "last_message", "last_turns"]),
+)
+@click.option("--template", type=EXISTING, help="File with {prompt} in it, the text around a prompt.")
+def onnx(
+    checkpoint: Path,
+    pair: tuple[str, str],
+    precision: str,
+    tokenizer: Path,
+    models: Path | None,
+    template: Path | None,
+    max_tokens: int,
+    keep: Literal["head_tail", "head"],
+    chat: ChatPolicy,
+    **options: Any,
+) -> None:
+    """Graph that someone else made, wrapped as it is and checked.
+
+    CHECKPOINT is an ONNX file that takes input_ids and attention_mask (int64 [batch, tokens]) and gives score (float32
+    [batch], 0 to 1), all of its weights inside. There is nothing to compare its scores with, so the receipt of parity
+    names no reference.
+    """
+    from .foreign import wrap
+    from .routellm import read_names
+
+    text = TextPolicy(max_tokens, keep, chat, template=_read(template))
+    names = () if models is None else tuple(read_names(models))
+    asked = precision if _was_given("precision") else None
+    _build(lambda: wrap(checkpoint, tokenizer, text, names), pair, precision=asked, **options)
 
 
 @export.command()
