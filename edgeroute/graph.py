@@ -67,7 +67,7 @@ def _walk(buffer: bytes, start: int, end: int, message: str, facts: GraphFacts, 
         raise ValueError("nested too deep")
     texts: dict[str, str] = {}
     fields = _FIELDS[message]
-    for number, low, high in _subfields(buffer, start, end):
+    for number, low, high in subfields(buffer, start, end):
         kind = fields.get(number)
         if kind is None:
             continue
@@ -85,32 +85,37 @@ def _walk(buffer: bytes, start: int, end: int, message: str, facts: GraphFacts, 
     return texts
 
 
-def _subfields(buffer: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (field number, start, end) of each length-delimited field."""
+def subfields(buffer: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (field number, start, end) of each length-delimited field. Raises ``ValueError`` for broken bytes."""
+    return ((number, low, high) for number, wire, low, high in wire_fields(buffer, position, end) if wire == 2)
+
+
+def wire_fields(buffer: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (field number, wire type, start, end) of each field's content. Raises ``ValueError`` for broken bytes."""
     while position < end:
-        tag, position = _varint(buffer, position, end)
+        tag, position = varint(buffer, position, end)
         wire = tag & 7
         if tag >> 32:  # protobuf drops the upper bits: another field than the one seen here
             raise ValueError("a field number out of range")
+        start = position
         if wire == 0:
-            _, position = _varint(buffer, position, end)
+            _, position = varint(buffer, position, end)
         elif wire == 1:
             position += 8
         elif wire == 5:
             position += 4
         elif wire == 2:
-            length, position = _varint(buffer, position, end)
-            if position + length > end:
-                raise ValueError("a field runs past its message")
-            yield tag >> 3, position, position + length
-            position += length
+            length, start = varint(buffer, position, end)
+            position = start + length
         else:
             raise ValueError(f"wire type {wire}")
-    if position != end:
-        raise ValueError("a field runs past its message")
+        if position > end:
+            raise ValueError("a field runs past its message")
+        yield tag >> 3, wire, start, position
 
 
-def _varint(buffer: bytes, position: int, end: int) -> tuple[int, int]:
+def varint(buffer: bytes, position: int, end: int) -> tuple[int, int]:
+    """A number and where it ends. Raises ``ValueError`` for one past ``end`` or too long."""
     value = shift = 0
     while position < end and shift < 70:
         byte = buffer[position]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +44,46 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """A 95% interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Parity:
     """What export did to the scores, against ``reference``, on ``n`` prompts of ``sample``.
 
-    ``flips`` maps a strong share to the fraction of decisions that changed, thresholds refitted per graph.
+    ``flips`` maps a strong share to the fraction of decisions that changed, thresholds refitted per graph, and
+    ``flip_intervals`` to its 95% interval. ``delta_apgr`` is APGR less the reference's on the same outcomes. Intervals
+    are bootstrapped from ``seed``. ``claim`` says whether the sample was large and real enough to promise shares;
+    where not, there are no flips. Differences are null where there is no reference (``"none"``), and
+    ``rank_correlation`` also where all scores are one. ``hashes`` are SHA-256 of the graph and of the sample's file.
     """
 
     reference: str
     sample: str
     n: int
-    max_abs: float
-    mean_abs: float
-    rank_correlation: float
+    max_abs: float | None
+    mean_abs: float | None
+    rank_correlation: float | None
     flips: dict[str, float]
     versions: dict[str, str]
+    claim: Literal["shares", "numerical parity only"] | None = None
+    flip_intervals: dict[str, Bounds] | None = None
+    delta_apgr: Change | None = None
+    hashes: dict[str, str] | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

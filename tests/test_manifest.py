@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgeroute.errors import IntegrityError, ManifestError
 from edgeroute.manifest import MAX_MANIFEST_BYTES, canonical, is_flat_name, parse_manifest, seal
+from edgeroute.receipts import Bounds, Change
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,11 @@ def test_every_optional_part_is_read(raw: dict[str, Any]) -> None:
             "rank_correlation": 0.99,
             "flips": {"0.5": 0.01},
             "versions": {"torch": "2"},
+            "claim": "shares",
+            "flip_intervals": {"0.5": {"low": 0.005, "high": 0.02}},
+            "delta_apgr": {"value": -0.001, "low": -0.002, "high": 0},
+            "hashes": {"graph": "0" * 64},
+            "seed": 0,
         }
         rows = [{"tokens": 16, "p50_ms": 1.0, "p99_ms": 2.0}]
         m["graphs"][0]["latency"] = {"machine": "m", "threads": 2, "calls": 100, "rows": rows}
@@ -74,6 +80,8 @@ def test_every_optional_part_is_read(raw: dict[str, Any]) -> None:
     assert manifest.fallback is not None
     assert manifest.graphs[0].parity is not None
     assert manifest.graphs[0].parity.flips == {"0.5": 0.01}
+    assert manifest.graphs[0].parity.flip_intervals == {"0.5": Bounds(0.005, 0.02)}
+    assert manifest.graphs[0].parity.delta_apgr == Change(-0.001, -0.002, 0.0)
     assert manifest.graphs[0].latency is not None
     assert manifest.graphs[0].latency.rows[0].p99_ms == 2.0
     assert manifest.training.data[0].rows == 3

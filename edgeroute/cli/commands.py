@@ -19,6 +19,7 @@ CORE = {
     "rank": "Order more than two models by a prompt.",
     "models": "List the bundles that are here and that can be pulled.",
     "verify": "Check a bundle in full and say everything that is wrong.",
+    "inspect": "Show what is inside a bundle and what was measured on it.",
     "doctor": "Show what is installed, which providers load, and whether scoring works.",
     "evaluate": "Say what routing by a bundle would be worth on labelled prompts.",
     "labels": "Turn preference data of other forms into labels, cleaned and split.",

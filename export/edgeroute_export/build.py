@@ -5,6 +5,7 @@ A router kind is a function from its checkpoint to a ``Traced``; all that follow
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,20 +19,25 @@ from onnx import ModelProto
 import edgeroute
 from edgeroute.benchmarks import benchmark_name
 from edgeroute.errors import BundleError
-from edgeroute.labels import Outcome, read_battles, read_outcomes
+from edgeroute.labels import Outcome, read_outcomes
 from edgeroute.manifest import FORMAT, TOKENIZER, TextPolicy
 from edgeroute.session import Session
 from edgeroute.text import TextEncoder
 
 from . import receipts
+from .gate import Gate, as_table, judge, reject
 from .golden import GOLDEN_PROMPTS
 from .graphs import quantize_int8
-from .writing import write_bundle
+from .half import to_float16
+from .samples import calibration_sample, check_sample
+from .writing import check_place, write_bundle
 
 Floats = NDArray[np.float32]
 Rows = Sequence[Sequence[int]]
 Progress = Callable[[str], None]
-PRECISIONS = ("int8", "fp32")
+PROVIDERS = {"int8": ["cpu"], "fp16": ["cuda"], "fp32": ["cpu", "cuda"]}
+"""Dynamic int8 was seen 20 times slower on CUDA than fp16, fp16 on CPU 10 times slower than fp32."""
+PRECISIONS = tuple(PROVIDERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +45,20 @@ class Traced:
     """A router ready for export: its whole float32 graph, and PyTorch's own scores to compare with.
 
     ``graph`` obeys the bundle contract. ``reference`` scores rows of token ids, float32 ``[n]``, by another road than
-    the graph. ``training`` is the manifest's record. ``models`` names the columns of the graph's second output
-    ``strengths``, where it has one. ``quantize`` makes the int8 graph where a kind has its own way.
+    the graph; ``None`` where there is no other road. ``training`` is the manifest's record. ``models`` names the
+    columns of the graph's second output ``strengths``, where it has one. ``quantize`` makes the int8 graph where a kind
+    has its own way. ``precisions`` are those that the kind can be made in.
     """
 
     kind: str
     graph: ModelProto
-    reference: Callable[[Rows], Floats]
+    reference: Callable[[Rows], Floats] | None
     tokenizer: bytes
     text: TextPolicy
     training: dict[str, Any]
     models: tuple[str, ...] = ()
     quantize: Callable[[ModelProto], ModelProto] | None = None
+    precisions: tuple[str, ...] = PRECISIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +66,12 @@ class Evidence:
     """Where receipts come from, all read and none trained on.
 
     ``calibrate`` is a battles file (split ``calibration``), ``check`` an outcomes file for parity (split ``dev``, the
-    first ``check_rows``), ``quality`` outcome files (split ``dev``) that hold both models of the pair.
+    first ``check_rows``), ``quality`` outcome files (split ``dev``) that hold both models of the pair. Without the
+    first two, generated prompts take their place, and no shares are promised.
     """
 
-    calibrate: Path
-    check: Path
+    calibrate: Path | None
+    check: Path | None
     quality: tuple[Path, ...]
     check_rows: int = 2000
 
@@ -84,20 +93,48 @@ def build_bundle(
     naming: Naming,
     evidence: Evidence,
     precisions: Sequence[str] = ("int8",),
+    gate: Gate | None = Gate(),  # noqa: B008  (frozen)
     progress: Progress = lambda _message: None,
 ) -> str:
-    """Quantize, take the receipts and write the bundle; returns its digest.
+    """Quantize, take the receipts, judge them and write the bundle; returns its digest.
 
-    ``pair`` is (strong, weak). Raises ``BundleError`` and leaves nothing behind when anything does not fit.
+    ``pair`` is (strong, weak). ``progress`` is told what is being done and, at the end, the parity table. Raises
+    ``BundleError`` and leaves nothing at ``output`` when anything does not fit; when the gate fails, graph and receipt
+    stay in the folder that the error names. Without a ``gate`` nothing fails it.
     """
     if unknown := set(precisions) - set(PRECISIONS):
         raise BundleError(f"no such precision: {', '.join(sorted(unknown))}; there are {', '.join(PRECISIONS)}")
+    if beyond := set(precisions) - set(router.precisions):
+        possible = ", ".join(router.precisions)
+        raise BundleError(f"kind {router.kind} is not made in {', '.join(sorted(beyond))}; possible here: {possible}")
+    check_place(output)
     text = TextEncoder(router.tokenizer, router.text)
-    entries, files = [], {TOKENIZER: router.tokenizer}
+    sample = check_sample(evidence.check, evidence.check_rows, pair)
+    expected = None
+    if router.reference is not None:
+        progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
+        expected = router.reference([text.encode(prompt).ids for prompt in sample.prompts])
+    entries, tables, files = [], [], {TOKENIZER: router.tokenizer}
     for precision in precisions:
+        file = f"model.{precision}.onnx"
         data = serialize(router.graph, precision, router.quantize)
-        entries.append(_graph_entry(precision, data, text, router.reference, evidence, progress))
-        files[f"model.{precision}.onnx"] = data
+        graph = _Graph(precision, Session(data), text)
+        progress(f"{precision}: scoring the same prompts")
+        parity = receipts.parity(
+            graph.score(sample.prompts),
+            expected,
+            sample=sample.name,
+            real=sample.real,
+            outcomes=sample.outcomes,
+            hashes=hashes_of(data, sample.sha256),
+        )
+        verdicts = judge(gate, precision, parity)
+        tables += as_table(file, parity, verdicts)
+        if any(verdict.ok is False for verdict in verdicts):
+            raise reject(output, {file: data}, parity, tables)
+        progress(f"{precision}: calibrating")
+        entries.append({"file": file, "parity": parity, **_receipts(graph, evidence)})
+        files[file] = data
     preferred = Session(files[entries[0]["file"]])
     manifest = {
         "format": FORMAT,
@@ -112,48 +149,50 @@ def build_bundle(
         "quality": list(_quality(preferred, text, evidence.quality, pair, progress)),
         **({"models": list(router.models)} if router.models else {}),
     }
-    return write_bundle(output, manifest, files)
+    digest = write_bundle(output, manifest, files)
+    progress("\n".join(tables))
+    return digest
 
 
 def serialize(graph: ModelProto, precision: str, quantize: Callable[[ModelProto], ModelProto] | None = None) -> bytes:
     """The bytes of a graph in one precision: the same from the same packages. ``quantize`` is as in ``Traced``."""
-    made = (quantize or quantize_int8)(graph) if precision == "int8" else graph
+    if precision == "int8":
+        made = (quantize or quantize_int8)(graph)
+    else:
+        made = to_float16(graph) if precision == "fp16" else graph
     data: bytes = made.SerializeToString(deterministic=True)
     return data
 
 
-def _graph_entry(
-    precision: str,
-    data: bytes,
-    text: TextEncoder,
-    reference: Callable[[Rows], Floats],
-    evidence: Evidence,
-    progress: Progress,
-) -> dict[str, Any]:
-    session = Session(data)
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """One graph of the bundle, ready to score."""
 
-    def score(prompts: Sequence[str]) -> Floats:
-        return session.run_rows([text.encode(prompt).ids for prompt in prompts])
+    precision: str
+    session: Session
+    text: TextEncoder
 
-    progress(f"{precision}: calibrating")
-    sample = [
-        battle.prompt for battle in read_battles(evidence.calibrate, split="calibration") if battle.prompt.strip()
-    ]
-    progress(f"{precision}: comparing with PyTorch on {evidence.check_rows} prompts")
-    checked = [outcome.prompt for outcome in read_outcomes(evidence.check, split="dev")][: evidence.check_rows]
-    return {
-        "file": f"model.{precision}.onnx",
-        "precision": precision,
-        "providers": ["cpu"],
-        "calibration": receipts.calibration(f"{benchmark_name(evidence.calibrate)} calibration", score(sample)),
-        "golden": receipts.golden(GOLDEN_PROMPTS, score(GOLDEN_PROMPTS)),
-        "parity": receipts.parity(
-            f"{benchmark_name(evidence.check)} dev",
-            score(checked),
-            reference([text.encode(each).ids for each in checked]),
-        ),
-        "latency": receipts.latency(session, text),
+    def score(self, prompts: Sequence[str]) -> Floats:
+        return self.session.run_rows([self.text.encode(prompt).ids for prompt in prompts])
+
+
+def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
+    """A graph's entry but for its file and parity; latency where it is meant to run on this CPU."""
+    name, sample = calibration_sample(evidence.calibrate)
+    entry = {
+        "precision": graph.precision,
+        "providers": PROVIDERS[graph.precision],
+        "calibration": receipts.calibration(name, graph.score(sample)),
+        "golden": receipts.golden(GOLDEN_PROMPTS, graph.score(GOLDEN_PROMPTS)),
     }
+    if "cpu" in entry["providers"]:
+        entry["latency"] = receipts.latency(graph.session, graph.text)
+    return entry
+
+
+def hashes_of(graph: bytes, sample: str | None) -> dict[str, str]:
+    """SHA-256 of the graph, and of the sample's file where it is one: what a parity receipt was taken on."""
+    return {"graph": hashlib.sha256(graph).hexdigest()} | ({"sample": sample} if sample else {})
 
 
 def _quality(

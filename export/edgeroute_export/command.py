@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from edgeroute.manifest import ChatPolicy, TextPolicy
+
+from .gate import Gate
+from .options import EXISTING, bundle_options, encoder_option, template_option
+
 if TYPE_CHECKING:
     from .build import Traced
-
-EXISTING = click.Path(exists=True, path_type=Path)
-_BUNDLE_OPTIONS = (
-    click.argument("checkpoint", type=click.Path(path_type=Path)),
-    click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle."),
-    click.option("--pair", nargs=2, required=True, metavar="STRONG WEAK", help="The two models to decide between."),
-    click.option("--name", required=True, help="The bundle's name."),
-    click.option("--version", default="0.1.0", show_default=True, help="The bundle's version."),
-    click.option("--description", default="", help="One sentence for the manifest."),
-    click.option("--precision", default="int8", show_default=True, help="Graphs to ship, by preference: int8,fp32."),
-    click.option("--calibrate", type=EXISTING, help="Battles whose calibration split gives the quantiles."),
-    click.option("--check", type=EXISTING, help="Outcomes whose dev prompts are compared with PyTorch."),
-    click.option("--check-rows", default=2000, show_default=True, help="How many of them."),
-    click.option("--quality", multiple=True, type=EXISTING, help="Outcomes whose dev split is scored for the receipt."),
-)
-encoder_option = click.option(
-    "--encoder", help="Folder or hub name of the frozen encoder; default: where the checkpoint found it."
-)
-
-template_option = click.option(
-    "--template",
-    type=EXISTING,
-    help="File with {prompt} in it, the text around a prompt; default: the checkpoint's own.",
-)
-
-
-def bundle_options(command: Any) -> Any:
-    """The options of every kind."""
-    for option in reversed(_BUNDLE_OPTIONS):
-        command = option(command)
-    return command
 
 
 @click.group()
@@ -120,6 +95,53 @@ def nano(checkpoint: Path, pair: tuple[str, str], **options: Any) -> None:
 
 
 @export.command()
+@bundle_options
+@click.option("--tokenizer", required=True, type=EXISTING, help="Its tokenizer.json, or a folder with one.")
+@click.option("--models", type=EXISTING, help="Names of the columns of strengths, a JSON list or one a line.")
+@click.option("--max-tokens", default=256, show_default=True, help="Tokens of a prompt, special ones included.")
+@click.option(
+    "--keep",
+    default="head_tail",
+    show_default=True,
+    type=click.Choice(["head_tail", "head"]),
+    help="What of a longer prompt survives.",
+)
+@click.option(
+    "--chat",
+    default="last_user",
+    show_default=True,
+    help="Which messages of a chat are read.",
+    type=click.Choice(["last_user", "last_message", "last_turns"]),
+)
+@template_option
+def onnx(
+    checkpoint: Path,
+    pair: tuple[str, str],
+    precision: str,
+    tokenizer: Path,
+    models: Path | None,
+    template: Path | None,
+    max_tokens: int,
+    keep: Literal["head_tail", "head"],
+    chat: ChatPolicy,
+    **options: Any,
+) -> None:
+    """Graph that someone else made, wrapped as it is and checked.
+
+    CHECKPOINT is an ONNX file that takes input_ids and attention_mask (int64 [batch, tokens]) and gives score (float32
+    [batch], 0 to 1), all of its weights inside. There is nothing to compare its scores with, so the receipt of parity
+    names no reference.
+    """
+    from .foreign import wrap
+    from .routellm import read_names
+
+    text = TextPolicy(max_tokens, keep, chat, template=_read(template))
+    names = () if models is None else tuple(read_names(models))
+    asked = precision if _was_given("precision") else None
+    _build(lambda: wrap(checkpoint, tokenizer, text, names), pair, precision=asked, **options)
+
+
+@export.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--default", required=True, help="The bundle that is used when none is named.")
 def index(folder: Path, default: str) -> None:
@@ -133,66 +155,72 @@ def _build_embedded(
     checkpoint: Path,
     models: Path | None,
     *,
-    output: Path,
-    name: str,
-    version: str,
-    description: str,
     quality: tuple[Path, ...],
     precision: str,
-    **build: Any,
+    **options: Any,
 ) -> None:
     """Read RouteLLM's form, build the bundle, and print its folder and digest."""
-    from .build import Naming
     from .embedded import build_embedded
     from .routellm import read_names, read_released
 
-    asked = click.get_current_context().get_parameter_source("precision")
-    if precision != "fp32" and asked is not click.core.ParameterSource.DEFAULT:
+    if precision != "fp32" and _was_given("precision"):
         raise click.UsageError("RouteLLM's form is one small product: its only graph is fp32.")
     if quality:
         raise click.UsageError("--quality holds prompts, and this bundle takes embeddings.")
     released = read_released(checkpoint, None if models is None else read_names(models))
-    naming = Naming(name, version, description)
-    digest = build_embedded(
-        released, output, naming=naming, progress=lambda message: click.echo(message, err=True), **build
-    )
-    click.echo(f"{output} {digest}")
+    _write(partial(build_embedded, released), **options)
 
 
 def _build(
     trace: Callable[[], Traced],
     pair: tuple[str, str],
     *,
-    output: Path,
-    name: str,
-    version: str,
-    description: str,
-    precision: str,
+    precision: str | None,
     calibrate: Path | None,
     check: Path | None,
     check_rows: int,
     quality: tuple[Path, ...],
+    **options: Any,
 ) -> None:
-    """Trace, build the bundle, and print its folder and digest; what is being done goes to stderr."""
-    from .build import Evidence, Naming, build_bundle
+    """Trace, build the bundle, print its folder and digest; ``precision`` ``None`` is what the graph is already in."""
+    from .build import Evidence, build_bundle
 
-    if calibrate is None or check is None:
-        raise click.UsageError("Missing option '--calibrate' or '--check'.")
+    _say("tracing")
+    router = trace()
+    precisions = router.precisions if precision is None else precision.split(",")
+    evidence = Evidence(calibrate, check, quality, check_rows)
+    _write(partial(build_bundle, router, pair=pair, evidence=evidence, precisions=precisions), **options)
 
-    def say(message: str) -> None:
-        click.echo(message, err=True)
 
-    say("tracing")
-    digest = build_bundle(
-        trace(),
-        output,
-        pair=pair,
-        naming=Naming(name, version, description),
-        evidence=Evidence(calibrate, check, quality, check_rows),
-        precisions=precision.split(","),
-        progress=say,
-    )
+def _write(
+    build: Callable[..., str],
+    *,
+    output: Path,
+    name: str,
+    version: str,
+    description: str,
+    max_flips: float,
+    max_delta_apgr: float,
+    min_rank_correlation: float,
+    no_gate: bool,
+    **more: Any,
+) -> None:
+    """Build with what every bundle needs; what is being done goes to stderr."""
+    from .build import Naming
+
+    gate = None if no_gate else Gate(max_flips, max_delta_apgr, min_rank_correlation)
+    digest = build(output=output, naming=Naming(name, version, description), gate=gate, progress=_say, **more)
     click.echo(f"{output} {digest}")
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _was_given(option: str) -> bool:
+    """Whether the user gave an option, not its default."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
 
 
 def _read(template: Path | None) -> str | None:

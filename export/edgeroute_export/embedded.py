@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,12 @@ from edgeroute.manifest import FORMAT
 from edgeroute.session import Session
 
 from . import receipts
-from .build import Naming
+from .build import Naming, hashes_of
+from .gate import Gate, as_table, judge, reject
 from .heads import embedding_graph
 from .routellm import Released
-from .writing import write_bundle
+from .samples import file_sha256
+from .writing import check_place, write_bundle
 
 Floats = NDArray[np.float32]
 FILE = "model.fp32.onnx"
@@ -45,13 +46,16 @@ def build_embedded(
     calibrate: Path | None = None,
     check: Path | None = None,
     check_rows: int = 2000,
+    gate: Gate | None = Gate(),  # noqa: B008  (frozen)
     progress: Callable[[str], None] = lambda _message: None,
 ) -> str:
     """Collapse for ``pair`` (strong, weak), take the receipts and write the bundle, one fp32 graph; returns its digest.
 
     ``strengths`` adds every model's logit as second output. ``calibrate`` and ``check`` are ``.npy`` files of float32
-    ``[n, width]``. Raises ``BundleError`` and leaves nothing behind when anything does not fit.
+    ``[n, width]``. Raises ``BundleError`` and leaves nothing at ``output`` when anything does not fit; ``gate`` is as
+    for ``build_bundle``.
     """
+    check_place(output)
     strong, weak = (released.row(name) for name in pair)
     if strong == weak:
         raise BundleError(f"expected two models to decide between, found {released.models[strong]} twice")
@@ -59,6 +63,11 @@ def build_embedded(
         released.collapsed(strong, weak), released.strengths() if strengths else None
     ).SerializeToString(deterministic=True)
     session = Session(data)
+    parity = _parity(session, released, (strong, weak), data, check, check_rows)
+    verdicts = judge(gate, "fp32", parity)
+    table = as_table(FILE, parity, verdicts)
+    if any(verdict.ok is False for verdict in verdicts):
+        raise reject(output, {FILE: data}, parity, table)
     if calibrate is None:
         progress(f"no --calibrate: quantiles are of {GENERATED}; route by a threshold, since no share is promised")
     entry: dict[str, Any] = {
@@ -67,9 +76,11 @@ def build_embedded(
         "providers": ["cpu"],  # one small product: a GPU has nothing to win
         "calibration": receipts.calibration(*_scored(session, calibrate, released.width)),
         "golden": _golden(session, released.width),
-        "parity": _parity(session, released, (strong, weak), check, check_rows),
+        "parity": parity,
     }
-    return write_bundle(output, _manifest(released, (strong, weak), naming, entry, strengths), {FILE: data})
+    digest = write_bundle(output, _manifest(released, (strong, weak), naming, entry, strengths), {FILE: data})
+    progress("\n".join(table))
+    return digest
 
 
 def _manifest(
@@ -115,27 +126,14 @@ def _golden(session: Session, width: int) -> dict[str, Any]:
 
 
 def _parity(
-    session: Session, released: Released, pair: tuple[int, int], check: Path | None, rows: int
+    session: Session, released: Released, pair: tuple[int, int], data: bytes, check: Path | None, rows: int
 ) -> dict[str, Any]:
     """Against the published formula in PyTorch; flips are promised on real embeddings only."""
     name, embeddings = _embeddings(check, released.width)
     embeddings = embeddings[:rows]
     scores, expected = session.run_rows(list(embeddings)), released.scores(embeddings, *pair)
-    difference = np.abs(scores.astype(np.float64) - expected)
-    if difference.max() > MAX_DIFFERENCE:
-        raise BundleError(f"the graph differs from PyTorch by {difference.max():.2g}, more than {MAX_DIFFERENCE}")
-    flips = {}
-    for share in receipts.SHARES if check else ():
-        called = [side >= np.quantile(side, 1 - share) for side in (scores, expected)]
-        flips[str(share)] = round(float((called[0] != called[1]).mean()), 4)
-    ranks = [np.unique(side, return_inverse=True)[1] for side in (scores, expected)]
-    return {
-        "reference": "PyTorch fp32",
-        "sample": name if check else f"{name}: numerical parity only",
-        "n": len(scores),
-        "max_abs": round(float(difference.max()), 7),
-        "mean_abs": round(float(difference.mean()), 7),
-        "rank_correlation": round(float(np.corrcoef(ranks[0], ranks[1])[0, 1]), 5) if min(map(np.ptp, ranks)) else 1.0,
-        "flips": flips,
-        "versions": {package: metadata.version(package) for package in ("torch", "onnx", "onnxruntime")},
-    }
+    difference = float(np.abs(scores.astype(np.float64) - expected).max())
+    if difference > MAX_DIFFERENCE:
+        raise BundleError(f"the graph differs from PyTorch by {difference:.2g}, more than {MAX_DIFFERENCE}")
+    hashes = hashes_of(data, None if check is None else file_sha256(check))
+    return receipts.parity(scores, expected, sample=name, real=check is not None, hashes=hashes)

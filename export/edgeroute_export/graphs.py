@@ -52,7 +52,7 @@ def fuse(model: ModelProto, *, heads: int, width: int) -> ModelProto:
     if not fused.get_fused_operator_statistics().get("Attention"):
         raise BundleError("the encoder's attention did not fuse: is this a BERT-like encoder?")
     result: ModelProto = fused.model
-    return _tidy(result)
+    return tidy(result)
 
 
 def quantize_int8(model: ModelProto, *, reduce_range: bool = True) -> ModelProto:
@@ -80,7 +80,7 @@ def quantize_int8(model: ModelProto, *, reduce_range: bool = True) -> ModelProto
     wide = [each.name for each in result.graph.initializer if _is_wide(each) and not each.name.startswith(HEAD)]
     if wide:
         raise BundleError(f"these weights were not quantized: {', '.join(wide)}")
-    return _tidy(result)
+    return tidy(result)
 
 
 def pack(model: ModelProto, name: str, *, axis: int) -> ModelProto:
@@ -103,7 +103,7 @@ def _is_wide(weight: onnx.TensorProto) -> bool:
     return is_float and len(weight.dims) >= 2 and min(weight.dims) >= 64
 
 
-def _tidy(model: ModelProto) -> ModelProto:
+def tidy(model: ModelProto) -> ModelProto:
     """Drop what differs from run to run or says where the graph was made, and unused operator sets."""
     model.producer_name, model.producer_version, model.doc_string = "edgeroute", "", ""
     del model.metadata_props[:]

@@ -125,4 +125,5 @@ def trace(checkpoint: Path, pair: tuple[str, str]) -> Traced:
         text=TextPolicy(**static.config["text"]),
         training=static.config["training"],
         quantize=lambda graph: pack(graph, "table", axis=0),
+        precisions=("int8", "fp32"),  # a GPU has nothing to win
     )

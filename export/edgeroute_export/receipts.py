@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edgeroute.calibration import fit_quantiles
+from edgeroute.errors import CalibrationError
 from edgeroute.labels import Outcome
 from edgeroute.machine import cpu_features
-from edgeroute.metrics import apgr, bootstrap
+from edgeroute.metrics import apgr, bootstrap, paired_bootstrap, spearman
 from edgeroute.session import Session
 from edgeroute.text import TextEncoder
 
 Floats = NDArray[np.float32]
+Outcomes = tuple[Sequence[float], Sequence[float]]
 SHARES = (0.1, 0.25, 0.5, 0.75)
+ENOUGH = 2000
+"""Real prompts below which shares are not promised: the interval of 3% flips on 500 prompts reaches 5%."""
 GOLDEN_TOLERANCE = 0.02
 LATENCY_TOKENS = (16, 64, 128, 256)
 LATENCY_CALLS = 100
@@ -35,27 +40,73 @@ def golden(prompts: Sequence[str], scores: Floats) -> dict[str, Any]:
     return {"tolerance": GOLDEN_TOLERANCE, "scores": pairs}
 
 
-def parity(sample: str, scores: Floats, reference: Floats) -> dict[str, Any]:
+def parity(
+    scores: Floats,
+    reference: Floats | None,
+    *,
+    sample: str,
+    real: bool,
+    outcomes: Outcomes | None = None,
+    hashes: Mapping[str, str],
+    seed: int = 0,
+) -> dict[str, Any]:
     """What export did to the scores and to the decisions, thresholds refitted on each side.
 
-    ``scores`` and ``reference``, float32 ``[n]``, are the graph's and PyTorch's on the same prompts.
+    ``scores`` and ``reference``, float32 ``[n]``, are the graph's and PyTorch's on the prompts of ``sample``; without
+    a reference there is nothing to compare. Flips carry a bootstrap's 95% interval, in which the thresholds are
+    refitted too (flips come in pairs, so a binomial interval would be too narrow), ΔAPGR a paired bootstrap's, from
+    ``seed``; ``outcomes`` are what the strong and the weak model's answers were worth. On fewer than 2,000 prompts, or
+    ones that are not ``real``, no shares are promised: flips and ΔAPGR are left out.
     """
+    found: dict[str, Any] = {"sample": sample, "n": len(scores), "versions": _versions(), "hashes": dict(hashes)}
+    found |= {"flips": {}, "seed": seed}
+    if reference is None:
+        return {"reference": "none", "max_abs": None, "mean_abs": None, "rank_correlation": None, **found}
+    promises_shares = real and len(scores) >= ENOUGH
     difference = np.abs(scores.astype(np.float64) - reference)
-    flips = {}
-    for share in SHARES:
-        called = [side >= np.quantile(side, 1 - share) for side in (scores, reference)]
-        flips[str(share)] = round(float((called[0] != called[1]).mean()), 4)
-    packages = ("torch", "transformers", "optimum", "onnx", "onnxruntime")
-    return {
+    found |= {
         "reference": "PyTorch fp32",
-        "sample": sample,
-        "n": len(scores),
-        "max_abs": round(float(difference.max()), 5),
-        "mean_abs": round(float(difference.mean()), 5),
-        "rank_correlation": round(_spearman(scores, reference), 5),
-        "flips": flips,
-        "versions": {name: metadata.version(name) for name in packages},
+        "max_abs": float(f"{difference.max():.3g}"),
+        "mean_abs": float(f"{difference.mean():.3g}"),
+        "rank_correlation": _rank_correlation(scores, reference),
+        "claim": "shares" if promises_shares else "numerical parity only",
     }
+    if promises_shares:
+        found["flip_intervals"] = {}
+        for share in SHARES:
+            interval = bootstrap(partial(flips, share=share), scores, reference, seed=seed)
+            found["flips"][str(share)] = round(interval.value, 4)
+            found["flip_intervals"][str(share)] = {"low": round(interval.low, 4), "high": round(interval.high, 4)}
+        if outcomes is not None:
+            found |= _delta_apgr(scores, reference, outcomes, seed)
+    return found
+
+
+def flips(scores: ArrayLike, reference: ArrayLike, share: float) -> float:
+    """The fraction of decisions that differ at a strong share, thresholds refitted on each side; arrays ``[n]``."""
+    called = [side >= np.quantile(side, 1 - share) for side in map(np.asarray, (scores, reference))]
+    return float((called[0] != called[1]).mean())
+
+
+def _delta_apgr(scores: Floats, reference: Floats, outcomes: Outcomes, seed: int) -> dict[str, Any]:
+    """APGR less the reference's on the same outcomes; nothing where the two models do not differ on them."""
+    try:
+        change = paired_bootstrap(apgr, scores, reference, *outcomes, seed=seed)
+    except CalibrationError:
+        return {}
+    values = {"value": change.value, "low": change.low, "high": change.high}
+    return {"delta_apgr": {name: round(value, 4) for name, value in values.items()}}
+
+
+def _rank_correlation(scores: Floats, reference: Floats) -> float | None:
+    """Spearman's; ``None`` where one side is constant."""
+    if np.ptp(scores) == 0 or np.ptp(reference) == 0:
+        return None
+    return round(spearman(scores, reference), 5)
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("torch", "transformers", "optimum", "onnx", "onnxruntime")}
 
 
 def quality(benchmark: str, outcomes: Sequence[Outcome], scores: Floats, pair: tuple[str, str], commit: str) -> Any:
@@ -98,8 +149,3 @@ def latency(session: Session, text: TextEncoder) -> dict[str, Any]:
 
 def _ms(times: Sequence[float], percentile: int) -> float:
     return round(float(np.percentile(times, percentile)), 3)
-
-
-def _spearman(a: Floats, b: Floats) -> float:
-    ranks = [np.unique(side, return_inverse=True)[1] for side in (a, b)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

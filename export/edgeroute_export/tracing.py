@@ -151,10 +151,11 @@ def _expose_layers(model: ModelProto, layers: tuple[int, ...], depth: int) -> No
     del graph.output[:]
     for name in names.values():
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "tokens", width or None]))
-    _prune(model)
+    prune(model)
 
 
-def _prune(model: ModelProto) -> None:
+def prune(model: ModelProto) -> None:
+    """Drop the nodes and weights that no output needs, and the inferred types. The model is changed in place."""
     graph = model.graph
     needed = {each.name for each in graph.output}
     nodes = []

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle import Bundle
 from edgeroute.errors import BundleError
-from edgeroute.manifest import MANIFEST, seal
+from edgeroute.manifest import MANIFEST, parse_manifest, seal
 
 from .card import CARD, card
 
@@ -20,11 +20,12 @@ def write_bundle(target: str | os.PathLike[str], manifest: Mapping[str, Any], fi
     """Write ``files`` and the sealed manifest into a folder beside ``target``, check it, and rename it into place.
 
     ``manifest`` lacks ``files`` and ``digest``, which are filled in; a model card is added. Returns the digest. Raises
-    ``BundleError`` when ``target`` exists and is not empty, or the disk says no; nothing is left behind then.
+    ``BundleError`` when ``target`` exists and is not empty, or the disk says no; nothing is left behind then. The
+    manifest is written last, after the check: whoever pulls the plug finds a folder that does not load, or the whole
+    bundle.
     """
     place = Path(target)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise BundleError(f"{place} exists and is not an empty folder: remove it, or choose another output")
+    check_place(place)
     files = {**files, CARD: card(manifest).encode()}
     entries = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     sealed = seal({**manifest, "files": entries})
@@ -33,14 +34,25 @@ def write_bundle(target: str | os.PathLike[str], manifest: Mapping[str, Any], fi
         with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
             draft = Path(scratch) / "bundle"
             draft.mkdir()
-            for name, data in {**files, MANIFEST: sealed}.items():
-                with (draft / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            bundle = open_bundle(draft)
+            for name, data in files.items():
+                _write(draft / name, data)
+            bundle = Bundle(draft, parse_manifest(sealed))
             bundle.read()
+            _write(draft / MANIFEST, sealed)
             draft.replace(place)  # an empty folder gives way
     except OSError as error:
         raise BundleError(f"{place} cannot be written: {error}") from None
     return bundle.manifest.digest
+
+
+def check_place(place: Path) -> None:
+    """Raise ``BundleError`` where a bundle cannot go: something is there already."""
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise BundleError(f"{place} exists and is not an empty folder: remove it, or choose another output")
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

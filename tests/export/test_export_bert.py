@@ -157,6 +157,7 @@ def test_a_trained_student_becomes_a_bundle(trained: Path, labels: tuple[Path, P
     assert auc(router.score_batch(HARD + EASY), SEPARATES) > 0.9
     (fp32,) = (graph for graph in router.manifest.graphs if graph.precision == "fp32")
     assert fp32.parity is not None
+    assert fp32.parity.max_abs is not None
     assert fp32.parity.max_abs <= 1e-5
     expected = scores_of(trained, "bert", SHORT)
     session = Session((tmp_path / "out" / "model.fp32.onnx").read_bytes())

@@ -78,8 +78,9 @@ def test_the_bundle_says_what_it_is(router: Router) -> None:
     assert manifest.training.base == "text-embedding-3-small"
     parity = router.graph.parity
     assert parity is not None
+    assert parity.max_abs is not None
     assert parity.max_abs <= 1e-5
-    assert (parity.sample, parity.flips) == ("generated unit vectors: numerical parity only", {})
+    assert (parity.sample, parity.claim, parity.flips) == ("generated unit vectors", "numerical parity only", {})
     assert verify(router._bundle.path).ok
 
 
@@ -123,19 +124,30 @@ def test_half_precision_and_zero_rows_are_read(tmp_path: Path) -> None:
 
 
 def test_own_embeddings_give_calibration_and_flips(folder: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "mine.npy", sample_embeddings(300, 1536, seed=8))
+    np.save(tmp_path / "mine.npy", sample_embeddings(2001, 1536, seed=8))
     mine = tmp_path / "mine.npy"
     build_embedded(
         read_released(folder), tmp_path / "out", pair=("24", "36"), naming=NAMING, calibrate=mine, check=mine,
-        check_rows=100,
+        check_rows=2000,
     )  # fmt: skip
     router = Router.load(tmp_path / "out")
-    assert (router.graph.calibration.sample, router.graph.calibration.n) == ("mine", 300)
+    assert (router.graph.calibration.sample, router.graph.calibration.n) == ("mine", 2001)
     assert router.graph.parity is not None
-    assert (router.graph.parity.n, router.graph.parity.sample) == (100, "mine")
+    assert (router.graph.parity.n, router.graph.parity.sample, router.graph.parity.claim) == (2000, "mine", "shares")
     assert set(router.graph.parity.flips.values()) == {0.0}
     decisions = router.choose_embeddings(sample_embeddings(300, 1536, seed=8), strong_share=0.25)
     assert np.mean([each.target == "strong" for each in decisions]) == pytest.approx(0.25, abs=0.02)
+
+
+def test_the_gate_keeps_the_graph_and_its_receipt(tmp_path: Path) -> None:
+    torch.save(weights(P_weight=torch.randn(3, 8)), tmp_path / "mf.pt")
+    made = edgeroute("export", "mf", tmp_path / "mf.pt", "--output", tmp_path / "out", "--pair", "0", "1",
+                     "--name", "x", "--min-rank-correlation", "1.5")  # fmt: skip
+    assert made.returncode == 1, made.stderr
+    (kept,) = tmp_path.glob("out*")
+    assert str(kept) in made.stderr
+    assert "at least 1.5" in made.stderr
+    assert {path.name for path in kept.iterdir()} == {"model.fp32.onnx", "receipt.json"}
 
 
 def test_two_exports_give_one_digest(folder: Path, tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def test_int8_holds_the_table_in_bytes_and_no_encoder(bundled: Path) -> None:
 def test_receipts_say_how_close_each_graph_is(bundled: Path) -> None:
     fp32, int8 = Router.load(bundled).manifest.graphs
     assert fp32.parity is not None
+    assert fp32.parity.max_abs is not None
     assert int8.parity is not None
+    assert int8.parity.max_abs is not None
     assert fp32.parity.max_abs <= 1e-5
     assert 0 < int8.parity.max_abs <= 0.02
 
