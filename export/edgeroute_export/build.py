@@ -29,15 +29,18 @@ from .gate import Gate, as_table, judge, reject
 from .golden import GOLDEN_PROMPTS
 from .graphs import quantize_int8
 from .half import to_float16
-from .samples import calibration_sample, check_sample
+from .recipe import Recipe, recipe_text
+from .samples import Sample, calibration_sample, check_sample, generate_prompts
 from .writing import check_place, write_bundle
 
 Floats = NDArray[np.float32]
 Rows = Sequence[Sequence[int]]
 Progress = Callable[[str], None]
+Quantize = Callable[[ModelProto, Recipe, Rows], ModelProto]
 PROVIDERS = {"int8": ["cpu"], "fp16": ["cuda"], "fp32": ["cpu", "cuda"]}
 """Dynamic int8 was seen 20 times slower on CUDA than fp16, fp16 on CPU 10 times slower than fp32."""
 PRECISIONS = tuple(PROVIDERS)
+SMOOTHING_PROMPTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,8 @@ class Traced:
 
     ``graph`` obeys the bundle contract. ``reference`` scores rows of token ids, float32 ``[n]``, by another road than
     the graph; ``None`` where there is no other road. ``training`` is the manifest's record. ``models`` names the
-    columns of the graph's second output ``strengths``, where it has one. ``quantize`` makes the int8 graph where a kind
-    has its own way. ``precisions`` are those that the kind can be made in.
+    columns of the graph's second output ``strengths``, where it has one. ``quantize`` makes the int8 graph from it, a
+    recipe and rows to smooth on. ``precisions`` are those that the kind can be made in.
     """
 
     kind: str
@@ -57,7 +60,7 @@ class Traced:
     text: TextPolicy
     training: dict[str, Any]
     models: tuple[str, ...] = ()
-    quantize: Callable[[ModelProto], ModelProto] | None = None
+    quantize: Quantize = quantize_int8
     precisions: tuple[str, ...] = PRECISIONS
 
 
@@ -93,7 +96,8 @@ def build_bundle(
     naming: Naming,
     evidence: Evidence,
     precisions: Sequence[str] = ("int8",),
-    gate: Gate | None = Gate(),  # noqa: B008  (frozen)
+    recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
+    gate: Gate | None = Gate(),  # noqa: B008
     progress: Progress = lambda _message: None,
 ) -> str:
     """Quantize, take the receipts, judge them and write the bundle; returns its digest.
@@ -110,14 +114,12 @@ def build_bundle(
     check_place(output)
     text = TextEncoder(router.tokenizer, router.text)
     sample = check_sample(evidence.check, evidence.check_rows, pair)
-    expected = None
-    if router.reference is not None:
-        progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
-        expected = router.reference([text.encode(prompt).ids for prompt in sample.prompts])
+    progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
+    expected = reference_scores(router, text, sample)
     entries, tables, files = [], [], {TOKENIZER: router.tokenizer}
     for precision in precisions:
         file = f"model.{precision}.onnx"
-        data = serialize(router.graph, precision, router.quantize)
+        data = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(text, recipe))
         graph = _Graph(precision, Session(data), text)
         progress(f"{precision}: scoring the same prompts")
         parity = receipts.parity(
@@ -126,7 +128,7 @@ def build_bundle(
             sample=sample.name,
             real=sample.real,
             outcomes=sample.outcomes,
-            hashes=hashes_of(data, sample.sha256),
+            hashes=hashes_of(data, sample.sha256, recipe),
         )
         verdicts = judge(gate, precision, parity)
         tables += as_table(file, parity, verdicts)
@@ -154,14 +156,36 @@ def build_bundle(
     return digest
 
 
-def serialize(graph: ModelProto, precision: str, quantize: Callable[[ModelProto], ModelProto] | None = None) -> bytes:
-    """The bytes of a graph in one precision: the same from the same packages. ``quantize`` is as in ``Traced``."""
+def serialize(
+    graph: ModelProto,
+    precision: str,
+    recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
+    quantize: Quantize = quantize_int8,
+    rows: Rows = (),
+) -> bytes:
+    """The bytes of a graph in one precision: the same from the same packages, recipe and ``rows`` to smooth on.
+
+    ``quantize`` is as in ``Traced``.
+    """
     if precision == "int8":
-        made = (quantize or quantize_int8)(graph)
-    else:
-        made = to_float16(graph) if precision == "fp16" else graph
-    data: bytes = made.SerializeToString(deterministic=True)
+        graph = quantize(graph, recipe, rows)
+    elif precision == "fp16":
+        graph = to_float16(graph)
+    data: bytes = graph.SerializeToString(deterministic=True)
     return data
+
+
+def smoothing_rows(text: TextEncoder, recipe: Recipe) -> Rows:
+    """Token ids of generated prompts, where the recipe smooths: no data file decides on a graph's bytes."""
+    prompts = [*GOLDEN_PROMPTS, *generate_prompts(SMOOTHING_PROMPTS)] if recipe.smooth else []
+    return [text.encode(prompt).ids for prompt in prompts]
+
+
+def reference_scores(router: Traced, text: TextEncoder, sample: Sample) -> Floats | None:
+    """PyTorch's scores of a sample, float32 ``[n]``, or ``None`` where the router has no reference."""
+    if router.reference is None:
+        return None
+    return router.reference([text.encode(prompt).ids for prompt in sample.prompts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +214,11 @@ def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
     return entry
 
 
-def hashes_of(graph: bytes, sample: str | None) -> dict[str, str]:
-    """SHA-256 of the graph, and of the sample's file where it is one: what a parity receipt was taken on."""
-    return {"graph": hashlib.sha256(graph).hexdigest()} | ({"sample": sample} if sample else {})
+def hashes_of(graph: bytes, sample: str | None, recipe: Recipe | None = None) -> dict[str, str]:
+    """SHA-256 of the graph, of its recipe, and of the sample's file where it is one: what a receipt was taken on."""
+    made = {"graph": graph} | ({"recipe": recipe_text(recipe).encode()} if recipe else {})
+    found = {name: hashlib.sha256(each).hexdigest() for name, each in made.items()}
+    return found | ({"sample": sample} if sample else {})
 
 
 def _quality(

@@ -157,6 +157,8 @@ def _build_embedded(
     *,
     quality: tuple[Path, ...],
     precision: str,
+    recipe: Path | None,
+    tune: Path | None,
     **options: Any,
 ) -> None:
     """Read RouteLLM's form, build the bundle, and print its folder and digest."""
@@ -165,6 +167,8 @@ def _build_embedded(
 
     if precision != "fp32" and _was_given("precision"):
         raise click.UsageError("RouteLLM's form is one small product: its only graph is fp32.")
+    if recipe is not None or tune is not None:
+        raise click.UsageError("RouteLLM's form has no int8 graph: --recipe and --tune say nothing of it.")
     if quality:
         raise click.UsageError("--quality holds prompts, and this bundle takes embeddings.")
     released = read_released(checkpoint, None if models is None else read_names(models))
@@ -176,41 +180,52 @@ def _build(
     pair: tuple[str, str],
     *,
     precision: str | None,
+    recipe: Path | None,
+    tune: Path | None,
     calibrate: Path | None,
     check: Path | None,
     check_rows: int,
     quality: tuple[Path, ...],
     **options: Any,
 ) -> None:
-    """Trace, build the bundle, print its folder and digest; ``precision`` ``None`` is what the graph is already in."""
-    from .build import Evidence, build_bundle
+    """Trace, then tune, or build the bundle and print its folder and digest.
 
+    ``precision`` ``None`` is what the graph is already in.
+    """
+    from .build import Evidence, build_bundle
+    from .recipe import Recipe, read_recipe
+
+    followed = Recipe() if recipe is None else read_recipe(recipe)
     _say("tracing")
     router = trace()
     precisions = router.precisions if precision is None else precision.split(",")
     evidence = Evidence(calibrate, check, quality, check_rows)
-    _write(partial(build_bundle, router, pair=pair, evidence=evidence, precisions=precisions), **options)
+    if tune is not None:
+        from .tuning import tune_recipe
+
+        click.echo(tune_recipe(router, tune, pair=pair, evidence=evidence, gate=_gate(options), progress=_say))
+        return
+    build = partial(build_bundle, router, pair=pair, evidence=evidence, precisions=precisions, recipe=followed)
+    _write(build, **options)
 
 
 def _write(
-    build: Callable[..., str],
-    *,
-    output: Path,
-    name: str,
-    version: str,
-    description: str,
-    max_flips: float,
-    max_delta_apgr: float,
-    min_rank_correlation: float,
-    no_gate: bool,
-    **more: Any,
+    build: Callable[..., str], *, output: Path | None, name: str | None, version: str, description: str, **more: Any
 ) -> None:
     """Build with what every bundle needs; what is being done goes to stderr."""
     from .build import Naming
 
-    gate = None if no_gate else Gate(max_flips, max_delta_apgr, min_rank_correlation)
-    digest = build(output=output, naming=Naming(name, version, description), gate=gate, progress=_say, **more)
+    if output is None or name is None:
+        raise click.UsageError("Missing option '--output' or '--name': a bundle needs both.")
+    naming, gate = Naming(name, version, description), _gate(more)
+    digest = build(output=output, naming=naming, gate=gate, progress=_say, **more)
     click.echo(f"{output} {digest}")
+
+
+def _gate(options: dict[str, Any]) -> Gate | None:
+    """Take the gate's options out of the others."""
+    limits = [options.pop(name) for name in ("max_flips", "max_delta_apgr", "min_rank_correlation")]
+    return None if options.pop("no_gate") else Gate(*limits)
 
 
 def _say(message: str) -> None:

@@ -15,8 +15,9 @@ from edgeroute.session import Session
 from edgeroute.text import TextEncoder
 from edgeroute.weights import read_weights
 
-from .build import Traced
+from .build import Rows, Traced
 from .gate import MAX_ABS
+from .recipe import Recipe, refuse
 
 _PRECISION = {"float16": "fp16", "int8": "int8", "uint8": "int8"}
 _DYNAMIC = ("DynamicQuantize", "QAttention", "MatMulInteger", "ConvInteger")
@@ -54,9 +55,14 @@ def wrap(graph: Path, tokenizer: Path, text: TextPolicy, models: tuple[str, ...]
         text=text,
         training={"command": "edgeroute export onnx", "seed": 0, "base": graph.name, "ties": "weak", "data": []},
         models=models,
-        quantize=lambda model: model,
+        quantize=_as_it_is,
         precisions=(precision,),
     )
+
+
+def _as_it_is(graph: ModelProto, recipe: Recipe, _rows: Rows) -> ModelProto:
+    refuse(recipe, "a graph that someone else made")
+    return graph
 
 
 def precision_of(graph: bytes) -> str:

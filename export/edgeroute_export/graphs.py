@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from onnx import ModelProto, compose, helper, numpy_helper
 
 from edgeroute.errors import BundleError
 
+from .recipe import Recipe
+from .reshaping import reshape
 from .tracing import quiet
 
 HEAD = "head/"
@@ -55,32 +57,48 @@ def fuse(model: ModelProto, *, heads: int, width: int) -> ModelProto:
     return tidy(result)
 
 
-def quantize_int8(model: ModelProto, *, reduce_range: bool = True) -> ModelProto:
-    """Dynamic int8: matrix products and embedding tables, weights per channel; the head stays in float32.
+def quantize_int8(
+    model: ModelProto,
+    recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
+    rows: Sequence[Sequence[int]] = (),
+) -> ModelProto:
+    """Dynamic int8: matrix products and embedding tables as ``recipe`` says; the head stays in float32.
 
-    ``reduce_range`` keeps weights to 7 bits: without VNNI, 8-bit products saturate and scores differ from CPU to CPU
-    (onnxruntime issue 14642). Raises ``BundleError`` unless both kinds of weights really became 8-bit.
+    ``rows`` are token ids that a recipe which smooths takes the activations' sizes from.
+
+    Raises ``BundleError`` unless all weights but those that the recipe keeps wide really became 8-bit, or when the
+    recipe names something to keep wide that is not there.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    spared = [node.name for node in model.graph.node if node.name.startswith(HEAD)]
+    shaped = reshape(model, recipe, rows)
+    spared = {node.name for node in shaped.graph.node if node.name.startswith(HEAD)}
+    wide = _kept_wide(shaped, recipe)
     with tempfile.TemporaryDirectory() as folder, quiet():
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(model, source)
+        onnx.save(shaped, source)
         quantize_dynamic(
             source,
             target,
-            per_channel=True,
-            reduce_range=reduce_range,
+            per_channel=recipe.per_channel,
+            reduce_range=recipe.reduce_range,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=spared,
+            nodes_to_exclude=[*spared, *wide],
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
         result = onnx.load(target)
-    wide = [each.name for each in result.graph.initializer if _is_wide(each) and not each.name.startswith(HEAD)]
-    if wide:
-        raise BundleError(f"these weights were not quantized: {', '.join(wide)}")
+    allowed = {name for node in shaped.graph.node if node.name in spared | wide for name in node.input}
+    if missed := [each.name for each in result.graph.initializer if _is_wide(each) and each.name not in allowed]:
+        raise BundleError(f"these weights were not quantized: {', '.join(missed)}")
     return tidy(result)
+
+
+def _kept_wide(model: ModelProto, recipe: Recipe) -> set[str]:
+    """Names of the nodes that the recipe keeps in float32."""
+    names = [node.name for node in model.graph.node if not node.name.startswith(HEAD)]
+    if unknown := [part for part in recipe.wide if not any(part in name for name in names)]:
+        raise BundleError(f"the recipe keeps {', '.join(unknown)} wide, but the graph has no node of such a name")
+    return {name for name in names if any(part in name for part in recipe.wide)}
 
 
 def pack(model: ModelProto, name: str, *, axis: int) -> ModelProto:

@@ -22,10 +22,11 @@ from safetensors.torch import load_file
 from edgeroute.errors import BundleError
 from edgeroute.manifest import TOKENIZER, TextPolicy
 
-from .build import Traced
+from .build import Rows, Traced
 from .gates import NAMES, gate_weights, reference_gates, token_table
 from .graphs import pack
 from .heads import GatedHead, gated_nodes, head_model
+from .recipe import Recipe, refuse
 
 Floats = NDArray[np.float32]
 WEIGHTS, CONFIG = "nano.safetensors", "nano.json"
@@ -124,6 +125,11 @@ def trace(checkpoint: Path, pair: tuple[str, str]) -> Traced:
         tokenizer=static.tokenizer,
         text=TextPolicy(**static.config["text"]),
         training=static.config["training"],
-        quantize=lambda graph: pack(graph, "table", axis=0),
+        quantize=_quantize,
         precisions=("int8", "fp32"),  # a GPU has nothing to win
     )
+
+
+def _quantize(graph: ModelProto, recipe: Recipe, _rows: Rows) -> ModelProto:
+    refuse(recipe, "a static router")
+    return pack(graph, "table", axis=0)

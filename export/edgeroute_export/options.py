@@ -13,9 +13,9 @@ _LIMITS = Gate()
 EXISTING = click.Path(exists=True, path_type=Path)
 _BUNDLE_OPTIONS = (
     click.argument("checkpoint", type=click.Path(path_type=Path)),
-    click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle."),
+    click.option("--output", type=click.Path(path_type=Path), help="Folder of the new bundle."),
     click.option("--pair", nargs=2, required=True, metavar="STRONG WEAK", help="The two models to decide between."),
-    click.option("--name", required=True, help="The bundle's name."),
+    click.option("--name", help="The bundle's name."),
     click.option("--version", default="0.1.0", show_default=True, help="The bundle's version."),
     click.option("--description", default="", help="One sentence for the manifest."),
     click.option(
@@ -47,6 +47,12 @@ _BUNDLE_OPTIONS = (
         default=_LIMITS.min_rank_correlation,
         show_default=True,
         help="Gate: rank correlation with PyTorch's scores.",
+    ),
+    click.option("--recipe", type=EXISTING, help="TOML file that says how the int8 graph is made; --tune writes one."),
+    click.option(
+        "--tune",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Export nothing: measure graph variants, and write the fastest that passes the gate to this recipe file.",
     ),
     click.option("--no-gate", is_flag=True, help="Take the receipts, but let nothing fail the export."),
 )

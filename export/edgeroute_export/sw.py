@@ -24,6 +24,7 @@ from .gates import NAMES, gate_weights, reference_gates, token_table
 from .graphs import attach_head, fuse, quantize_int8
 from .names import row_of
 from .ranking_head import LN10, GatedPlace, Ranking, pack_bank, ranking_head
+from .recipe import Recipe
 from .tracing import trace_encoder
 
 Floats = NDArray[np.float32]
@@ -139,8 +140,8 @@ def _ranking(checkpoint: Checkpoint, strong: int, weak: int, table: NDArray[np.u
     )
 
 
-def _quantize(graph: ModelProto) -> ModelProto:
-    return pack_bank(quantize_int8(graph))
+def _quantize(graph: ModelProto, recipe: Recipe, rows: Rows) -> ModelProto:
+    return pack_bank(quantize_int8(graph, recipe, rows))
 
 
 def reference_scores(

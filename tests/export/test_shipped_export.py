@@ -37,7 +37,7 @@ def test_mf_minilm_is_what_its_checkpoint_exports_to() -> None:
     )
     shipped = shipped_folder() / "mf-minilm"
     assert traced.tokenizer == (shipped / "tokenizer.json").read_bytes()
-    assert serialize(traced.graph, "int8", traced.quantize) == (shipped / "model.int8.onnx").read_bytes()
+    assert serialize(traced.graph, "int8", quantize=traced.quantize) == (shipped / "model.int8.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["nano", "nano-edge"])
@@ -46,7 +46,7 @@ def test_static_routers_are_what_their_checkpoints_export_to(name: str) -> None:
     pair = open_bundle(shipped).manifest.pair
     traced = nano.trace(CHECKPOINTS / name, (pair.strong, pair.weak))
     assert traced.tokenizer == (shipped / "tokenizer.json").read_bytes()
-    assert serialize(traced.graph, "int8", traced.quantize) == (shipped / "model.int8.onnx").read_bytes()
+    assert serialize(traced.graph, "int8", quantize=traced.quantize) == (shipped / "model.int8.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("name", sorted(set(shipped_index()["bundles"]) - {"mf-minilm"}))

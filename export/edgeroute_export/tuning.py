@@ -1,0 +1,130 @@
+"""Choose among graph variants by measurement: the fastest that passes the gate becomes a recipe that export follows."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeroute.errors import BundleError
+from edgeroute.machine import cpu_features
+from edgeroute.session import Session
+from edgeroute.text import TextEncoder
+
+from . import receipts
+from .build import Evidence, Traced, reference_scores, serialize, smoothing_rows
+from .gate import Gate, judge
+from .recipe import Recipe, describe, recipe_text
+from .samples import Sample, check_sample
+
+Floats = NDArray[np.float32]
+TOKENS = (16, 64, 128, 256)
+CALLS = 60
+SMOOTH = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one recipe was measured to do: ``p50_ms`` by token count, and its parity receipt."""
+
+    recipe: Recipe
+    p50_ms: dict[int, float]
+    parity: Mapping[str, Any]
+    passes: bool
+
+    @property
+    def speed(self) -> float:
+        """Geometric mean of the medians, so that each length counts the same."""
+        return float(np.exp(np.mean(np.log(list(self.p50_ms.values())))))
+
+
+def candidates() -> Iterable[Recipe]:
+    """Fused or split normalisation, and a scale a channel, a matrix, 8 bits or smoothed activations."""
+    weights = (Recipe(), Recipe(per_channel=False), Recipe(reduce_range=False), Recipe(smooth=SMOOTH))
+    fused = (True, False)
+    return [replace(each, skip_layer_norm=own) for each, own in itertools.product(weights, fused)]
+
+
+def tune_recipe(
+    router: Traced,
+    path: Path,
+    *,
+    pair: tuple[str, str],
+    evidence: Evidence,
+    gate: Gate | None,
+    recipes: Iterable[Recipe] | None = None,
+    progress: Callable[[str], None] = lambda _message: None,
+) -> str:
+    """Try ``recipes``, write the fastest that passes ``gate`` to ``path``, and return the table of all.
+
+    Latencies are taken in one run, the variants in turns and in random order, so that a busy moment hits all alike.
+    Raises ``BundleError`` when none passes; the table is in the error.
+    """
+    text = TextEncoder(router.tokenizer, router.text)
+    sample = check_sample(evidence.check, evidence.check_rows, pair)
+    progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
+    expected = reference_scores(router, text, sample)
+    graphs = {}
+    for recipe in candidates() if recipes is None else recipes:
+        progress(f"making {describe(recipe)}")
+        graphs[recipe] = serialize(router.graph, "int8", recipe, router.quantize, smoothing_rows(text, recipe))
+    sessions = {recipe: Session(data) for recipe, data in graphs.items()}
+    progress(f"timing {len(sessions)} variants")
+    times = _times(sessions, [each for each in TOKENS if each <= router.text.max_tokens], text.highest_id)
+    trials = []
+    for recipe, session in sessions.items():
+        progress(f"comparing {describe(recipe)} with PyTorch")
+        parity = _parity(session, text, sample, expected)
+        passes = all(verdict.ok is not False for verdict in judge(gate, "int8", parity))
+        trials.append(Trial(recipe, times[recipe], parity, passes))
+    table = _table(sorted(trials, key=lambda trial: trial.speed))
+    passing = [trial for trial in trials if trial.passes]
+    if not passing:
+        raise BundleError("\n".join(["no variant passes the gate; no recipe was written", *table]))
+    best = min(passing, key=lambda trial: trial.speed)
+    name, features = cpu_features()
+    machine = f"measured on {name} ({', '.join(features)}), {sessions[best.recipe].threads} threads, {sample.name}"
+    path.write_text(recipe_text(best.recipe, [machine, *table]), encoding="utf-8")
+    return "\n".join([*table, f"{path}: {describe(best.recipe)}"])
+
+
+def _parity(session: Session, text: TextEncoder, sample: Sample, expected: Floats | None) -> dict[str, Any]:
+    scores = session.run_rows([text.encode(prompt).ids for prompt in sample.prompts])
+    return receipts.parity(scores, expected, sample=sample.name, real=sample.real, outcomes=sample.outcomes, hashes={})
+
+
+def _times(sessions: Mapping[Recipe, Session], tokens: Sequence[int], highest: int) -> dict[Recipe, dict[int, float]]:
+    """Medians in milliseconds by recipe and token count."""
+    rng = random.Random(0)  # noqa: S311  (the order of measurements)
+    rows = {n: [rng.randint(0, highest) for _ in range(n)] for n in tokens}
+    found: dict[Recipe, dict[int, list[float]]] = {recipe: {n: [] for n in tokens} for recipe in sessions}
+    for call in range(-5, CALLS):
+        turns = list(itertools.product(sessions, tokens))
+        rng.shuffle(turns)
+        for recipe, n in turns:
+            start = time.perf_counter()
+            sessions[recipe].run(rows[n])
+            if call >= 0:
+                found[recipe][n].append((time.perf_counter() - start) * 1e3)
+    return {recipe: {n: float(np.median(each)) for n, each in by.items()} for recipe, by in found.items()}
+
+
+def _table(trials: Sequence[Trial]) -> list[str]:
+    """Fastest first."""
+    tokens = list(trials[0].p50_ms)
+    lines = ["  ".join([*(f"{n:>4} tok" for n in tokens), "rank corr.", "flips at 50%", "gate  ", "recipe"])]
+    for trial in trials:
+        flips = trial.parity["flips"].get("0.5")
+        cells = [f"{trial.p50_ms[n]:5.2f} ms" for n in tokens]
+        correlation = trial.parity["rank_correlation"]
+        cells += ["    –     " if correlation is None else f"{correlation:10.5f}"]
+        cells += ["      –     " if flips is None else f"{flips:12.2%}"]
+        lines.append("  ".join([*cells, "ok    " if trial.passes else "FAILED", describe(trial.recipe)]))
+    return lines
