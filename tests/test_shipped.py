@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,20 @@ def test_shipped_bundles_verify(name: str) -> None:
     assert report.ok, report.checks
 
 
-def test_what_the_wheel_carries_stays_below_30_mb() -> None:
-    assert sum(path.stat().st_size for path in shipped_folder().rglob("*") if path.is_file()) < 30e6
+def test_the_wheel_carries_the_default_its_fallback_and_small_ones() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    carried = {path for pattern in patterns["edgeroute_models"] for path in shipped_folder().glob(pattern)}
+    names = {path.parent.name for path in carried} & set(NAMES)
+    default = open_bundle(shipped_folder() / shipped_index()["default"]).manifest
+    assert {default.name} <= names
+    assert default.fallback is None or default.fallback.name in names
+    assert all(set((shipped_folder() / name).iterdir()) <= carried for name in names)
+    assert sum(path.stat().st_size for path in carried) < 30e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bundle_fits_in_30_mb(name: str) -> None:
+    assert shipped_index()["bundles"][name]["size"] < 30e6
 
 
 def test_default_separates_easy_from_demanding_prompts(default: Router) -> None:

@@ -13,16 +13,20 @@ from edgeroute.bundle import Bundle
 from edgeroute.errors import BundleError
 from edgeroute.manifest import MANIFEST, parse_manifest, seal
 
+from .card import CARD, card
+
 
 def write_bundle(target: str | os.PathLike[str], manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
     """Write ``files`` and the sealed manifest into a folder beside ``target``, check it, and rename it into place.
 
-    ``manifest`` lacks ``files`` and ``digest``, which are filled in. Returns the digest. Raises ``BundleError`` when
-    ``target`` exists and is not empty, or the disk says no; nothing is left behind then. The manifest is written last,
-    after the check: whoever pulls the plug finds a folder that does not load, or the whole bundle.
+    ``manifest`` lacks ``files`` and ``digest``, which are filled in; a model card is added. Returns the digest. Raises
+    ``BundleError`` when ``target`` exists and is not empty, or the disk says no; nothing is left behind then. The
+    manifest is written last, after the check: whoever pulls the plug finds a folder that does not load, or the whole
+    bundle.
     """
     place = Path(target)
     check_place(place)
+    files = {**files, CARD: card(manifest).encode()}
     entries = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     sealed = seal({**manifest, "files": entries})
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("optimum")
 
-from edgeroute.store import shipped_folder
-from edgeroute_export import mf
+from edgeroute.bundle import open_bundle
+from edgeroute.store import shipped_folder, shipped_index
+from edgeroute_export import mf, nano
 from edgeroute_export.build import serialize
+from edgeroute_export.card import CARD, card
 
 CHECKPOINTS = Path(__file__).parent.parent.parent / "models" / "checkpoints"
 
@@ -34,4 +37,19 @@ def test_mf_minilm_is_what_its_checkpoint_exports_to() -> None:
     )
     shipped = shipped_folder() / "mf-minilm"
     assert traced.tokenizer == (shipped / "tokenizer.json").read_bytes()
-    assert serialize(traced.graph, "int8") == (shipped / "model.int8.onnx").read_bytes()
+    assert serialize(traced.graph, "int8", traced.quantize) == (shipped / "model.int8.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["nano", "nano-edge"])
+def test_static_routers_are_what_their_checkpoints_export_to(name: str) -> None:
+    shipped = shipped_folder() / name
+    pair = open_bundle(shipped).manifest.pair
+    traced = nano.trace(CHECKPOINTS / name, (pair.strong, pair.weak))
+    assert traced.tokenizer == (shipped / "tokenizer.json").read_bytes()
+    assert serialize(traced.graph, "int8", traced.quantize) == (shipped / "model.int8.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(set(shipped_index()["bundles"]) - {"mf-minilm"}))
+def test_a_card_says_what_the_manifest_says(name: str) -> None:
+    manifest = json.loads((shipped_folder() / name / "router.json").read_text())
+    assert (shipped_folder() / name / CARD).read_text() == card(manifest)

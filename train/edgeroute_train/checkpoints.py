@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from edgeroute.errors import EdgeRouteError
 
@@ -76,6 +80,38 @@ def finish(folder: Path, write: Callable[[Path], None]) -> None:
             f"the result cannot be written in {folder} ({error}); its last checkpoint is kept"
         ) from None
     (folder / STATE).unlink(missing_ok=True)
+
+
+def write_weights(
+    folder: Path,
+    name: str,
+    weights: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    extra: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write ``<name>.safetensors``, ``<name>.json`` and ``extra`` files into ``folder``, whole or not at all.
+
+    The record gets the versions of what trained it. Raises ``EdgeRouteError`` when the disk says no.
+    """
+    recorded = {**config, "versions": versions()}
+
+    def write(scratch: Path) -> None:
+        save_file({key: weight.contiguous() for key, weight in weights.items()}, scratch / f"{name}.safetensors")
+        (scratch / f"{name}.json").write_text(json.dumps(recorded, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for file, data in (extra or {}).items():
+            (scratch / file).write_bytes(data)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeRouteError(f"no checkpoint can be written in {folder}: {error}") from None
+    finish(folder, write)
+
+
+def versions() -> dict[str, str]:
+    """What a run depends on."""
+    names = ("torch", "transformers", "tokenizers", "numpy")
+    return {name: metadata.version(name) for name in names} | {"python": platform.python_version()}
 
 
 def _brief(value: object) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +85,7 @@ def train_classifier(
         "recipe": recipe,
         "training": {"command": command, "seed": settings.seed, "base": base, "ties": lessons.ties, "data": sources},
         "metrics": {**asdict(fitted), **_measure(student, text, examples, held, settings.batch)},
-        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
-        | {"python": platform.python_version()},
+        "versions": checkpoints.versions(),
     }
 
     def write(folder: Path) -> None:

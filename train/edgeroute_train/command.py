@@ -75,8 +75,8 @@ def mf(
     place = Place(labels, encoder, cache)
     with options.progress_bar("training") as show:
 
-        def told(done: float) -> None:
-            show(int(done * 1000), 1000, None)
+        def told(done: float, loss: float | None) -> None:
+            show(int(done * 1000), 1000, loss)
 
         if extend is not None:
             extend_mf(recipe, extend, place, output, prior=prior, seed=seed, progress=told)

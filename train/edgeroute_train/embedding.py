@@ -24,7 +24,7 @@ from edgeroute.text import TextEncoder
 
 Floats = NDArray[np.float32]
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-BATCH = 32
+BATCH, CHUNK = 32, 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +70,24 @@ def embed(
     """Mask-mean-pooled last hidden states, float32 ``[len(prompts), width]``.
 
     ``cache`` is a folder that keeps every embedding made, by weights, text policy and prompt: other recipes and other
-    orders share them.
+    orders share them, and a run that was killed goes on where it stopped.
     """
     store = None if cache is None else cache / f"{_name(encoder)}.npz"
     at, kept = _load(store)
     keys = [hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest() for prompt in prompts]
-    missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in at}
-    if missing:
-        made = _embed(encoder, list(missing.values()), progress)
-        at |= {key: len(at) + i for i, key in enumerate(missing)}
+    missing = list({key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in at}.items())
+    for start in range(0, len(missing), CHUNK):
+        chunk = missing[start : start + CHUNK]
+        made = _embed(encoder, [prompt for _, prompt in chunk])
+        at |= {key: len(at) + i for i, (key, _) in enumerate(chunk)}
         kept = made if kept is None else np.concatenate([kept, made])
         _save(store, at, kept)
+        progress(start + len(chunk), len(missing))
     width: int = encoder.model.config.hidden_size
     return np.zeros((0, width), np.float32) if kept is None else kept[[at[key] for key in keys]]
 
 
-def _embed(encoder: FrozenEncoder, prompts: Sequence[str], progress: Callable[[int, int], None]) -> Floats:
+def _embed(encoder: FrozenEncoder, prompts: Sequence[str]) -> Floats:
     rows = [encoder.text.encode(prompt).ids for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     pooled = np.zeros((len(rows), encoder.model.config.hidden_size), np.float32)
@@ -93,7 +95,6 @@ def _embed(encoder: FrozenEncoder, prompts: Sequence[str], progress: Callable[[i
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
             pooled[chosen] = mean_pool(encoder.model, [rows[i] for i in chosen]).numpy()
-            progress(min(start + BATCH, len(order)), len(order))
     return pooled
 
 

@@ -32,7 +32,7 @@ def extend_mf(
     prior: float = PRIOR,
     steps: int = 100,
     seed: int = 0,
-    progress: Callable[[float], None] = lambda _done: None,
+    progress: Callable[[float, float | None], None] = lambda _done, _loss: None,
 ) -> Path:
     """Add the models that ``recipe`` compares and ``checkpoint`` lacks; write a new checkpoint folder, and return it.
 
@@ -52,11 +52,14 @@ def extend_mf(
     frozen = load_encoder(place.encoder or config["encoder"]["source"], TextPolicy(**config["text"]))
     if frozen.digest != config["encoder"]["digest"]:
         raise BundleError(f"the encoder at {frozen.source} is not the one that the checkpoint was trained on")
-    texts = embed_texts(frozen, pairs.prompts, place.cache, lambda done: progress(0.8 * done))
+    texts = embed_texts(frozen, pairs.prompts, place.cache, lambda done: progress(0.8 * done, None))
     gates = _gates(weights) if config.get("gates") else None
     x = gates.features(texts) if gates else texts.unit.astype(np.float32)
-    told = lambda step: progress(0.8 + 0.2 * step / steps)  # noqa: E731
-    rows, strength = mf.fit_rows(pairs, x, weights, prior=prior, steps=steps, progress=told)
+
+    def stepped(step: int, loss: float) -> None:
+        progress(0.8 + 0.2 * step / steps, loss)
+
+    rows, strength = mf.fit_rows(pairs, x, weights, prior=prior, steps=steps, progress=stepped)
     grown = weights | {
         "P.weight": torch.cat([weights["P.weight"], rows]),
         "strength": torch.cat([weights["strength"], strength]),

@@ -22,15 +22,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from edgeroute.errors import BundleError, EdgeRouteError
 
+from .checkpoints import write_weights
 from .pairs import Pairs
 
 Floats = NDArray[np.float32]
-WEIGHTS, CONFIG = "mf.safetensors", "mf.json"
+NAME = "mf"
 FREE = 0.02
 """Share of the L2 penalty that falls on the few unbounded columns that battles do not shape."""
 
@@ -135,7 +136,7 @@ def fit_rows(
     *,
     prior: float,
     steps: int,
-    progress: Callable[[int], None] = lambda _step: None,
+    progress: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of ``P`` and strengths of new models, ``[new, width]`` and ``[new]``, everything else as in ``weights``.
 
@@ -167,7 +168,7 @@ def fit_rows(
             raise EdgeRouteError(f"the loss is {total.item()} at step {done}: check the embeddings and the labels")
         total.backward()
         done += 1
-        progress(min(done, steps))
+        progress(min(done, steps), loss.item() / len(pairs.won))
         return total
 
     optimizer.step(closure)
@@ -199,18 +200,16 @@ class _Penalty:
 def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights and config that ``save`` wrote. Raises ``BundleError`` when ``folder`` is no such checkpoint."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS)
+        config = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / f"{NAME}.safetensors")
         matches = len(config["models"]) == len(weights["P.weight"]) == len(weights["strength"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BundleError(f"{folder} is no matrix factorization checkpoint: {error!r}") from None
     if not matches:
-        raise BundleError(f"{folder}: {CONFIG} names another number of models than the weights have")
+        raise BundleError(f"{folder}: {NAME}.json names another number of models than the weights have")
     return weights, config
 
 
 def save(folder: Path, weights: Mapping[str, torch.Tensor], config: Mapping[str, object]) -> None:
-    """Write weights and ``config`` (models, encoder, settings, data hashes) into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Write weights and ``config`` (models, encoder, settings, data hashes) into ``folder``, whole or not at all."""
+    write_weights(folder, NAME, weights, config)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from edgeroute.errors import InputFileError
@@ -18,6 +18,7 @@ from edgeroute.manifest import TOKENIZER, TextPolicy
 from edgeroute.text import TextEncoder
 
 from . import bags
+from .checkpoints import write_weights
 from .embedding import DEFAULT_ENCODER
 from .examples import FIVE, collapse
 from .gating import Gates, gates_record, token_table
@@ -29,7 +30,7 @@ from .teachers import Teacher, label
 
 Floats = NDArray[np.float32]
 Progress = Callable[[float], None]
-WEIGHTS, CONFIG = "nano.safetensors", "nano.json"
+NAME = "nano"
 SEED = 0
 """Of the random pairs that a recipe may ask for; nothing else here is drawn."""
 TEACHING_SHARE = 0.8
@@ -205,7 +206,5 @@ def _save(
         "gates.quantitative": gates.quantitative.astype(np.float32),
         "gates.length": np.array([gates.length], np.float32),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / TOKENIZER).write_bytes(tokenizer)
-    save_file(tensors, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_weights(folder, NAME, {name: torch.from_numpy(each) for name, each in tensors.items()}, config,
+                  {TOKENIZER: tokenizer})  # fmt: skip

@@ -30,12 +30,12 @@ def train_mf(
     *,
     settings: mf.Settings,
     max_tokens: int = 256,
-    progress: Callable[[float], None] = lambda _done: None,
+    progress: Callable[[float, float | None], None] = lambda _done, _loss: None,
 ) -> Path:
     """Train a matrix factorization and write its checkpoint folder; returns it.
 
-    ``progress`` is told the fraction done. Raises ``InputFileError`` for labels that cannot be trained on,
-    ``BundleError`` for an encoder that does not load.
+    ``progress`` is told the fraction done and, once there is one, the loss. Raises ``InputFileError`` for labels that
+    cannot be trained on, ``BundleError`` for an encoder that does not load, ``EdgeRouteError`` for a full disk.
     """
     files = read_files(recipe, place.labels, seed=settings.seed)
     pairs = collect([(each.labels, each.comparisons) for each in files], recipe.aliases)
@@ -43,17 +43,17 @@ def train_mf(
     prompts = tuple(dict.fromkeys([*pairs.prompts, *(prompt for _, found in gate_prompts for prompt in found)]))
     policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
     frozen = load_encoder(place.encoder or DEFAULT_ENCODER, policy)
-    texts = embed_texts(frozen, prompts, place.cache, lambda done: progress(EMBEDDING_SHARE * done))
+    texts = embed_texts(frozen, prompts, place.cache, lambda done: progress(EMBEDDING_SHARE * done, None))
     gates = fit_gates_of(texts, prompts, gate_prompts) if recipe.gates else None
     x = (gates.features(texts) if gates else texts.unit.astype(np.float32))[: len(pairs.prompts)]
     blind = {i: QUANTITATIVE for i, labels in enumerate(recipe.labels) if gates and labels.kind == "battles"}
-    model, strength = mf.fit(
-        pairs,
-        x,
-        settings,
-        blind=blind,
-        progress=lambda step, _loss: progress(EMBEDDING_SHARE + (1 - EMBEDDING_SHARE) * step / settings.steps),
-    )
+    losses: list[float] = []
+
+    def stepped(step: int, loss: float) -> None:
+        losses.append(loss)
+        progress(EMBEDDING_SHARE + (1 - EMBEDDING_SHARE) * step / settings.steps, loss)
+
+    model, strength = mf.fit(pairs, x, settings, blind=blind, progress=stepped)
     weights = {**model.state_dict(), "strength": torch.from_numpy(_levels(recipe, pairs, strength))}
     if gates:
         weights["gates.choice"] = torch.from_numpy(gates.choice).float()
@@ -66,6 +66,7 @@ def train_mf(
         "settings": asdict(settings),
         "recipe": asdict(recipe),
         "gates": gates_record() if gates else None,
+        "metrics": {"loss": round(min(losses), 6), "comparisons": len(pairs.won), "prompts": len(pairs.prompts)},
         "training": {
             "command": "edgeroute train mf",
             "seed": settings.seed,

@@ -11,7 +11,6 @@ reproduces RouteLLM to the letter, with its bug (``utils.py:66-67``): a battle w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,12 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from edgeroute.errors import EdgeRouteError, InputFileError
 from edgeroute.manifest import TextPolicy
 
-from .checkpoints import finish
+from .checkpoints import write_weights
 from .embedding import DEFAULT_ENCODER, load_encoder
 from .gating import gates_record
 from .pairs import Pairs, collect
@@ -34,7 +32,7 @@ from .recipe import Recipe
 from .similarity import place, similarity_record
 
 Floats = NDArray[np.float32]
-WEIGHTS, CONFIG = "sw.safetensors", "sw.json"
+NAME = "sw"
 MIN_CHARACTERS = 16
 """RouteLLM drops shorter prompts from its bank."""
 
@@ -198,19 +196,5 @@ def train_sw(
             "data": data,
         },
     }
-    save(output, weights, config)
+    write_weights(output, NAME, weights, config)
     return output
-
-
-def save(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, object]) -> None:
-    """Write the checkpoint, whole or not at all. Raises ``EdgeRouteError`` when the disk says no."""
-
-    def write(scratch: Path) -> None:
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, scratch / WEIGHTS)
-        (scratch / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EdgeRouteError(f"no checkpoint can be written in {folder}: {error}") from None
-    finish(folder, write)

@@ -1,0 +1,89 @@
+"""The model card: what a manifest says, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+CARD = "README.md"
+
+
+def card(manifest: Mapping[str, Any]) -> str:
+    """Markdown from a manifest that lacks ``files`` and ``digest``: purpose, origin, receipts, limits."""
+    strong, weak = manifest["pair"]["strong"], manifest["pair"]["weak"]
+    training = manifest["training"]
+    parts = [
+        f"# {manifest['name']} {manifest['version']}",
+        manifest["description"],
+        _PURPOSE.format(strong=strong, weak=weak, tie=_TIES[training["ties"]], **manifest),
+        "## Training",
+        f"`{training['command']}`, seed {training['seed']}, base {training['base']}.",
+        _table(("data", "rows", "sha256"), ((d["name"], d["rows"], d["sha256"][:16]) for d in training["data"])),
+    ]
+    if manifest.get("quality"):
+        parts += ["## Quality", _table(("benchmark", "n", "metric", "value", "95% interval"), _quality(manifest))]
+    for graph in manifest["graphs"]:
+        parts += [f"## {graph['file']}", *_graph(graph)]
+    limits = f"{_OURS if training['data'] else _FOREIGN}\n{_LIMITS}"
+    return "\n\n".join([*parts, "## Limits", limits]) + "\n"
+
+
+_PURPOSE = """An edgeroute router of the kind `{kind}`. Its score is the probability that {strong} answers a prompt
+better than {weak}; a tie counts as {tie}. Licence of the weights: {licence}."""
+_TIES = {"half": "one half", "weak": "no win"}
+_OURS = """- It was trained and measured on English exam questions, word problems and chat; elsewhere measure it first
+  (`edgeroute evaluate`), and calibrate it on your own prompts."""
+_FOREIGN = """- What it was trained on is not recorded here: measure it first (`edgeroute evaluate`), and calibrate it on
+  your own prompts."""
+_LIMITS = """- It speaks of one pair of models. For others it ranks prompts, and the probability is not theirs.
+- A learned router can be steered by a prompt that is written to steer it. It decides what a call costs, never what is
+  allowed."""
+
+
+def _quality(manifest: Mapping[str, Any]) -> Iterable[Sequence[object]]:
+    for each in manifest["quality"]:
+        yield f"{each['benchmark']} {each['split']}", each["n"], each["metric"], each["value"], _interval(each)
+
+
+def _interval(each: Mapping[str, Any]) -> str:
+    return f"{each['low']} to {each['high']}"
+
+
+def _graph(graph: Mapping[str, Any]) -> list[str]:
+    found = [f"Precision {graph['precision']}, for {', '.join(graph['providers'])}."]
+    if parity := graph.get("parity"):
+        found.append(_parity(parity))
+    if latency := graph.get("latency"):
+        rows = ((row["tokens"], row["p50_ms"], row["p99_ms"]) for row in latency["rows"])
+        found += [
+            f"On {latency['machine']}, {latency['threads']} threads:",
+            _table(("tokens", "p50 ms", "p99 ms"), rows),
+        ]
+    return found
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    if parity["max_abs"] is None:
+        return f"Parity: reference {parity['reference']}; there was nothing to compare its scores with."
+    said = (
+        f"Against {parity['reference']} on {parity['n']} prompts ({parity['sample']}): largest difference of a "
+        f"score {parity['max_abs']}, rank correlation {parity['rank_correlation']}"
+    )
+    bounds = parity.get("flip_intervals") or {}
+    flips = [
+        f"{100 * value:.1f}% at {share}"
+        + (f" ({100 * bounds[share]['low']:.1f}% to {100 * bounds[share]['high']:.1f}%)" if share in bounds else "")
+        for share, value in parity["flips"].items()
+    ]
+    if flips:
+        said += f"; decisions changed by strong share: {', '.join(flips)}"
+    if change := parity.get("delta_apgr"):
+        said += f"; change of APGR {change['value']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
+    if parity.get("claim") == "numerical parity only":
+        said += "; numerical parity only, no shares are promised"
+    return f"{said}."
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
