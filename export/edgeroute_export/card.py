@@ -33,8 +33,8 @@ better than {weak}; a tie counts as {tie}. Licence of the weights: {licence}."""
 _TIES = {"half": "one half", "weak": "no win"}
 _OURS = """- It was trained and measured on English exam questions, word problems and chat; elsewhere measure it first
   (`edgeroute evaluate`), and calibrate it on your own prompts."""
-_FOREIGN = """- What it was trained on is not recorded here: measure it first (`edgeroute evaluate`), and calibrate it on
-  your own prompts."""
+_FOREIGN = """- What it was trained on is not recorded here: measure it first (`edgeroute evaluate`), and calibrate it
+  on your own prompts."""
 _LIMITS = """- It speaks of one pair of models. For others it ranks prompts, and the probability is not theirs.
 - A learned router can be steered by a prompt that is written to steer it. It decides what a call costs, never what is
   allowed."""
