@@ -24,15 +24,18 @@ def card(manifest: Mapping[str, Any]) -> str:
         parts += ["## Quality", _table(("benchmark", "n", "metric", "value", "95% interval"), _quality(manifest))]
     for graph in manifest["graphs"]:
         parts += [f"## {graph['file']}", *_graph(graph)]
-    return "\n\n".join([*parts, "## Limits", _LIMITS]) + "\n"
+    limits = f"{_OURS if training['data'] else _FOREIGN}\n{_LIMITS}"
+    return "\n\n".join([*parts, "## Limits", limits]) + "\n"
 
 
 _PURPOSE = """An edgeroute router of the kind `{kind}`. Its score is the probability that {strong} answers a prompt
 better than {weak}; a tie counts as {tie}. Licence of the weights: {licence}."""
 _TIES = {"half": "one half", "weak": "no win"}
-_LIMITS = """- It was trained and measured on English exam questions, word problems and chat; elsewhere measure it first
-  (`edgeroute evaluate`), and calibrate it on your own prompts.
-- It speaks of one pair of models. For others it ranks prompts, and the probability is not theirs.
+_OURS = """- It was trained and measured on English exam questions, word problems and chat; elsewhere measure it first
+  (`edgeroute evaluate`), and calibrate it on your own prompts."""
+_FOREIGN = """- What it was trained on is not recorded here: measure it first (`edgeroute evaluate`), and calibrate it
+  on your own prompts."""
+_LIMITS = """- It speaks of one pair of models. For others it ranks prompts, and the probability is not theirs.
 - A learned router can be steered by a prompt that is written to steer it. It decides what a call costs, never what is
   allowed."""
 
@@ -49,12 +52,7 @@ def _interval(each: Mapping[str, Any]) -> str:
 def _graph(graph: Mapping[str, Any]) -> list[str]:
     found = [f"Precision {graph['precision']}, for {', '.join(graph['providers'])}."]
     if parity := graph.get("parity"):
-        flips = ", ".join(f"{100 * value:.1f}% at {share}" for share, value in parity["flips"].items())
-        found.append(
-            f"Against {parity['reference']} on {parity['n']} prompts ({parity['sample']}): largest difference of a "
-            f"score {parity['max_abs']}, rank correlation {parity['rank_correlation']}"
-            + (f"; decisions changed by strong share: {flips}." if flips else ".")
-        )
+        found.append(_parity(parity))
     if latency := graph.get("latency"):
         rows = ((row["tokens"], row["p50_ms"], row["p99_ms"]) for row in latency["rows"])
         found += [
@@ -62,6 +60,28 @@ def _graph(graph: Mapping[str, Any]) -> list[str]:
             _table(("tokens", "p50 ms", "p99 ms"), rows),
         ]
     return found
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    if parity["max_abs"] is None:
+        return f"Parity: reference {parity['reference']}; there was nothing to compare its scores with."
+    said = (
+        f"Against {parity['reference']} on {parity['n']} prompts ({parity['sample']}): largest difference of a "
+        f"score {parity['max_abs']}, rank correlation {parity['rank_correlation']}"
+    )
+    bounds = parity.get("flip_intervals") or {}
+    flips = [
+        f"{100 * value:.1f}% at {share}"
+        + (f" ({100 * bounds[share]['low']:.1f}% to {100 * bounds[share]['high']:.1f}%)" if share in bounds else "")
+        for share, value in parity["flips"].items()
+    ]
+    if flips:
+        said += f"; decisions changed by strong share: {', '.join(flips)}"
+    if change := parity.get("delta_apgr"):
+        said += f"; change of APGR {change['value']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
+    if parity.get("claim") == "numerical parity only":
+        said += "; numerical parity only, no shares are promised"
+    return f"{said}."
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

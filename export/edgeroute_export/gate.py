@@ -42,7 +42,7 @@ def judge(gate: Gate | None, precision: str, parity: Mapping[str, Any]) -> list[
         return []
     limits = gate or Gate(float("inf"), float("inf"), -1.0)
     most = MAX_ABS.get(precision) if gate else None
-    found = [_at_most("max |Δscore|", parity["max_abs"], f"{parity['max_abs']:.5f}", most, "{:.4f}")]
+    found = [_at_most("max |Δscore|", parity["max_abs"], f"{parity['max_abs']:.2g}", most, "{:.4f}")]
     if (correlation := parity["rank_correlation"]) is not None:
         floor = limits.min_rank_correlation
         bounded = f"at least {floor}" if gate else ""

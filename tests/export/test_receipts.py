@@ -19,6 +19,7 @@ from edgeroute import BundleError, Router
 from edgeroute.manifest import Parity
 from edgeroute.strict import decode
 from edgeroute_export import receipts
+from edgeroute_export.card import _parity
 from edgeroute_export.gate import Gate, as_table, judge
 from edgeroute_export.receipts import ENOUGH
 from edgeroute_export.samples import check_sample, generate_prompts
@@ -101,6 +102,16 @@ def test_the_receipt_fits_the_manifests_schema_with_and_without_a_reference() ->
         assert isinstance(decode(Parity, json.loads(json.dumps(parity)), "parity", problems), Parity), problems
     assert (none["reference"], none["max_abs"]) == ("none", None)
     assert failed(none) == []
+
+
+def test_the_card_says_what_the_receipt_says() -> None:
+    told = {name: _parity(each) for name, each in (
+        ("shares", receipt(swapped(20))), ("few", receipt(swapped(20), 100)), ("none", receipt(reference=None)),
+    )}  # fmt: skip
+    assert "2.0% at 0.5 (" in told["shares"]
+    assert "change of APGR" in told["shares"]
+    assert "numerical parity only, no shares are promised" in told["few"]
+    assert "reference none" in told["none"]
 
 
 def test_the_gate_has_a_limit_for_each_thing() -> None:
