@@ -9,7 +9,10 @@ CARD = "README.md"
 
 
 def card(manifest: Mapping[str, Any]) -> str:
-    """Markdown from a manifest that lacks ``files`` and ``digest``: purpose, origin, receipts, limits."""
+    """Markdown from a manifest that lacks ``files`` and ``digest``: purpose, origin, receipts, limits.
+
+    Without latencies, which another machine would not repeat: two exports give the same card.
+    """
     strong, weak = manifest["pair"]["strong"], manifest["pair"]["weak"]
     training = manifest["training"]
     parts = [
@@ -53,12 +56,6 @@ def _graph(graph: Mapping[str, Any]) -> list[str]:
     found = [f"Precision {graph['precision']}, for {', '.join(graph['providers'])}."]
     if parity := graph.get("parity"):
         found.append(_parity(parity))
-    if latency := graph.get("latency"):
-        rows = ((row["tokens"], row["p50_ms"], row["p99_ms"]) for row in latency["rows"])
-        found += [
-            f"On {latency['machine']}, {latency['threads']} threads:",
-            _table(("tokens", "p50 ms", "p99 ms"), rows),
-        ]
     return found
 
 

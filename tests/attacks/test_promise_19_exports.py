@@ -73,7 +73,7 @@ def test_kill_9_at_any_step_leaves_nothing_half_loadable(tmp_path: Path) -> None
         assert not (folder / "out").exists()
         # The manifest is written last: before it nothing loads, with it the bundle is whole.
         manifests = list(folder.rglob(MANIFEST))
-        assert len(loadable(folder)) == len(manifests) == (step >= 3)
+        assert len(loadable(folder)) == len(manifests) == (step >= 4)
     assert loadable(tmp_path / "whole") == [tmp_path / "whole" / "out"]
 
 
