@@ -51,7 +51,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     Raises ``InputFileError`` for anything else, before its data is read.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise InputFileError(f"{path} is not a regular file: embeddings are read from a .npy file")
@@ -69,6 +69,11 @@ def read_embeddings(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     return np.frombuffer(data, "<f4").reshape(shape, order="F" if fortran else "C").astype(np.float32)
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open without blocking on a FIFO."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _header(path: str | os.PathLike[str], file: BinaryIO) -> tuple[tuple[int, int], bool]:
     """Shape, and whether columns come first."""
     layout = np.lib.format
@@ -84,7 +89,7 @@ def _header(path: str | os.PathLike[str], file: BinaryIO) -> tuple[tuple[int, in
         raise InputFileError(f"{path} is no .npy file that can be read ({type(error).__name__}): use np.save") from None
     if dtype != np.dtype("<f4"):
         raise InputFileError(f"{path}: expected float32, found {dtype}: use np.save(path, x.astype(np.float32))")
-    if len(shape) != 2 or not all(type(axis) is int and axis >= 0 for axis in shape):
+    if len(shape) != 2 or not all(type(axis) is int and 0 <= axis < 1 << 48 for axis in shape):
         raise InputFileError(f"{path}: expected an array of shape [n, width], found {list(shape)}")
     return shape, bool(fortran)
 

@@ -7,7 +7,7 @@ better than another's is the sigmoid of theirs. For the manifest's own pair that
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .errors import BundleError
@@ -62,8 +62,11 @@ def select(models: Sequence[str], wanted: Sequence[str] | None, bundle: str) -> 
         )
     if wanted is None:
         return list(range(len(models)))
-    if isinstance(wanted, str) or not wanted:
-        raise BundleError(f"expected a list of models to rank, found {'one str' if wanted else 'none'}")
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise BundleError(f"expected a list of models to rank, found a {type(wanted).__name__}")
+    wanted = [str(name) for name in wanted]
+    if not wanted:
+        raise BundleError("expected a list of models to rank, found none")
     columns = []
     for name in dict.fromkeys(wanted):
         if name not in models:

@@ -227,6 +227,7 @@ class Bomb:
         (with_shape("(2, 2)") + bytes(15), "expected 16 bytes of data, found 15"),
         (with_shape("(2, 2)") + bytes(17), "expected 16 bytes of data, found 17"),
         (with_shape("(-1, -4)") + bytes(16), r"expected an array of shape \[n, width\]"),
+        (with_shape(f"(0, {1 << 70})"), r"expected an array of shape \[n, width\]"),
         (with_shape("(True, True)") + bytes(4), r"expected an array of shape \[n, width\]"),
     ],
 )
@@ -255,3 +256,9 @@ def test_archives_folders_and_pipes_are_refused(tmp_path: Path) -> None:
 
 def test_width_of_the_fixture_is_the_manifests(embedding_bundle: Path) -> None:
     assert raw(embedding_bundle)["input"] == {"type": "embedding", "width": EMBEDDING}
+
+
+def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.npy")
+    with pytest.raises(InputFileError, match="not a regular file"):
+        read_embeddings(tmp_path / "x.npy")

@@ -70,8 +70,11 @@ def test_models_that_are_unknown_name_the_near_ones(ranking_router: Router) -> N
         ranking_router.rank(PROMPT, models=["big-model", "midling"])
     with pytest.raises(BundleError, match="near are small-model, middling, big-model"):
         ranking_router.rank(PROMPT, models=["zzz"])
-    with pytest.raises(BundleError, match="expected a list of models to rank, found one str"):
+    with pytest.raises(BundleError, match="expected a list of models to rank, found a str"):
         ranking_router.rank(PROMPT, models="middling")
+    with pytest.raises(BundleError, match="expected a list of models to rank, found a int"):
+        ranking_router.rank(PROMPT, models=5)  # type: ignore[arg-type]
+    assert len(ranking_router.rank(PROMPT, models=np.array(["middling", "big-model"])).standings) == 2  # type: ignore[arg-type]
     with pytest.raises(BundleError, match="expected a list of models to rank, found none"):
         ranking_router.rank(PROMPT, models=[])
     with pytest.raises(PromptError, match="the prompt is empty"):

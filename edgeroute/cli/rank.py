@@ -62,4 +62,6 @@ def _render(ranking: Ranking, *, as_json: bool, row: int | None = None) -> str:
         return json.dumps(({} if row is None else {"row": row}) | asdict(ranking))
     width = max(len(each.model) for each in ranking.standings)
     lines = [f"{each.model:<{width}}  {each.win_rate:.3f}  {each.strength:+.3f}" for each in ranking.standings]
+    if ranking.truncated:
+        lines.append("(the prompt was cut)")
     return "\n".join(lines if row is None else [f"row {row}", *lines])

@@ -118,9 +118,9 @@ def _score_prompt(options: _Options) -> int:
 def _score_embeddings(options: _Options, path: str) -> int:
     from ..embeddings import read_embeddings
 
-    with opened_input(path) as file:
-        refuse_same(file, options.output)
     embeddings = read_embeddings(path)
+    with opened_input(path) as file:  # a regular file, as is known by now
+        refuse_same(file, options.output)
     router = _load(options, options.threads)
     decisions = router.choose_embeddings(embeddings, strong_share=options.strong_share, threshold=options.threshold)
     with opened_output(options.output) as write:

@@ -86,6 +86,7 @@ class Naming:
     name: str
     version: str
     description: str
+    licence: str = "Apache-2.0"
 
 
 def build_bundle(
@@ -111,6 +112,8 @@ def build_bundle(
     if beyond := set(precisions) - set(router.precisions):
         possible = ", ".join(router.precisions)
         raise BundleError(f"kind {router.kind} is not made in {', '.join(sorted(beyond))}; possible here: {possible}")
+    if pair[0] == pair[1]:
+        raise BundleError(f"expected two models to decide between, found {pair[0]} twice")
     check_place(output)
     text = TextEncoder(router.tokenizer, router.text)
     sample = check_sample(evidence.check, evidence.check_rows, pair)
@@ -142,7 +145,6 @@ def build_bundle(
         "format": FORMAT,
         "kind": router.kind,
         **asdict(naming),
-        "licence": "Apache-2.0",
         "pair": {"strong": pair[0], "weak": pair[1]},
         "training": router.training,
         "text": asdict(router.text),

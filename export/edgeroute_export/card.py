@@ -17,18 +17,32 @@ def card(manifest: Mapping[str, Any]) -> str:
     training = manifest["training"]
     parts = [
         f"# {manifest['name']} {manifest['version']}",
-        manifest["description"],
+        *([manifest["description"]] if manifest["description"] else []),
         _PURPOSE.format(strong=strong, weak=weak, tie=_TIES[training["ties"]], **manifest),
         "## Training",
         f"`{training['command']}`, seed {training['seed']}, base {training['base']}.",
-        _table(("data", "rows", "sha256"), ((d["name"], d["rows"], d["sha256"][:16]) for d in training["data"])),
     ]
+    if training["data"]:
+        rows = ((each["name"], each["rows"], each["sha256"][:16]) for each in training["data"])
+        parts.append(_table(("data", "rows", "sha256"), rows))
     if manifest.get("quality"):
         parts += ["## Quality", _table(("benchmark", "n", "metric", "value", "95% interval"), _quality(manifest))]
     for graph in manifest["graphs"]:
         parts += [f"## {graph['file']}", *_graph(graph)]
-    limits = f"{_OURS if training['data'] else _FOREIGN}\n{_LIMITS}"
-    return "\n\n".join([*parts, "## Limits", limits]) + "\n"
+    return "\n\n".join([*parts, "## Limits", "\n".join(_limits(manifest))]) + "\n"
+
+
+def _limits(manifest: Mapping[str, Any]) -> Iterable[str]:
+    if given := manifest.get("input"):
+        yield f"- It takes embeddings of width {given['width']} ({manifest['training']['base']}), not text."
+    if ranked := manifest.get("models"):
+        yield f"- It ranks {len(ranked)} models by `strengths`; its score is of the pair above."
+    else:
+        yield "- It speaks of one pair of models. For others it ranks prompts, and the probability is not theirs."
+    for graph in manifest["graphs"]:
+        sample = graph["calibration"]
+        yield f"- Strong shares of {graph['file']} are those of {sample['n']} prompts ({sample['sample']})."
+    yield _GENERAL
 
 
 _PURPOSE = """An edgeroute router of the kind `{kind}`. Its score is the probability that {strong} answers a prompt
@@ -38,7 +52,7 @@ _OURS = """- It was trained and measured on English exam questions, word problem
   (`edgeroute evaluate`), and calibrate it on your own prompts."""
 _FOREIGN = """- What it was trained on is not recorded here: measure it first (`edgeroute evaluate`), and calibrate it
   on your own prompts."""
-_LIMITS = """- It speaks of one pair of models. For others it ranks prompts, and the probability is not theirs.
+_GENERAL = """- On prompts unlike those above measure it first (`edgeroute evaluate`), and calibrate it on your own.
 - A learned router can be steered by a prompt that is written to steer it. It decides what a call costs, never what is
   allowed."""
 

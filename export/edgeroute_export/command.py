@@ -39,6 +39,8 @@ def mf(checkpoint: Path, encoder: str | None, models: Path | None, **options: An
     """
     from . import mf as ours
 
+    if not checkpoint.exists() and (encoder is not None or checkpoint.parts[0] in (".", "..", "/")):
+        raise click.UsageError(f"there is no checkpoint at {checkpoint}.")
     if ours.is_checkpoint(checkpoint):
         if models is not None:
             raise click.UsageError("--models names the rows of RouteLLM's form; this checkpoint has its own names.")
@@ -210,14 +212,21 @@ def _build(
 
 
 def _write(
-    build: Callable[..., str], *, output: Path | None, name: str | None, version: str, description: str, **more: Any
+    build: Callable[..., str],
+    *,
+    output: Path | None,
+    name: str | None,
+    version: str,
+    description: str,
+    licence: str,
+    **more: Any,
 ) -> None:
     """Build with what every bundle needs; what is being done goes to stderr."""
     from .build import Naming
 
     if output is None or name is None:
         raise click.UsageError("Missing option '--output' or '--name': a bundle needs both.")
-    naming, gate = Naming(name, version, description), _gate(more)
+    naming, gate = Naming(name, version, description, licence), _gate(more)
     digest = build(output=output, naming=naming, gate=gate, progress=_say, **more)
     click.echo(f"{output} {digest}")
 

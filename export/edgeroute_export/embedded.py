@@ -91,7 +91,6 @@ def _manifest(
         "format": FORMAT,
         "kind": "mf",
         **asdict(naming),
-        "licence": "Apache-2.0",
         "pair": {"strong": released.models[pair[0]], "weak": released.models[pair[1]]},
         "training": {"command": "edgeroute export mf", "seed": 0, "base": base, "ties": "weak", "data": []},
         "input": {"type": "embedding", "width": released.width},

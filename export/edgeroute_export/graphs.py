@@ -104,15 +104,17 @@ def _kept_wide(model: ModelProto, recipe: Recipe) -> set[str]:
 def pack(model: ModelProto, name: str, *, axis: int) -> ModelProto:
     """Store a weight as int8, scaled along ``axis`` into ``<name>_scale`` (ones so far); the nodes stay as they are.
 
-    For weights of a head, which reads them through a ``Cast``. The model is changed in place and returned.
+    For weights of a head, which reads them through a ``Cast``.
     """
-    stored = {each.name: each for each in model.graph.initializer}
+    packed = ModelProto()
+    packed.CopyFrom(model)
+    stored = {each.name: each for each in packed.graph.initializer}
     wide = numpy_helper.to_array(stored[name])
     scale = np.maximum(np.abs(wide).max(axis), np.float32(1e-12)) / np.float32(127)
     narrow = np.rint(wide / np.expand_dims(scale, axis)).astype(np.int8)
     stored[name].CopyFrom(numpy_helper.from_array(narrow, name))
     stored[f"{name}_scale"].CopyFrom(numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"))
-    return model
+    return packed
 
 
 def _is_wide(weight: onnx.TensorProto) -> bool:

@@ -63,8 +63,9 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> MatrixFactorization:
     try:
         config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
         weights = load_file(Path(folder) / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BundleError(f"{folder} is no matrix factorization checkpoint: {error}") from None
+        TextPolicy(**config["text"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise BundleError(f"{folder} is no matrix factorization checkpoint: {error!r}") from None
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     expected = {*_MATRICES, "strength", *(NAMES if config.get("gates") else ())}
     if found.keys() != expected or any(len(found[name]) != 2 for name in _MATRICES):

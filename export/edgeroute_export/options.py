@@ -18,6 +18,7 @@ _BUNDLE_OPTIONS = (
     click.option("--name", help="The bundle's name."),
     click.option("--version", default="0.1.0", show_default=True, help="The bundle's version."),
     click.option("--description", default="", help="One sentence for the manifest."),
+    click.option("--licence", default="Apache-2.0", show_default=True, help="Licence of the weights."),
     click.option(
         "--precision",
         default="int8",
@@ -34,7 +35,13 @@ _BUNDLE_OPTIONS = (
         type=EXISTING,
         help="Outcomes whose dev prompts are compared with PyTorch; default: generated prompts, promising no shares.",
     ),
-    click.option("--check-rows", default=2000, show_default=True, help="How many; fewer than 2000 promise no shares."),
+    click.option(
+        "--check-rows",
+        type=click.IntRange(2),
+        default=2000,
+        show_default=True,
+        help="How many; fewer than 2000 promise no shares.",
+    ),
     click.option("--quality", multiple=True, type=EXISTING, help="Outcomes whose dev split is scored for the receipt."),
     click.option(
         "--max-flips", default=_LIMITS.max_flips, show_default=True, help="Gate: decisions changed at a share of 50%."

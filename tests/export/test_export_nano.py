@@ -44,7 +44,7 @@ def train(bert: Path, labels: tuple[Path, Path], folder: Path, **how: Any) -> Pa
     )
 
 
-def bundle(checkpoint: Path, labels: tuple[Path, Path], output: Path, precision: str = "fp32,int8") -> Path:
+def bundle(checkpoint: Path, labels: tuple[Path, Path], output: Path, precision: str = "int8,fp32") -> Path:
     battles, outcomes = map(str, labels)
     options = ["--output", str(output), "--pair", *PAIR, "--name", "tiny-nano", "--precision", precision]
     evidence = ["--calibrate", battles, "--check", outcomes, "--check-rows", "60", "--quality", outcomes]
@@ -112,7 +112,7 @@ def test_int8_holds_the_table_in_bytes_and_no_encoder(bundled: Path) -> None:
 
 
 def test_receipts_say_how_close_each_graph_is(bundled: Path) -> None:
-    fp32, int8 = Router.load(bundled).manifest.graphs
+    int8, fp32 = Router.load(bundled).manifest.graphs
     assert fp32.parity is not None
     assert fp32.parity.max_abs is not None
     assert int8.parity is not None

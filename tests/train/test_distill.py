@@ -180,6 +180,11 @@ def test_the_commands_from_a_bundle_to_a_student(
         ("labels = []\n[options]\nepoch = 3\n", r"run.toml: unknown options epoch; there are .*epochs"),
         ("labels = []\ngate = 3\n", "unknown key 'gate'"),
         ("labels = [\n", "is no recipe"),
+        ("labels = []\noptions = 3\n", "options is no table"),
+        ('labels = []\nbias_from = "f"\n', "bias_from names f, which is no label file"),
+        ('[[labels]]\nfile = "f"\nkind = "battles"\nweight = -1.0\n', "below zero"),
+        ('[[labels]]\nfile = "f"\nkind = "battles"\nrandom_pairs = -1\n', "below zero"),
+        ('[[labels]]\nfile = "f"\nkind = "outcomes"\npairs = [["a", "a"]]\n', "does not name two models"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed(text: str, message: str, tmp_path: Path) -> None:
@@ -195,6 +200,23 @@ def test_no_labels_at_all_is_an_error(kind: str, bert: Path, tmp_path: Path) -> 
     assert done.exit_code == 2
     assert "give a recipe with --labels, or --battles and --outcomes" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pair_that_no_prompt_has_is_named(labels: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = tmp_path / "run.toml"
+    pair = 'pairs = [["big", "smal"]]\nrandom_pairs = 0\n'
+    recipe.write_text(f'[[labels]]\nfile = "{labels[1].name}"\nkind = "outcomes"\n{pair}')
+    with pytest.raises(InputFileError, match="no prompt of the split train has outcomes of big and smal"):
+        run(train, "mf", recipe, "--labels", labels[1].parent, "--output", tmp_path / "out")
+
+
+def test_teachers_of_different_pairs_are_refused(base_bundle: Path) -> None:
+    teacher = teachers.load_teacher(str(base_bundle))
+    assert teacher.pair is not None
+    other = teachers.Teacher("other", "0", teacher.answer, pair=teacher.pair[::-1])
+    assert teachers.pair_of([teacher, teacher]) == teacher.pair
+    with pytest.raises(InputFileError, match="the teachers decide between different pairs"):
+        teachers.pair_of([teacher, other])
 
 
 def test_a_recipe_needs_the_folder_of_its_files(tmp_path: Path) -> None:

@@ -132,6 +132,11 @@ def test_another_encoder_is_refused(checkpoint: Path, tmp_path: Path) -> None:
         extend_mf(recipe_of((), (write(tmp_path),)), checkpoint, Place(Path(), str(other)), tmp_path / "out")
 
 
+def test_the_checkpoint_itself_is_no_output(checkpoint: Path, bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match="choose another output"):
+        extend_mf(recipe_of((), (write(tmp_path),)), checkpoint, Place(Path(), str(bert)), checkpoint)
+
+
 def test_no_checkpoint_there(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no matrix factorization checkpoint"):
         extend_mf(recipe_of((), (write(tmp_path),)), tmp_path, Place(Path(), str(bert)), tmp_path / "out")

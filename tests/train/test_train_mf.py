@@ -126,6 +126,11 @@ def test_embeddings_are_cached_by_prompts_and_policy(tmp_path: Path) -> None:
         kept = dict(file)
     np.savez(stored, keys=kept["keys"], embeddings=kept["embeddings"] + 1)  # proof that the second call reads it
     np.testing.assert_array_equal(embedding.embed(encoder, prompts, cache=tmp_path / "cache"), first + 1)
+    damaged = tmp_path / "damaged" / stored.name
+    damaged.parent.mkdir()
+    damaged.write_bytes(stored.read_bytes()[:99])
+    with pytest.raises(InputFileError, match="is damaged"):
+        embedding.embed(encoder, prompts, cache=damaged.parent)
     # another order, a repetition, and a prompt that is new
     more = embedding.embed(encoder, [prompts[2], "the king", prompts[0], prompts[2]], cache=tmp_path / "cache")
     np.testing.assert_array_equal(more[[0, 2, 3]], first[[2, 0, 2]] + 1)

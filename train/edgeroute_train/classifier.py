@@ -21,7 +21,7 @@ from .examples import Examples, Row, Scheme, Ties, collapse, from_comparisons, f
 from .reading import prompt_weights, read_files, records
 from .recipe import Recipe
 from .students import RECORD, Student
-from .teachers import Teacher, label
+from .teachers import Teacher, label, pair_of
 
 HOLDOUT = 50
 """One prompt in so many is held out of training, by its hash, to measure on."""
@@ -99,6 +99,7 @@ def train_classifier(
 
 def read_lessons(lessons: Lessons, scheme: Scheme, seed: int, say: Say) -> tuple[list[Row], list[dict[str, Any]]]:
     """All rows, golden labels and the teachers', and where they come from: name, rows, SHA-256."""
+    pair_of(lessons.teachers)  # they have to agree
     files = read_files(lessons.recipe, lessons.folder, seed=seed)
     sources = records(files)
     golden: list[Row] = []

@@ -90,7 +90,7 @@ def _teachers(given: dict[str, Any]) -> tuple[Any, ...]:
 def _run(kind: str, command: str, given: dict[str, Any], *, teachers: tuple[Any, ...], ties: Any) -> None:
     from . import students
     from .classifier import Lessons, train_classifier
-    from .embedding import DEFAULT_ENCODER
+    from .embedding import DEFAULT_ENCODER, name_of
     from .fitting import Settings
 
     encoder = given["encoder"] or DEFAULT_ENCODER
@@ -106,7 +106,7 @@ def _run(kind: str, command: str, given: dict[str, Any], *, teachers: tuple[Any,
             given["output"],
             Settings(**{name: given[name] for name in names}),
             command=command,
-            base=given["base"] or (f"{Path(encoder).name} (local copy)" if Path(encoder).exists() else encoder),
+            base=given["base"] or name_of(encoder),
             progress=show,
             say=lambda message: click.echo(message, err=True),
         )

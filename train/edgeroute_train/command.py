@@ -31,10 +31,19 @@ train.add_command(sw)
 @options.LABELS
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint.")
 @click.option("--encoder", help="Folder or hub name of the frozen encoder; default: all-MiniLM-L6-v2 from the hub.")
-@click.option("--max-tokens", default=256, show_default=True, help="Token cap; longer prompts keep head and tail.")
-@click.option("--width", default=64, show_default=True, help="Width of the model embeddings.")
-@click.option("--decay", default=2.5e-3, show_default=True, help="L2 weight on what a comparison sees.")
-@click.option("--steps", default=150, show_default=True, help="L-BFGS iterations.")
+@click.option("--base", help="What the record calls the encoder; default: its hub name.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(3),
+    default=256,
+    show_default=True,
+    help="Token cap; longer prompts keep head and tail.",
+)
+@click.option("--width", type=click.IntRange(1), default=64, show_default=True, help="Width of the model embeddings.")
+@click.option(
+    "--decay", type=click.FloatRange(0), default=2.5e-3, show_default=True, help="L2 weight on what a comparison sees."
+)
+@click.option("--steps", type=click.IntRange(1), default=150, show_default=True, help="L-BFGS iterations.")
 @click.option("--seed", default=0, show_default=True, help="Seed of sampling and initialisation.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps the embeddings between runs.")
 @click.option(
@@ -51,6 +60,7 @@ train.add_command(sw)
 def mf(
     output: Path,
     encoder: str | None,
+    base: str | None,
     max_tokens: int,
     width: int,
     decay: float,
@@ -72,14 +82,14 @@ def mf(
     from .run import train_mf
 
     recipe, labels = options.labels_of(given)
-    place = Place(labels, encoder, cache)
+    place = Place(labels, encoder, cache, base)
     with options.progress_bar("training") as show:
 
         def told(done: float, loss: float | None) -> None:
             show(int(done * 1000), 1000, loss)
 
         if extend is not None:
-            extend_mf(recipe, extend, place, output, prior=prior, seed=seed, progress=told)
+            extend_mf(recipe, extend, place, output, prior=prior, steps=steps, seed=seed, progress=told)
         else:
             settings = Settings(width, decay, steps, seed)
             train_mf(recipe, place, output, settings=settings, max_tokens=max_tokens, progress=told)

@@ -12,13 +12,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from edgeroute.errors import BundleError
+from edgeroute.errors import BundleError, InputFileError
 from edgeroute.manifest import TOKENIZER, TextPolicy
 from edgeroute.text import TextEncoder
 
@@ -39,6 +40,11 @@ class FrozenEncoder:
     model: torch.nn.Module
     text: TextEncoder
     tokenizer: bytes
+
+
+def name_of(source: str) -> str:
+    """A hub name as it is; of a local folder the last part alone, since records go out with the bundle."""
+    return f"{Path(source).name} (local copy)" if Path(source).exists() else source
 
 
 def load_encoder(source: str | os.PathLike[str], policy: TextPolicy) -> FrozenEncoder:
@@ -119,8 +125,11 @@ def _load(store: Path | None) -> tuple[dict[bytes, int], Floats | None]:
     """Rows by the hash of their prompt, and the embeddings."""
     if store is None or not store.exists():
         return {}, None
-    with np.load(store) as file:
-        keys, kept = file["keys"], file["embeddings"]
+    try:
+        with store.open("rb") as opened, np.load(opened) as file:
+            keys, kept = file["keys"], file["embeddings"]
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise InputFileError(f"the cache {store} is damaged ({error}): remove it") from None
     return {key.tobytes(): i for i, key in enumerate(keys)}, kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,13 @@ from edgeroute.manifest import TextPolicy
 
 from . import mf
 from .embedding import load_encoder
-from .gating import Gates
+from .gating import Gates, gates_record
 from .pairs import Comparison, collect
 from .reading import Place, embed_texts, read_files, records
 from .recipe import Recipe
 
 PRIOR = 20.0
-"""What the average model weighs against a new one's own comparisons; chosen on train (docs/results.md)."""
+"""Comparisons that the average model's taste is worth; from 2 to 500 did as well (docs/results.md)."""
 
 
 def extend_mf(
@@ -39,6 +40,8 @@ def extend_mf(
     The rows of the models that were there keep every bit. Raises ``InputFileError`` when the labels bring no new model,
     or one that never meets a known model; ``BundleError`` when the encoder is another.
     """
+    if output.exists() and output.samefile(checkpoint):
+        raise InputFileError(f"{output} is the checkpoint that is extended: choose another output")
     weights, config = mf.load(checkpoint)
     known: list[str] = config["models"]
     aliases = {**config.get("recipe", {}).get("aliases", {}), **recipe.aliases}
@@ -53,7 +56,7 @@ def extend_mf(
     if frozen.digest != config["encoder"]["digest"]:
         raise BundleError(f"the encoder at {frozen.source} is not the one that the checkpoint was trained on")
     texts = embed_texts(frozen, pairs.prompts, place.cache, lambda done: progress(0.8 * done, None))
-    gates = _gates(weights) if config.get("gates") else None
+    gates = _gates(weights, config["gates"]) if config.get("gates") else None
     x = gates.features(texts) if gates else texts.unit.astype(np.float32)
 
     def stepped(step: int, loss: float) -> None:
@@ -64,7 +67,7 @@ def extend_mf(
         "P.weight": torch.cat([weights["P.weight"], rows]),
         "strength": torch.cat([weights["strength"], strength]),
     }
-    data = {each["name"]: each for each in [*config["training"]["data"], *records(files)]}
+    data = {(each["name"], each["sha256"]): each for each in [*config["training"]["data"], *records(files)]}
     training = config["training"] | {"command": "edgeroute train mf --extend", "data": list(data.values())}
     recorded = config.get("recipe", {}) | {"aliases": aliases}
     mf.save(output, grown, config | {"models": list(pairs.models), "training": training, "recipe": recorded})
@@ -87,6 +90,8 @@ def _check_met(new: tuple[str, ...], known: list[str], comparisons: list[Compari
         )
 
 
-def _gates(weights: dict[str, torch.Tensor]) -> Gates:
+def _gates(weights: dict[str, torch.Tensor], constants: object) -> Gates:
+    if json.loads(json.dumps(gates_record())) != constants:
+        raise BundleError("the checkpoint's gates have other constants than this version's: train it anew")
     found = {name: weights[f"gates.{name}"].double().numpy() for name in ("choice", "quantitative", "length")}
     return Gates(choice=found["choice"], quantitative=found["quantitative"], length=float(found["length"][0]))

@@ -141,7 +141,8 @@ def fit_rows(
     """Rows of ``P`` and strengths of new models, ``[new, width]`` and ``[new]``, everything else as in ``weights``.
 
     The first models of ``pairs`` are those of ``weights``, in its order; the others are new. Each new model starts as,
-    and is held to, the average model: ``prior`` is what that weighs, in comparisons, on the vector the average has.
+    and is held to, the average model: its taste by ``prior``, in comparisons, its strength as if it were drawn from
+    the normal distribution that the known strengths have.
     """
     known = len(weights["P.weight"])
     projection, classifier = weights["text_proj.0.weight"], weights["classifier.0.weight"]
@@ -149,7 +150,8 @@ def fit_rows(
     unit = functional.normalize(weights["P.weight"], dim=1)
     mean = functional.normalize(unit.mean(0), dim=0)
     rows = torch.nn.Parameter(mean.repeat(len(pairs.models) - known, 1))
-    strength = torch.nn.Parameter(torch.zeros(len(rows)))
+    average, spread = weights["strength"].mean(), weights["strength"].std(correction=0).clamp(min=0.1)
+    strength = torch.nn.Parameter(average.repeat(len(rows)))
     prompt, a, b = (torch.from_numpy(each) for each in (pairs.prompt, pairs.model_a, pairs.model_b))
     won, weight = torch.from_numpy(pairs.won), torch.from_numpy(pairs.weight) * len(pairs.won)
     optimizer = torch.optim.LBFGS([rows, strength], max_iter=steps, history_size=20, line_search_fn="strong_wolfe")
@@ -163,7 +165,8 @@ def fit_rows(
         margin = ((every[a] - every[b]) * features[prompt]).sum(1) + level[a] - level[b]
         loss = (functional.binary_cross_entropy_with_logits(margin, won, reduction="none") * weight).sum()
         away = (every[known:] - mean) @ (classifier * projection.T).T  # (new, d)
-        total = loss + 0.5 * prior * away.square().sum() + 0.01 * strength.square().sum()
+        total = loss + 0.5 * prior * away.square().sum()
+        total = total + 0.5 * ((strength - average) / spread).square().sum()
         if not torch.isfinite(total):
             raise EdgeRouteError(f"the loss is {total.item()} at step {done}: check the embeddings and the labels")
         total.backward()
@@ -203,7 +206,7 @@ def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         config = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))
         weights = load_file(folder / f"{NAME}.safetensors")
         matches = len(config["models"]) == len(weights["P.weight"]) == len(weights["strength"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BundleError(f"{folder} is no matrix factorization checkpoint: {error!r}") from None
     if not matches:
         raise BundleError(f"{folder}: {NAME}.json names another number of models than the weights have")

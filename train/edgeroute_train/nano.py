@@ -19,14 +19,13 @@ from edgeroute.text import TextEncoder
 
 from . import bags
 from .checkpoints import write_weights
-from .embedding import DEFAULT_ENCODER
 from .examples import FIVE, collapse
 from .gating import Gates, gates_record, token_table
 from .pairs import Comparison
 from .reading import LabelFile, Place, gate_parts, prompt_weights, read_files, read_gates, records
 from .recipe import Recipe
 from .students import load_tokenizer
-from .teachers import Teacher, label
+from .teachers import Teacher, label, pair_of
 
 Floats = NDArray[np.float32]
 Progress = Callable[[float], None]
@@ -68,8 +67,11 @@ def train_nano(
         raise InputFileError("a static router needs the recipe's [[gates]]: without them one table has to say it all")
     if (pair is None) == (not teachers):
         raise InputFileError("give the pair whose labels to learn, or teachers")
+    taught = pair_of(teachers)
+    if pair is not None:
+        pair = recipe.aliases.get(pair[0], pair[0]), recipe.aliases.get(pair[1], pair[1])
     files = read_files(recipe, place.labels, seed=SEED)
-    tokenizer = lighten(load_tokenizer(place.encoder or DEFAULT_ENCODER)[1])
+    tokenizer = lighten(load_tokenizer(place.source)[1])
     start = TEACHING_SHARE if teachers else 0.0
     if pair is None:
         lessons = from_teachers(files, teachers, lambda done: progress(start * done))
@@ -89,7 +91,7 @@ def train_nano(
     targets = _targets(lessons, prompts)
     weights = bags.fit(made, gates, targets, settings, lambda done: fitting(0.5 + done / 2))
     config = {
-        "pair": pair,
+        "pair": pair or taught,
         "gates": gates_record(),
         "text": asdict(policy),
         "settings": asdict(settings),
@@ -118,7 +120,8 @@ def from_pair(files: Sequence[LabelFile], recipe: Recipe, pair: tuple[str, str])
         total = sum(each.weight for each in found)
         lessons += [Lesson(e.prompt, e.won, source, file.labels.weight * e.weight / total) for e in found]
     if not lessons:
-        models = {m for file in files for each in file.comparisons for m in (each.model_a, each.model_b)}
+        named = {m for file in files for each in file.comparisons for m in (each.model_a, each.model_b)}
+        models = {recipe.aliases.get(name, name) for name in named}
         raise InputFileError(f"no labels compare {' and '.join(pair)}; there are {', '.join(sorted(models)) or 'none'}")
     if len({each.target for each in lessons}) < 2:
         raise InputFileError("the labels hold one class only: every comparison ends the same way")

@@ -13,10 +13,30 @@ OPTIONS = options.apply(
     options.RECIPE,
     click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint."),
     click.option("--encoder", help="Folder or hub name whose tokenizer is used; default: all-MiniLM-L6-v2's."),
-    click.option("--max-tokens", default=256, show_default=True, help="Token cap; longer prompts keep head and tail."),
-    click.option("--decay", default=2e-5, show_default=True, help="L2 weight on the tables of values."),
-    click.option("--gate-decay", default=1e-4, show_default=True, help="L2 weight on the quantitative gate's table."),
-    click.option("--steps", default=100, show_default=True, help="L-BFGS iterations of each of the two fits."),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(3),
+        default=256,
+        show_default=True,
+        help="Token cap; longer prompts keep head and tail.",
+    ),
+    click.option(
+        "--decay", type=click.FloatRange(0), default=2e-5, show_default=True, help="L2 weight on the tables of values."
+    ),
+    click.option(
+        "--gate-decay",
+        type=click.FloatRange(0),
+        default=1e-4,
+        show_default=True,
+        help="L2 weight on the quantitative gate's table.",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(1),
+        default=100,
+        show_default=True,
+        help="L-BFGS iterations of each of the two fits.",
+    ),
 )
 
 

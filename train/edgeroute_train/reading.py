@@ -15,7 +15,7 @@ import numpy as np
 from edgeroute.errors import InputFileError
 from edgeroute.labels import Battle, Outcome
 
-from .embedding import FrozenEncoder, embed
+from .embedding import DEFAULT_ENCODER, FrozenEncoder, embed, name_of
 from .gating import Gates, Part, Texts, fit_gates, make_texts, token_table
 from .pairs import Comparison, from_battles, from_outcomes
 from .recipe import GateRows, Labels, Recipe, file_record, in_form, read_rows
@@ -23,11 +23,25 @@ from .recipe import GateRows, Labels, Recipe, file_record, in_form, read_rows
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a run finds things: the folder of the label files, the encoder, a folder that keeps embeddings."""
+    """Where a run finds things: the folder of the label files, the encoder, a folder that keeps embeddings.
+
+    ``base`` is what the record calls the encoder, by default its hub name.
+    """
 
     labels: Path
     encoder: str | None = None
     cache: Path | None = None
+    base: str | None = None
+
+    @property
+    def source(self) -> str:
+        """The folder or hub name of the encoder."""
+        return self.encoder or DEFAULT_ENCODER
+
+    @property
+    def base_name(self) -> str:
+        """What a record calls the encoder; no path of this machine."""
+        return self.base or name_of(self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,9 @@ def read_files(recipe: Recipe, folder: Path, *, seed: int) -> list[LabelFile]:
         battles = [row for row in rows if isinstance(row, Battle)]
         outcomes = [row for row in rows if isinstance(row, Outcome)]
         comparisons = from_battles(battles) + from_outcomes(outcomes, labels, seed=seed) if labels.compares else []
+        if labels.compares and not comparisons:
+            named = " or ".join(f"{a} and {b}" for a, b in labels.pairs) or "two models"
+            raise InputFileError(f"{path}: no prompt of the split train has outcomes of {named}")
         prompts = dict.fromkeys(in_form(row.prompt, labels.form) for row in rows)
         files.append(LabelFile(labels, tuple(prompts), comparisons, file_record(path, len(rows))))
     return files

@@ -125,14 +125,24 @@ def read_recipe(path: Path) -> Recipe:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputFileError(f"{path} is no recipe: {error}") from None
-    raw.pop("options", None)
+    if not isinstance(raw.pop("options", {}), dict):
+        raise InputFileError(f"{path}: options is no table")
     problems: list[str] = []
     recipe: Recipe | None = decode(Recipe, raw, path.name, problems)
     if recipe is None or problems:
         raise InputFileError(f"{path} breaks the schema:\n" + "\n".join(f"  {each}" for each in problems))
     for labels in recipe.labels:
-        if any(len(pair) != 2 for pair in labels.pairs):
+        if any(len(pair) != 2 or pair[0] == pair[1] for pair in labels.pairs):
             raise InputFileError(f"{path}: a pair of {labels.file} does not name two models")
+        if labels.weight < 0 or labels.random_pairs < 0 or labels.random_weight <= 0:
+            raise InputFileError(f"{path}: a weight or a number of {labels.file} is below zero, or random_weight is 0")
+    if any(rows.weight <= 0 for rows in recipe.gates):
+        raise InputFileError(f"{path}: the weight of a gate's rows has to be above zero")
+    names = [labels.file for labels in recipe.labels]
+    if recipe.bias_from is not None and recipe.bias_from not in names:
+        raise InputFileError(
+            f"{path}: bias_from names {recipe.bias_from}, which is no label file; there are {', '.join(names)}"
+        )
     for pattern in (each for rows in recipe.gates for each in (rows.matching, rows.unlike) if each is not None):
         try:
             re.compile(pattern)

@@ -13,7 +13,7 @@ from edgeroute.errors import InputFileError
 from edgeroute.manifest import TextPolicy
 
 from . import mf
-from .embedding import DEFAULT_ENCODER, load_encoder
+from .embedding import load_encoder
 from .gating import QUANTITATIVE, gates_record
 from .pairs import Pairs, collect
 from .reading import Place, embed_texts, fit_gates_of, read_files, read_gates, records
@@ -42,7 +42,7 @@ def train_mf(
     gate_prompts = read_gates(recipe, place.labels)
     prompts = tuple(dict.fromkeys([*pairs.prompts, *(prompt for _, found in gate_prompts for prompt in found)]))
     policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
-    frozen = load_encoder(place.encoder or DEFAULT_ENCODER, policy)
+    frozen = load_encoder(place.source, policy)
     texts = embed_texts(frozen, prompts, place.cache, lambda done: progress(EMBEDDING_SHARE * done, None))
     gates = fit_gates_of(texts, prompts, gate_prompts) if recipe.gates else None
     x = (gates.features(texts) if gates else texts.unit.astype(np.float32))[: len(pairs.prompts)]
@@ -61,7 +61,7 @@ def train_mf(
         weights["gates.length"] = torch.tensor([gates.length])
     config = {
         "models": list(pairs.models),
-        "encoder": {"source": DEFAULT_ENCODER, "digest": frozen.digest},
+        "encoder": {"source": place.base_name, "digest": frozen.digest},
         "text": asdict(policy),
         "settings": asdict(settings),
         "recipe": asdict(recipe),
@@ -70,7 +70,7 @@ def train_mf(
         "training": {
             "command": "edgeroute train mf",
             "seed": settings.seed,
-            "base": DEFAULT_ENCODER,
+            "base": place.base_name,
             "ties": "half",
             "data": records(files),
         },

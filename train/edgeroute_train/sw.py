@@ -23,7 +23,7 @@ from edgeroute.errors import EdgeRouteError, InputFileError
 from edgeroute.manifest import TextPolicy
 
 from .checkpoints import write_weights
-from .embedding import DEFAULT_ENCODER, load_encoder
+from .embedding import load_encoder
 from .gating import gates_record
 from .pairs import Pairs, collect
 from .ranking import Array, fit_strengths, split_tiers
@@ -163,7 +163,7 @@ def train_sw(
     gate_prompts = [] if settings.compat else read_gates(recipe, where.labels)
     prompts = tuple(dict.fromkeys([*pairs.prompts, *(prompt for _, found in gate_prompts for prompt in found)]))
     policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
-    frozen = load_encoder(where.encoder or DEFAULT_ENCODER, policy)
+    frozen = load_encoder(where.source, policy)
     texts = embed_texts(frozen, prompts, where.cache, progress)
     if not np.isfinite(texts.unit).all():
         raise EdgeRouteError("the encoder gives embeddings that are no numbers")
@@ -182,7 +182,7 @@ def train_sw(
         weights["gates.length"] = torch.tensor([gates.length])
     config = {
         "models": bank.models,
-        "encoder": {"source": DEFAULT_ENCODER, "digest": frozen.digest},
+        "encoder": {"source": where.base_name, "digest": frozen.digest},
         "text": asdict(policy),
         "settings": asdict(settings),
         "recipe": asdict(recipe),
@@ -191,7 +191,7 @@ def train_sw(
         "training": {
             "command": "edgeroute train sw",
             "seed": settings.seed,
-            "base": DEFAULT_ENCODER,
+            "base": where.base_name,
             "ties": "half",
             "data": data,
         },

@@ -16,6 +16,7 @@ from . import options
     "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the new checkpoint."
 )
 @click.option("--encoder", help="Folder or hub name of the frozen encoder; default: all-MiniLM-L6-v2 from the hub.")
+@click.option("--base", help="What the record calls the encoder; default: its hub name.")
 @click.option(
     "--max-tokens",
     default=256,
@@ -39,6 +40,7 @@ from . import options
 def sw(
     output: Path,
     encoder: str | None,
+    base: str | None,
     max_tokens: int,
     tiers: int,
     sharpness: float | None,
@@ -64,7 +66,7 @@ def sw(
     with options.progress_bar("training") as show:
         written = train_sw(
             recipe,
-            Place(labels, encoder, cache),
+            Place(labels, encoder, cache, base),
             output,
             settings=settings,
             max_tokens=max_tokens,

@@ -39,13 +39,15 @@ MAX_TOKENS = 512
 class Teacher:
     """``answer`` maps prompts to scores ``[n]`` in [0, 1], or to distributions over RouteLLM's five labels ``[n, 5]``.
 
-    ``prompts`` are those that a file of scores brings along. ``name`` and ``sha256`` go into the record.
+    ``prompts`` are those that a file of scores brings along, ``pair`` the (strong, weak) of a bundle.
+    ``name`` and ``sha256`` go into the record.
     """
 
     name: str
     sha256: str
     answer: Callable[[Sequence[str]], Floats]
     prompts: tuple[str, ...] = ()
+    pair: tuple[str, str] | None = None
 
 
 def load_teacher(source: str, template: str | None = None) -> Teacher:
@@ -59,7 +61,18 @@ def load_teacher(source: str, template: str | None = None) -> Teacher:
     if (path / "config.json").is_file() and not (path / MANIFEST).exists():
         return _from_causal(path, template)
     router = Router.load(source)
-    return Teacher(router.manifest.name, router.manifest.digest.removeprefix("sha256:"), router.score_batch)
+    manifest = router.manifest
+    pair = manifest.pair.strong, manifest.pair.weak
+    return Teacher(manifest.name, manifest.digest.removeprefix("sha256:"), router.score_batch, pair=pair)
+
+
+def pair_of(teachers: Sequence[Teacher]) -> tuple[str, str] | None:
+    """The pair that the teachers decide between, where they know; raises ``InputFileError`` when they disagree."""
+    pairs = {each.pair for each in teachers if each.pair is not None}
+    if len(pairs) > 1:
+        named = "; ".join(sorted(f"{strong} against {weak}" for strong, weak in pairs))
+        raise InputFileError(f"the teachers decide between different pairs: {named}")
+    return next(iter(pairs), None)
 
 
 def label(teachers: Sequence[Teacher], prompts: Sequence[str], progress: Progress = lambda _done: None) -> Floats:
