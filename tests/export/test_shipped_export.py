@@ -14,11 +14,14 @@ pytest.importorskip("optimum")
 
 from edgeroute.bundle import open_bundle
 from edgeroute.store import shipped_folder, shipped_index
+from edgeroute.text import TextEncoder
 from edgeroute_export import mf, nano
-from edgeroute_export.build import serialize
+from edgeroute_export.build import serialize, smoothing_rows
 from edgeroute_export.card import CARD, card
+from edgeroute_export.recipe import read_recipe
 
-CHECKPOINTS = Path(__file__).parent.parent.parent / "models" / "checkpoints"
+ROOT = Path(__file__).parent.parent.parent
+CHECKPOINTS, RECIPES = ROOT / "models" / "checkpoints", ROOT / "export" / "recipes"
 
 
 def encoder() -> str:
@@ -32,12 +35,13 @@ def encoder() -> str:
 
 
 def test_mf_minilm_is_what_its_checkpoint_exports_to() -> None:
-    traced = mf.trace(
-        CHECKPOINTS / "mf-minilm", ("gpt-4-1106-preview", "mixtral-8x7b-instruct-v0.1"), encoder=encoder()
-    )
+    pair = ("gpt-4-1106-preview", "mixtral-8x7b-instruct-v0.1")
+    traced = mf.trace(CHECKPOINTS / "mf-minilm", pair, encoder=encoder(), strengths=True)
+    recipe = read_recipe(RECIPES / "encoder-int8.toml")
+    rows = smoothing_rows(TextEncoder(traced.tokenizer, traced.text), recipe)
     shipped = shipped_folder() / "mf-minilm"
     assert traced.tokenizer == (shipped / "tokenizer.json").read_bytes()
-    assert serialize(traced.graph, "int8", quantize=traced.quantize) == (shipped / "model.int8.onnx").read_bytes()
+    assert serialize(traced.graph, "int8", recipe, traced.quantize, rows) == (shipped / "model.int8.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["nano", "nano-edge"])
@@ -49,7 +53,7 @@ def test_static_routers_are_what_their_checkpoints_export_to(name: str) -> None:
     assert serialize(traced.graph, "int8", quantize=traced.quantize) == (shipped / "model.int8.onnx").read_bytes()
 
 
-@pytest.mark.parametrize("name", sorted(set(shipped_index()["bundles"]) - {"mf-minilm"}))
+@pytest.mark.parametrize("name", sorted(shipped_index()["bundles"]))
 def test_a_card_says_what_the_manifest_says(name: str) -> None:
     manifest = json.loads((shipped_folder() / name / "router.json").read_text())
     assert (shipped_folder() / name / CARD).read_text() == card(manifest)
