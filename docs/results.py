@@ -65,8 +65,8 @@ def measure(labels: Path) -> Found:
             title: asdict(bootstrap(apgr, score(each.prompts), each.gain, each.base)) for title, each in others.items()
         }
         entry["arena"] = _arena(score([each.prompt for each in battles]), battles)
-        strong = np.array([row["scores"]["strong"] > row["scores"]["weak"] for row in probe])
-        entry["probe"] = asdict(bootstrap(auc, score([row["prompt"] for row in probe]), strong))
+        demanding = np.array([row["scores"][PAIR[0]] > row["scores"][PAIR[1]] for row in probe])
+        entry["probe"] = asdict(bootstrap(auc, score([row["prompt"] for row in probe]), demanding))
         found["routers"][name] = entry
         print(name, entry["outcomes_mmlu"]["compat"]["apgr"], file=sys.stderr)
     for name in BASELINES:
