@@ -112,13 +112,13 @@ def test_a_missing_extra_is_said_with_its_name(
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("train", ["RECIPE", "--labels", ".", "--output", "new"]),
+        ("train", ["a", "--labels", ".", "--output", "new"]),
         ("export", [".", *["--output", "new", "--pair", "a", "b", "--name", "x", "--calibrate", "a", "--check", "a"]]),
     ],
 )
 def test_without_torch_the_real_commands_name_their_extra(tmp_path: Path, name: str, options: list[str]) -> None:
-    (tmp_path / "recipe.toml").write_text("labels = []\n")
-    options = [str(tmp_path / "recipe.toml") if each == "RECIPE" else each for each in options]
+    (tmp_path / "a").write_text("labels = []\n")
+    options = [str(tmp_path / "a") if each == "a" else each for each in options]
     blocked = ["torch", "transformers", "optimum", "onnx"]
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked})); from edgeroute.cli import main; main(sys.argv[1:])"
