@@ -169,7 +169,7 @@ def test_without_files_prompts_are_generated(
     assert graph.parity.claim == "numerical parity only"
     assert "numerical parity only" in said[-1]
     assert graph.parity.hashes is not None
-    assert set(graph.parity.hashes) == {"graph"}
+    assert set(graph.parity.hashes) == {"graph", "recipe"}
 
 
 def test_generated_prompts_are_the_same_every_time_and_of_all_lengths() -> None:
