@@ -19,7 +19,7 @@ from edgeroute.text import TextEncoder
 from . import checkpoints, fitting
 from .examples import Examples, Row, Scheme, Ties, collapse, from_comparisons, from_teacher, gather, weigh
 from .reading import prompt_weights, read_files, records
-from .recipe import Recipe
+from .recipe import Recipe, file_record
 from .students import RECORD, Student
 from .teachers import Teacher, label, pair_of
 
@@ -114,7 +114,7 @@ def read_lessons(lessons: Lessons, scheme: Scheme, seed: int, say: Say) -> tuple
     say(f"{len(weights)} prompts for {len(lessons.teachers)} teachers to label")
     taught = from_teacher(list(weights), label(lessons.teachers, list(weights)), scheme)
     taught = [replace(row, weight=weights[row.prompt]) for row in taught]
-    sources += [_source(path, 0) for path in lessons.prompts]
+    sources += [file_record(path, 0) for path in lessons.prompts]
     for teacher in lessons.teachers:
         sources.append({"name": f"teacher {teacher.name}", "rows": len(weights), "sha256": teacher.sha256})
     return weigh(golden, lessons.golden) + weigh(taught, 1 - lessons.golden), sources
@@ -161,10 +161,6 @@ def _measure(
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0
-
-
-def _source(path: Path, rows: int) -> dict[str, Any]:
-    return {"name": path.name.split(".")[0], "rows": rows, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _digest(text: str) -> str:
