@@ -29,23 +29,12 @@ train.add_command(sw)
 
 @train.command()
 @options.LABELS
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint.")
-@click.option("--encoder", help="Folder or hub name of the frozen encoder; default: all-MiniLM-L6-v2 from the hub.")
-@click.option("--base", help="What the record calls the encoder; default: its hub name.")
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(3),
-    default=256,
-    show_default=True,
-    help="Token cap; longer prompts keep head and tail.",
-)
+@options.FROZEN
 @click.option("--width", type=click.IntRange(1), default=64, show_default=True, help="Width of the model embeddings.")
 @click.option(
     "--decay", type=click.FloatRange(0), default=2.5e-3, show_default=True, help="L2 weight on what a comparison sees."
 )
 @click.option("--steps", type=click.IntRange(1), default=150, show_default=True, help="L-BFGS iterations.")
-@click.option("--seed", default=0, show_default=True, help="Seed of sampling and initialisation.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps the embeddings between runs.")
 @click.option(
     "--extend",
     type=options.FOLDER,

@@ -85,6 +85,17 @@ RECIPE = apply(
     click.argument("recipe", type=EXISTING, is_eager=True, callback=_read_recipe),
     click.option("--labels", required=True, type=FOLDER, help="Folder of the label files that the recipe names."),
 )
+FROZEN = apply(
+    click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path),
+                 help="Folder of the new checkpoint."),
+    click.option("--encoder", help="Folder or hub name of the frozen encoder; default: all-MiniLM-L6-v2 from the hub."),
+    click.option("--base", help="What the record calls the encoder; default: its hub name."),
+    click.option("--max-tokens", type=click.IntRange(3), default=256, show_default=True,
+                 help="Token cap; longer prompts keep head and tail."),
+    click.option("--seed", default=0, show_default=True, help="Seed of all that is drawn."),
+    click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
+                 help="Folder that keeps the embeddings between runs."),
+)  # fmt: skip
 RUN = apply(
     click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint; a "
                  "killed run goes on from there."),

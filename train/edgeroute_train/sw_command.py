@@ -12,18 +12,7 @@ from . import options
 
 @click.command("sw")
 @options.LABELS
-@click.option(
-    "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the new checkpoint."
-)
-@click.option("--encoder", help="Folder or hub name of the frozen encoder; default: all-MiniLM-L6-v2 from the hub.")
-@click.option("--base", help="What the record calls the encoder; default: its hub name.")
-@click.option(
-    "--max-tokens",
-    default=256,
-    show_default=True,
-    type=click.IntRange(min=3),
-    help="Token cap; longer prompts keep head and tail.",
-)
+@options.FROZEN
 @click.option("--tiers", default=10, show_default=True, type=click.IntRange(min=2), help="Tiers of models by strength.")
 @click.option(
     "--sharpness",
@@ -32,10 +21,6 @@ from . import options
 )
 @click.option(
     "--compat", is_flag=True, help="RouteLLM to the letter, its bug included: no gates, no weights, no centring."
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of the pairs that are drawn from outcomes.")
-@click.option(
-    "--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the embeddings between runs."
 )
 def sw(
     output: Path,
