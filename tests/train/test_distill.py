@@ -219,6 +219,15 @@ def test_teachers_of_different_pairs_are_refused(base_bundle: Path) -> None:
         teachers.pair_of([teacher, other])
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--prior", "0"), ("--prior", "-50"), ("--steps", "0"), ("--width", "0")]
+)
+def test_numbers_that_make_no_sense_are_refused(option: str, value: str, tmp_path: Path) -> None:
+    done = run(train, "mf", "--output", tmp_path / "out", option, value)
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}'" in done.stderr
+
+
 def test_a_recipe_needs_the_folder_of_its_files(tmp_path: Path) -> None:
     recipe = tmp_path / "run.toml"
     recipe.write_text("labels = []\n")

@@ -52,6 +52,12 @@ def test_nothing_to_learn_is_an_error(winners: list[str]) -> None:
         pairs.collect([(TWO[0], pairs.from_battles(battles))], {})
 
 
+def test_files_that_weigh_nothing_are_an_error() -> None:
+    won = pairs.from_battles([Battle("p", "a", "b", "a"), Battle("q", "a", "b", "b")])
+    with pytest.raises(InputFileError, match="every label file has weight 0"):
+        pairs.collect([(Labels("f", "battles", weight=0.0), won)], {})
+
+
 def _synthetic(seed: int = 0, n: int = 1200) -> tuple[pairs.Pairs, mf.Floats, np.ndarray]:
     """Three models whose strengths depend on the prompt."""
     rng = np.random.default_rng(seed)

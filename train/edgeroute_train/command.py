@@ -42,9 +42,11 @@ train.add_command(sw)
 )
 @click.option(
     "--prior",
+    type=click.FloatRange(min=0, min_open=True),
     default=20.0,
     show_default=True,
-    help="With --extend: comparisons that the average model is worth against a new one's own.",
+    help="With --extend: comparisons that the average model's taste is worth against a new one's own. --width, --decay "
+    "and --max-tokens are the checkpoint's then.",
 )
 def mf(
     output: Path,

@@ -96,6 +96,8 @@ def collect(
     every = [each for _, comparisons in files for each in comparisons]
     if not every:
         raise InputFileError("no labels: nothing to train on")
+    if not any(labels.weight > 0 for labels, comparisons in files if comparisons):
+        raise InputFileError("every label file has weight 0: nothing to train on")
     if len({each.won for each in every}) < 2:
         raise InputFileError("the labels hold one class only: every comparison ends the same way")
     named = [(aliases.get(each.model_a, each.model_a), aliases.get(each.model_b, each.model_b)) for each in every]
