@@ -37,7 +37,7 @@ TRANSFER = {
     "five small models, 8B / 1B": ("outcomes_small5", "llama-3.1-8b-instruct", "llama-3.2-1b-instruct"),
     "RouterBench, gpt-4 / Mixtral 8x7B": ("outcomes_routerbench", "gpt-4-1106-preview", "mixtral-8x7b-chat"),
 }
-BASELINES = ("length", "oracle")
+BASELINES = ("random", "length", "oracle")
 BEGIN, END = "<!-- tables: written by docs/results.py -->", "<!-- end of tables -->"
 
 
@@ -142,8 +142,9 @@ def render(found: Found) -> str:
 
 _BENCHES = {"outcomes_mmlu": "MMLU", "outcomes_gsm8k": "GSM8K"}
 _DETAILS = (
-    "Against random and against prompt length on the same resamples; strong calls needed to recover half and 80% of "
-    "the gap, and for 95% of the strong model's own score; expected calibration error."
+    "Against one random router, that of the first table, and against prompt length on the same resamples; strong "
+    "calls needed to recover half and 80% of the gap, and for 95% of the strong model's own score; expected "
+    "calibration error."
 )
 _COSTS = (
     "What each costs. Latency: p50 of `str` to score on two cores, at 16 / 64 / 256 tokens; flips: decisions that "
