@@ -56,6 +56,15 @@ def share_for(quantiles: Sequence[float], threshold: float) -> float:
     return float(1 - level)
 
 
+def carry(score: float, own: Sequence[float], other: Sequence[float]) -> float:
+    """The score at the same level of another scale: ``own`` and ``other`` are quantiles on one and the same sample.
+
+    Ascending, in [0, 1], and beyond both samples still ascending: 0 stays 0, and 1 stays 1.
+    """
+    # Clipped: between quantiles closer than 1e-307 the slope overflows.
+    return float(np.clip(np.interp(score, (0.0, *own, 1.0), (0.0, *other, 1.0)), 0, 1))
+
+
 def fit_quantiles(scores: ArrayLike, levels: int = LEVELS) -> tuple[float, ...]:
     """Quantiles of ``scores`` (``[n]``, in [0, 1]) at ``levels`` evenly spaced levels, for a manifest."""
     sample = np.asarray(scores, dtype=np.float64)

@@ -79,3 +79,7 @@ class PullError(EdgeRouteError):
 
 class GoldenWarning(UserWarning):
     """This machine's scores differ from the golden scores in the manifest."""
+
+
+class DeadlineWarning(UserWarning):
+    """No road is as fast as the deadline asks."""

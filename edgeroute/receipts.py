@@ -16,6 +16,14 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class Shortened:
+    """Quantiles of a graph's score under a smaller token cap, on the sample of its calibration."""
+
+    max_tokens: int
+    quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GoldenScore:
     """A prompt and the score this graph gave it when it was exported."""
 
