@@ -25,6 +25,7 @@ from edgeroute.session import Session
 from edgeroute.text import TextEncoder
 
 from . import receipts
+from .external import Serialized, as_files
 from .gate import Gate, as_table, judge, reject
 from .golden import GOLDEN_PROMPTS
 from .graphs import quantize_int8
@@ -119,11 +120,10 @@ def build_bundle(
     sample = check_sample(evidence.check, evidence.check_rows, pair)
     progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
     expected = reference_scores(router, text, sample)
-    entries, tables, files = [], [], {TOKENIZER: router.tokenizer}
+    entries, quality, tables, files = [], [], [], {TOKENIZER: router.tokenizer}
     for precision in precisions:
-        file = f"model.{precision}.onnx"
-        data = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(text, recipe))
-        graph = _Graph(precision, Session(data), text)
+        made = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(text, recipe))
+        graph = _Graph(precision, Session(made.graph, data=made.external), text)
         progress(f"{precision}: scoring the same prompts")
         parity = receipts.parity(
             graph.score(sample.prompts),
@@ -131,16 +131,18 @@ def build_bundle(
             sample=sample.name,
             real=sample.real,
             outcomes=sample.outcomes,
-            hashes=hashes_of(data, sample.sha256, recipe),
+            hashes=hashes_of(made, sample.sha256, recipe),
         )
         verdicts = judge(gate, precision, parity)
-        tables += as_table(file, parity, verdicts)
+        tables += as_table(made.file, parity, verdicts)
         if any(verdict.ok is False for verdict in verdicts):
-            raise reject(output, {file: data}, parity, tables)
+            raise reject(output, made.files, parity, tables)
         progress(f"{precision}: calibrating")
-        entries.append({"file": file, "parity": parity, **_receipts(graph, evidence)})
-        files[file] = data
-    preferred = Session(files[entries[0]["file"]])
+        beside = {} if made.external is None else {"data": made.external[0]}
+        entries.append({"file": made.file, **beside, "parity": parity, **_receipts(graph, evidence)})
+        files |= made.files
+        if not quality:  # of the preferred graph; no second session is opened, nor this one kept
+            quality = list(_quality(graph.session, text, evidence.quality, pair, progress))
     manifest = {
         "format": FORMAT,
         "kind": router.kind,
@@ -150,7 +152,7 @@ def build_bundle(
         "text": asdict(router.text),
         "graphs": entries,
         "default": {"strong_share": 0.5},
-        "quality": list(_quality(preferred, text, evidence.quality, pair, progress)),
+        "quality": quality,
         **({"models": list(router.models)} if router.models else {}),
     }
     digest = write_bundle(output, manifest, files)
@@ -164,8 +166,8 @@ def serialize(
     recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
     quantize: Quantize = quantize_int8,
     rows: Rows = (),
-) -> bytes:
-    """The bytes of a graph in one precision: the same from the same packages, recipe and ``rows`` to smooth on.
+) -> Serialized:
+    """The files of a graph in one precision: the same from the same packages, recipe and ``rows`` to smooth on.
 
     ``quantize`` is as in ``Traced``.
     """
@@ -173,8 +175,7 @@ def serialize(
         graph = quantize(graph, recipe, rows)
     elif precision == "fp16":
         graph = to_float16(graph)
-    data: bytes = graph.SerializeToString(deterministic=True)
-    return data
+    return as_files(graph, f"model.{precision}.onnx")
 
 
 def smoothing_rows(text: TextEncoder, recipe: Recipe) -> Rows:
@@ -216,10 +217,10 @@ def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
     return entry
 
 
-def hashes_of(graph: bytes, sample: str | None, recipe: Recipe | None = None) -> dict[str, str]:
-    """SHA-256 of the graph, of its recipe, and of the sample's file where it is one: what a receipt was taken on."""
-    made = {"graph": graph} | ({"recipe": recipe_text(recipe).encode()} if recipe else {})
-    found = {name: hashlib.sha256(each).hexdigest() for name, each in made.items()}
+def hashes_of(made: Serialized, sample: str | None, recipe: Recipe | None = None) -> dict[str, str]:
+    """SHA-256 of the graph, its data file, its recipe and the sample's file: what a receipt was taken on."""
+    parts = {"graph": made.graph, "data": made.data, "recipe": recipe_text(recipe).encode() if recipe else None}
+    found = {name: hashlib.sha256(each).hexdigest() for name, each in parts.items() if each is not None}
     return found | ({"sample": sample} if sample else {})
 
 

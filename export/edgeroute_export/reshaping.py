@@ -11,7 +11,12 @@ from .smoothing import smooth
 
 
 def reshape(model: ModelProto, recipe: Recipe, rows: Sequence[Sequence[int]] = ()) -> ModelProto:
-    """A copy of ``model`` as ``recipe`` wants it, the same function in float32; ``rows`` of token ids to smooth on."""
+    """``model`` as ``recipe`` wants it, the same function in float32, a copy where that is another graph.
+
+    ``rows`` of token ids are there to smooth on.
+    """
+    if recipe.skip_layer_norm and not recipe.smooth:
+        return model
     shaped = ModelProto()
     shaped.CopyFrom(model)
     if not recipe.skip_layer_norm:

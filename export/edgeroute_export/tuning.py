@@ -75,7 +75,7 @@ def tune_recipe(
     for recipe in candidates() if recipes is None else recipes:
         progress(f"making {describe(recipe)}")
         graphs[recipe] = serialize(router.graph, "int8", recipe, router.quantize, smoothing_rows(text, recipe))
-    sessions = {recipe: Session(data) for recipe, data in graphs.items()}
+    sessions = {recipe: Session(made.graph, data=made.external) for recipe, made in graphs.items()}
     progress(f"timing {len(sessions)} variants")
     times = _times(sessions, [each for each in TOKENS if each <= router.text.max_tokens], text.highest_id)
     trials = []

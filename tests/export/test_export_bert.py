@@ -73,7 +73,7 @@ def rows_of(*lengths: int, highest: int = 80) -> list[list[int]]:
 @pytest.mark.parametrize(("family", "labels"), [("bert", 3), ("bert", 2), ("bert", 1), ("xlm", 3)])
 def test_fp32_graph_equals_the_published_formula(tmp_path: Path, family: str, labels: int) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt", family=family, labels=labels)
-    session = Session(serialize(kind.trace(checkpoint).graph, "fp32"))
+    session = Session(serialize(kind.trace(checkpoint).graph, "fp32").graph)
     rows = rows_of(3, 4, 7, 19, 32)
     expected = [routellm_score(checkpoint, row) for row in rows]
     assert np.ptp(expected) > 0.02
@@ -86,7 +86,7 @@ def test_fp32_graph_equals_the_published_formula(tmp_path: Path, family: str, la
 
 def test_padding_reads_as_the_checkpoints_own(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt", family="xlm")
-    session = Session(serialize(kind.trace(checkpoint).graph, "fp32"))
+    session = Session(serialize(kind.trace(checkpoint).graph, "fp32").graph)
     ids, mask = np.array([[2, 9, 8, 3, 7, 7]]), np.array([[1, 1, 1, 1, 0, 0]])
     assert session._call(session._session, ids, mask)[0] == pytest.approx(session.run([2, 9, 8, 3]), abs=1e-6)
 
@@ -98,7 +98,7 @@ def test_the_cap_is_the_checkpoints_own(tmp_path: Path, family: str, longest: in
     assert traced.text.max_tokens == longest
     assert (traced.text.keep, traced.text.chat) == ("head", "last_message")
     row = rows_of(longest)
-    assert Session(serialize(traced.graph, "fp32")).run(row[0]) == pytest.approx(traced.reference(row)[0], abs=1e-5)
+    assert Session(serialize(traced.graph, "fp32").graph).run(row[0]) == pytest.approx(traced.reference(row)[0], abs=1e-5)
 
 
 def test_four_labels_do_not_add_up(tmp_path: Path) -> None:

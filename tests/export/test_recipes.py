@@ -50,7 +50,7 @@ def test_a_reshaped_graph_is_the_same_function(router: Traced, recipe: Recipe) -
 def test_split_normalisation_is_not_fused_again(router: Traced, tmp_path: Path) -> None:
     import onnxruntime
 
-    data = serialize(router.graph, "int8", Recipe(skip_layer_norm=False))
+    data = serialize(router.graph, "int8", Recipe(skip_layer_norm=False)).graph
     assert "com.microsoft::SkipLayerNormalization" not in inspect_graph(data).operators
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -93,7 +93,7 @@ def test_smoothing_brings_int8_closer_when_a_channel_stands_out() -> None:
     model = with_an_outlier()
     exact = np.array(scores(model))
     off = [
-        np.abs(np.array(scores(serialize(model, "int8", Recipe(smooth=strength), rows=ROWS))) - exact).mean()
+        np.abs(np.array(scores(serialize(model, "int8", Recipe(smooth=strength), rows=ROWS).graph)) - exact).mean()
         for strength in (0.0, 0.8)
     ]
     assert off[1] < 0.5 * off[0]
@@ -108,7 +108,7 @@ def test_factors_are_quarters_of_an_octave(router: Traced) -> None:
 
 
 def test_what_is_kept_wide_stays_float32(router: Traced) -> None:
-    narrow, wide = (serialize(router.graph, "int8", Recipe(wide=parts)) for parts in ((), ("layer.0/output/dense",)))
+    narrow, wide = (serialize(router.graph, "int8", Recipe(wide=parts)).graph for parts in ((), ("layer.0/output/dense",)))
     products = [inspect_graph(data).operators["MatMulInteger"] for data in (narrow, wide)]
     assert products[1] == products[0] - 1
     assert len(wide) > len(narrow)
