@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ CHECK_ROWS = 16
 
 
 def pieces(n: int) -> list[tuple[str, float]]:
-    """A Unigram vocabulary of ``n`` pieces with log probabilities: letters, then made-up words, as SentencePiece has them."""
+    """A Unigram vocabulary of ``n`` pieces with log probabilities: letters, then made-up words, as SentencePiece's."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     found = dict.fromkeys(["▁", *map(chr, range(33, 127)), *"Üéöäüß"], -8.0)
     for i in range(n):
@@ -66,8 +65,9 @@ def make_classifier(folder: Path) -> list[str]:
     extra = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "closes": True}
     tokenizer = make_tokenizer(250_002, special, pad="<pad>", unknown="<unk>", extra=extra | {"model_max_length": 512})
     config = XLMRobertaConfig(
-        vocab_size=len(tokenizer), hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
-        max_position_embeddings=514, type_vocab_size=1, num_labels=3, pad_token_id=1, layer_norm_eps=1e-5,
+        vocab_size=len(tokenizer), hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
+        intermediate_size=3072, max_position_embeddings=514, type_vocab_size=1, num_labels=3, pad_token_id=1,
+        layer_norm_eps=1e-5,
     )  # fmt: skip
     XLMRobertaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -84,8 +84,9 @@ def make_decoder(folder: Path) -> list[str]:
     extra = {"bos_token": "<s>", "eos_token": "</s>", "model_max_length": 512, "additional_special_tokens": MARKS}
     tokenizer = make_tokenizer(128_000, special, pad="</s>", unknown="<unk>", extra=extra)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=2048, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8,
-        intermediate_size=8192, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
+        vocab_size=len(tokenizer), hidden_size=2048, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, intermediate_size=8192, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -123,9 +124,9 @@ def main() -> None:
         recipe = ["--recipe", options.recipe] if options.recipe else []
         edgeroute = [sys.executable, "-m", "edgeroute"]
         exported = measured([
-            *edgeroute, "export", *json.loads((place / "arguments.json").read_text()), "--output", str(bundle), "--pair",
-            "big", "small", "--name", options.size, "--licence", "none", "--precision", options.precision, "--no-gate",
-            "--check-rows", str(CHECK_ROWS), *recipe,
+            *edgeroute, "export", *json.loads((place / "arguments.json").read_text()), "--output", str(bundle),
+            "--pair", "big", "small", "--name", options.size, "--licence", "none", "--precision",
+            options.precision, "--no-gate",            "--check-rows", str(CHECK_ROWS), *recipe,
         ])  # fmt: skip
         loaded = measured([*edgeroute, "score", "--model", str(bundle), "Which river flows through Cologne?"])
         manifest = json.loads((bundle / "router.json").read_text())
@@ -142,8 +143,6 @@ def main() -> None:
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.write_text(json.dumps(kept | {name: found}, indent=2) + "\n")
     print(name, json.dumps(found, indent=2))
-    limit = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
-    print(f"largest process of all: {limit:.2f} GB")
 
 
 if __name__ == "__main__":

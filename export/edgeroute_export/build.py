@@ -71,7 +71,7 @@ class Evidence:
 
     ``calibrate`` is a battles file (split ``calibration``), ``check`` an outcomes file for parity (split ``dev``, the
     first ``check_rows``), ``quality`` outcome files (split ``dev``) that hold both models of the pair. Without the
-    first two, generated prompts take their place, and no shares are promised.
+    first two, generated prompts take their place, ``check_rows`` and at most 256, and no shares are promised.
     """
 
     calibrate: Path | None
@@ -87,7 +87,7 @@ class Naming:
     name: str
     version: str
     description: str
-    licence: str = "Apache-2.0"
+    licence: str = "unknown"
 
 
 def build_bundle(
@@ -113,6 +113,8 @@ def build_bundle(
     if beyond := set(precisions) - set(router.precisions):
         possible = ", ".join(router.precisions)
         raise BundleError(f"kind {router.kind} is not made in {', '.join(sorted(beyond))}; possible here: {possible}")
+    if len(set(precisions)) < len(precisions):
+        raise BundleError(f"expected each precision once, found {', '.join(precisions)}")
     if pair[0] == pair[1]:
         raise BundleError(f"expected two models to decide between, found {pair[0]} twice")
     check_place(output)
@@ -120,7 +122,8 @@ def build_bundle(
     sample = check_sample(evidence.check, evidence.check_rows, pair)
     progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
     expected = reference_scores(router, text, sample)
-    entries, quality, tables, files = [], [], [], {TOKENIZER: router.tokenizer}
+    files, quality = {TOKENIZER: router.tokenizer}, list[Any]()
+    entries, tables = [], []
     for precision in precisions:
         made = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(text, recipe))
         graph = _Graph(precision, Session(made.graph, data=made.external), text)
@@ -205,7 +208,7 @@ class _Graph:
 
 def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
     """A graph's entry but for its file and parity; latency where it is meant to run on this CPU."""
-    name, sample = calibration_sample(evidence.calibrate)
+    name, sample = calibration_sample(evidence.calibrate, evidence.check_rows)
     entry = {
         "precision": graph.precision,
         "providers": PROVIDERS[graph.precision],

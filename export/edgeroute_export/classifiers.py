@@ -38,9 +38,7 @@ class Classifier:
     training: dict[str, Any]
 
 
-def read_classifier(
-    source: str | os.PathLike[str], auto: Any, template: str | None = None
-) -> tuple[Any, Classifier]:
+def read_classifier(source: str | os.PathLike[str], auto: Any, template: str | None = None) -> tuple[Any, Classifier]:
     """The model, float32 and in evaluation mode, and what is said of it, from a folder or the hub.
 
     A checkpoint of ``edgeroute train``, or anybody's. Let go of the model before tracing, which loads its own.

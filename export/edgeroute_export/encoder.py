@@ -12,6 +12,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from edgeroute.errors import BundleError
 
+from .tracing import quiet
+
 
 def load_encoder(source: str, digest: str | None = None) -> tuple[Any, bytes]:
     """The encoder in a local folder or of a hub name, and the bytes of its tokenizer.
@@ -33,8 +35,9 @@ def load_checkpoint(source: str, auto: Any) -> tuple[Any, Any]:
     Raises ``BundleError`` when nothing loads, weights are missing, or the tokenizer is a slow one.
     """
     try:
-        model, info = auto.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        with quiet():
+            model, info = auto.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     # transformers has a TypeError for a missing tokenizer file
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, pickle.UnpicklingError) as error:
         raise BundleError(f"no encoder at {source}: give a local folder or a hub name ({error})") from None

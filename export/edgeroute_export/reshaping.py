@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from onnx import ModelProto, NodeProto, helper
 
+from .external import attached
 from .recipe import Recipe
 from .smoothing import smooth
 
@@ -17,8 +18,7 @@ def reshape(model: ModelProto, recipe: Recipe, rows: Sequence[Sequence[int]] = (
     """
     if recipe.skip_layer_norm and not recipe.smooth:
         return model
-    shaped = ModelProto()
-    shaped.CopyFrom(model)
+    shaped = attached(model)
     if not recipe.skip_layer_norm:
         _split_skip_norms(shaped)
     if recipe.smooth:

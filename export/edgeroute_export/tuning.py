@@ -20,6 +20,7 @@ from edgeroute.text import TextEncoder
 
 from . import receipts
 from .build import Evidence, Traced, reference_scores, serialize, smoothing_rows
+from .external import Serialized
 from .gate import Gate, judge
 from .recipe import Recipe, describe, recipe_text
 from .samples import Sample, check_sample
@@ -46,10 +47,14 @@ class Trial:
 
 
 def candidates() -> Iterable[Recipe]:
-    """Fused or split normalisation, and a scale a channel, a matrix, 8 bits or smoothed activations."""
+    """Fused or split normalisation, and a scale a channel, a matrix, 8 bits or smoothed activations.
+
+    And of a decoder its down projections kept wide, where the largest activations are.
+    """
     weights = (Recipe(), Recipe(per_channel=False), Recipe(reduce_range=False), Recipe(smooth=SMOOTH))
     fused = (True, False)
-    return [replace(each, skip_layer_norm=own) for each, own in itertools.product(weights, fused)]
+    ways = [replace(each, skip_layer_norm=own) for each, own in itertools.product(weights, fused)]
+    return [*ways, Recipe(wide=("mlp/down_proj",))]
 
 
 def tune_recipe(
@@ -71,10 +76,7 @@ def tune_recipe(
     sample = check_sample(evidence.check, evidence.check_rows, pair)
     progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
     expected = reference_scores(router, text, sample)
-    graphs = {}
-    for recipe in candidates() if recipes is None else recipes:
-        progress(f"making {describe(recipe)}")
-        graphs[recipe] = serialize(router.graph, "int8", recipe, router.quantize, smoothing_rows(text, recipe))
+    graphs = _graphs(router, text, candidates() if recipes is None else recipes, progress)
     sessions = {recipe: Session(made.graph, data=made.external) for recipe, made in graphs.items()}
     progress(f"timing {len(sessions)} variants")
     times = _times(sessions, [each for each in TOKENS if each <= router.text.max_tokens], text.highest_id)
@@ -93,6 +95,27 @@ def tune_recipe(
     machine = f"measured on {name} ({', '.join(features)}), {sessions[best.recipe].threads} threads, {sample.name}"
     path.write_text(recipe_text(best.recipe, [machine, *table]), encoding="utf-8")
     return "\n".join([*table, f"{path}: {describe(best.recipe)}"])
+
+
+def _graphs(
+    router: Traced, text: TextEncoder, recipes: Iterable[Recipe], progress: Callable[[str], None]
+) -> dict[Recipe, Serialized]:
+    """The graph of each recipe that says something of this router, and says something new."""
+    found: dict[Recipe, Serialized] = {}
+    for recipe in recipes:
+        progress(f"making {describe(recipe)}")
+        try:
+            made = serialize(router.graph, "int8", recipe, router.quantize, smoothing_rows(text, recipe))
+        except BundleError as error:
+            progress(f"  left out: {error}")
+            continue
+        if made in found.values():
+            progress("  left out: it is the same graph")
+        else:
+            found[recipe] = made
+    if not found:
+        raise BundleError("no recipe makes an int8 graph of this checkpoint")
+    return found
 
 
 def _parity(session: Session, text: TextEncoder, sample: Sample, expected: Floats | None) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def test_the_cap_is_the_checkpoints_own(tmp_path: Path, family: str, longest: in
     assert traced.text.max_tokens == longest
     assert (traced.text.keep, traced.text.chat) == ("head", "last_message")
     row = rows_of(longest)
-    assert Session(serialize(traced.graph, "fp32").graph).run(row[0]) == pytest.approx(traced.reference(row)[0], abs=1e-5)
+    session = Session(serialize(traced.graph, "fp32").graph)
+    assert session.run(row[0]) == pytest.approx(traced.reference(row)[0], abs=1e-5)
 
 
 def test_four_labels_do_not_add_up(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_it_has_data_files_and_the_same_scores(bundles: tuple[Path, Path]) -> No
 
 
 def test_the_graph_without_its_weights_is_small(bundles: tuple[Path, Path]) -> None:
-    single, large = bundles
+    _, large = bundles
     for precision in PRECISIONS:
         file = f"model.{precision}.onnx"
         whole, structure = ((path / file).stat().st_size for path in bundles)
