@@ -8,16 +8,19 @@ the ``1 - share`` quantile (``calibrate_threshold.py``).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import CalibrationError
+from .errors import CalibrationError, CalibrationWarning
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+    from .receipts import Calibration
 
 LEVELS = 201
 NEVER = math.nextafter(1.0, 2.0)
@@ -54,6 +57,17 @@ def share_for(quantiles: Sequence[float], threshold: float) -> float:
     low, high = quantiles[below - 1], quantiles[below]
     level = (below - 1 + (value - low) / (high - low)) / (len(quantiles) - 1)
     return float(1 - level)
+
+
+def warn_if_generated(bundle: str, calibration: Calibration) -> None:
+    """Warn ``CalibrationWarning``, for the caller's caller, where nobody wrote the prompts of the sample."""
+    if calibration.generated:
+        warnings.warn(
+            f"{bundle}: its strong shares are those of {calibration.sample}, and real ones get others: choose by a "
+            "threshold, or export it with --calibrate",
+            CalibrationWarning,
+            stacklevel=3,
+        )
 
 
 def fit_quantiles(scores: ArrayLike, levels: int = LEVELS) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from .bundle import Bundle, open_bundle
-from .calibration import share_for, threshold_for
+from .calibration import share_for, threshold_for, warn_if_generated
 from .contract import check_manifest
 from .embeddings import check_embeddings, golden_vector
 from .errors import BundleError, CalibrationError, EdgeRouteError, GoldenWarning, GraphError, PromptError, ProviderError
@@ -93,7 +93,8 @@ class Router:
         bundle's chat policy.
 
         Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``. Warns ``GoldenWarning`` when
-        this machine's scores differ from those recorded at export.
+        this machine's scores differ from those recorded at export, ``CalibrationWarning`` when strong shares are
+        those of generated prompts.
         """
         if provider not in ("auto", "cpu", "cuda"):
             raise ProviderError(f"expected a provider of auto, cpu or cuda, found {provider!r}")
@@ -111,6 +112,7 @@ class Router:
             graph, chosen, _ = choose_graph(bundle.manifest, "cpu")
             router = cls._open(bundle, graph, chosen, threads, chat, f"CPU, since {error}")
         router._warm_up(pinned=pin is not None)
+        warn_if_generated(bundle.manifest.name, graph.calibration)
         return router
 
     @classmethod

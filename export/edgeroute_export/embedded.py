@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeroute.embeddings import check_embeddings, golden_vector, read_embeddings
 from edgeroute.errors import BundleError, EdgeRouteError
 from edgeroute.manifest import FORMAT
+from edgeroute.receipts import GENERATED as OF_GENERATED
 from edgeroute.session import Session
 
 from . import receipts
@@ -30,7 +31,7 @@ from .writing import check_place, write_bundle
 
 Floats = NDArray[np.float32]
 FILE = "model.fp32.onnx"
-GENERATED, GENERATED_ROWS = "generated unit vectors", 2000
+GENERATED, GENERATED_ROWS = f"{OF_GENERATED}unit vectors", 2000
 GOLDEN_SEEDS = range(12)
 GOLDEN_TOLERANCE = 1e-4
 """Scores of random unit vectors lie near 0.5, so only a small difference tells other weights; fp32 allows it."""

@@ -154,7 +154,7 @@ def _data(tensor: TensorProto, folder: Path) -> bytes:
     place = {each.key: each.value for each in tensor.external_data}
     with (folder / place["location"]).open("rb") as file:
         file.seek(int(place.get("offset", 0)))
-        return file.read(_size(tensor))
+        return bytes(file.read(_size(tensor)))
 
 
 def _folder(model: ModelProto) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeroute import receipts
 from edgeroute.benchmarks import benchmark_name
 from edgeroute.errors import BundleError
 from edgeroute.labels import read_battles, read_outcomes
@@ -15,7 +16,7 @@ from edgeroute.labels import read_battles, read_outcomes
 from .golden import GOLDEN_PROMPTS
 
 GENERATED = 256
-GENERATED_NAME = "generated prompts"
+GENERATED_NAME = f"{receipts.GENERATED}prompts"
 
 
 @dataclass(frozen=True, slots=True)

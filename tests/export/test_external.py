@@ -20,6 +20,7 @@ from edgeroute_export import bert, causal, external  # noqa: E402
 from edgeroute_export.build import Evidence, Naming, Traced, build_bundle, serialize  # noqa: E402
 from edgeroute_export.recipe import Recipe  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore::edgeroute.CalibrationWarning")
 PRECISIONS = ("int8", "fp16", "fp32")
 SMALL = 20_000
 RECIPE = Recipe(smooth=0.5, skip_layer_norm=False)
