@@ -130,6 +130,47 @@ class _Runs:
         return Path.touch, (self.path,)
 
 
+def with_config(checkpoint: Path, **changes: Any) -> None:
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def spoil(checkpoint: Path, damage: str) -> None:
+    weights, tokenizer = checkpoint / "model.safetensors", checkpoint / "tokenizer.json"
+    if damage == "slow":
+        tokenizer.unlink()
+        (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer", "unk_token": "<unk>"}')
+        (checkpoint / "vocab.json").write_text('{"a": 0, "<unk>": 1}')
+        (checkpoint / "merges.txt").write_text("#version: 0.2\n")
+    elif damage == "remote":
+        with_config(checkpoint, model_type="foreign", auto_map={"AutoConfig": "code.Config"})
+        (checkpoint / "code.py").write_text(f"open({str(checkpoint / 'ran')!r}, 'w')")
+    elif damage == "labels":
+        with_config(checkpoint, id2label={str(i): str(i) for i in range(4)})
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        tokenizer.write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("slow", "has no tokenizer.json: edgeroute needs a fast tokenizer"),
+        ("remote", "code of its own, which is never run"),
+        ("labels", "size mismatch"),
+        ("cut weights", "no checkpoint loads"),
+        ("broken tokenizer", "no tokenizer loads .* a fast one is needed, a tokenizer.json"),
+    ],
+)
+def test_what_does_not_load_is_said(tmp_path: Path, damage: str, says: str) -> None:
+    checkpoint = make_checkpoint(tmp_path / "ckpt")
+    spoil(checkpoint, damage)
+    with pytest.raises(BundleError, match=says):
+        kind.trace(checkpoint)
+    assert not (checkpoint / "ran").exists()
+
+
 @pytest.mark.parametrize("damage", ["record", "tokenizer", "too long"])
 def test_damaged_checkpoints_are_named(tmp_path: Path, damage: str) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt")
