@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,7 +148,15 @@ def _add(group: click.Group, kind: Kind, options: tuple[Any, ...], run: Callable
     """The command of a kind in ``group``; its help is the docstring of what traces the checkpoint."""
 
     def command(**given: Any) -> None:
-        run(kind, **given)
+        try:
+            run(kind, **given)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise EdgeRouteError(
+                f"{error.strerror} in the scratch folder {tempfile.gettempdir()} (TMPDIR names another): there should be "
+                "room for three times the checkpoint's float32 weights"
+            ) from None
 
     decorated: Any = command
     for option in reversed((*CHECKPOINT, *kind.options, *options)):

@@ -50,10 +50,8 @@ def _from_pretrained(source: str, auto: Any, what: str, **more: Any) -> Any:
             return auto.from_pretrained(source, trust_remote_code=False, **more)
     except Exception as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
-        if "trust_remote_code" in said:
-            said = (
-                "it brings code of its own, which is never run: only models that transformers itself has are exported"
-            )
+        if "trust_remote_code" in str(error):
+            said = "it brings code of its own, which is never run: only models that transformers has are exported"
         elif what == "tokenizer":
             said = f"a fast one is needed, a tokenizer.json; {said}"
         raise BundleError(f"no {what} loads from {source}, a local folder or a hub name: {said}") from None

@@ -139,3 +139,18 @@ def test_errors_are_one_line(bert: Path, labels: tuple[Path, Path], tmp_path: Pa
                     "--calibrate", labels[0], "--check", labels[1])  # fmt: skip
     assert run.returncode == 1
     assert "no matrix factorization checkpoint" in run.stderr
+
+
+def test_a_full_scratch_folder_is_named(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any file above 64 KiB fails: what the exporter writes while it traces."""
+    resource = pytest.importorskip("resource")
+    arguments = ["bert", str(classifier), *TUNED, "--output", str(tmp_path / "b"), "--name", "b"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        run = CliRunner().invoke(export, arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert isinstance(run.exception, EdgeRouteError), run.exception
+    assert "File too large in the scratch folder" in str(run.exception)
+    assert not (tmp_path / "b").exists()
