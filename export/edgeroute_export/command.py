@@ -154,8 +154,8 @@ def _add(group: click.Group, kind: Kind, options: tuple[Any, ...], run: Callable
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise EdgeRouteError(
-                f"{error.strerror} in the scratch folder {tempfile.gettempdir()} (TMPDIR names another): there should be "
-                "room for three times the checkpoint's float32 weights"
+                f"{error.strerror} in the scratch folder {tempfile.gettempdir()} (TMPDIR names another), which needs "
+                "three times the size of the checkpoint's float32 weights"
             ) from None
 
     decorated: Any = command
