@@ -174,6 +174,14 @@ def test_tuning_writes_the_fastest_that_passes(router: Traced, tmp_path: Path, m
     assert read_recipe(path) == recipes[2]
 
 
+def test_of_equally_fast_recipes_the_closest_is_taken() -> None:
+    def trial(ms: float, correlation: float) -> tuning.Trial:
+        return tuning.Trial(Recipe(), {16: ms, 64: 10 * ms}, {"rank_correlation": correlation}, True)
+
+    trials = [trial(1.00, 0.996), trial(1.04, 0.999), trial(1.06, 0.9999)]
+    assert tuning._best(trials) is trials[1]
+
+
 def test_tuning_measures_and_says_when_nothing_passes(router: Traced, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no variant passes") as caught:
         tuning.tune_recipe(
