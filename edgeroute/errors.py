@@ -77,6 +77,10 @@ class PullError(EdgeRouteError):
     """A bundle could not be fetched."""
 
 
+class CalibrationWarning(UserWarning):
+    """A bundle's strong shares are those of generated prompts: real traffic gets others."""
+
+
 class GoldenWarning(UserWarning):
     """This machine's scores differ from the golden scores in the manifest."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from .bundle import Bundle, open_bundle
-from .calibration import share_for, threshold_for
+from .calibration import share_for, threshold_for, warn_if_generated
 from .embeddings import check_embeddings, golden_vector
 from .errors import BundleError, CalibrationError, EdgeRouteError, GoldenWarning, GraphError, PromptError, ProviderError
 from .golden import golden_entries, golden_row
@@ -98,7 +98,8 @@ class Router:
 
         Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``CalibrationError`` for a
         deadline that is none. Warns ``GoldenWarning`` when this machine's scores differ from those recorded at export,
-        ``DeadlineWarning`` when no road is fast enough.
+        ``CalibrationWarning`` when strong shares are those of generated prompts, ``DeadlineWarning`` when no road is
+        fast enough.
         """
         if deadline_ms is not None:
             check_deadline(deadline_ms)
@@ -120,6 +121,7 @@ class Router:
             reason = f"CPU, since {error}"
         router = cls(bundle, graph, *opened, provider_reason=reason)
         router._warm_up(pinned=pin is not None)
+        warn_if_generated(bundle.manifest.name, graph.calibration)
         if deadline_ms is not None:
             router._roads = plan(router._texts().full, bundle, graph, deadline_ms)
         return router

@@ -24,6 +24,7 @@ def test_the_public_names() -> None:
         "BundleError",
         "BundleNotFoundError",
         "CalibrationError",
+        "CalibrationWarning",
         "Decision",
         "EdgeRouteError",
         "ForkError",

@@ -29,9 +29,10 @@ EXTRAS = {
     "train": "Train a router from preference data.",
     "distill": "Train a small router on what a teacher says.",
     "export": "Export a trained router as a bundle.",
+    "tune": "Measure ways to make a router's int8 graph and write the best as a recipe.",
 }
 """Commands of heavier packages. Their help stands here, since asking them would import torch."""
-_EXTRA_OF = {"distill": "train"}
+_EXTRA_OF = {"distill": "train", "tune": "export"}
 """The extra that a command needs, where it has another name."""
 
 

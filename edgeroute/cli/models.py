@@ -58,6 +58,9 @@ def _as_text(listing: Listing) -> list[str]:
         lines.append(f"  takes embeddings of width {manifest.input.width}, not text")
     if manifest.models:
         lines.append(f"  ranks {len(manifest.models)} models")
+    for graph in manifest.graphs:
+        if graph.calibration.generated:
+            lines.append(f"  {graph.precision}: strong shares of {graph.calibration.sample}; real ones get others")
     for q in manifest.quality:
         lines.append(f"  {q.metric} {q.value:.3f} ({q.low:.3f} to {q.high:.3f}) on {q.benchmark} {q.split}, n = {q.n}")
     for graph in manifest.graphs:

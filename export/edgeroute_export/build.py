@@ -25,6 +25,7 @@ from edgeroute.session import Session
 from edgeroute.text import TextEncoder
 
 from . import receipts
+from .external import Serialized, as_files
 from .gate import Gate, as_table, judge, reject
 from .golden import GOLDEN_PROMPTS
 from .graphs import quantize_int8
@@ -70,7 +71,7 @@ class Evidence:
 
     ``calibrate`` is a battles file (split ``calibration``), ``check`` an outcomes file for parity (split ``dev``, the
     first ``check_rows``), ``quality`` outcome files (split ``dev``) that hold both models of the pair. Without the
-    first two, generated prompts take their place, and no shares are promised.
+    first two, generated prompts take their place, ``check_rows`` and at most 256, and no shares are promised.
     """
 
     calibrate: Path | None
@@ -86,7 +87,7 @@ class Naming:
     name: str
     version: str
     description: str
-    licence: str = "Apache-2.0"
+    licence: str = "unknown"
 
 
 def build_bundle(
@@ -112,6 +113,8 @@ def build_bundle(
     if beyond := set(precisions) - set(router.precisions):
         possible = ", ".join(router.precisions)
         raise BundleError(f"kind {router.kind} is not made in {', '.join(sorted(beyond))}; possible here: {possible}")
+    if len(set(precisions)) < len(precisions):
+        raise BundleError(f"expected each precision once, found {', '.join(precisions)}")
     if pair[0] == pair[1]:
         raise BundleError(f"expected two models to decide between, found {pair[0]} twice")
     check_place(output)
@@ -119,11 +122,11 @@ def build_bundle(
     sample = check_sample(evidence.check, evidence.check_rows, pair)
     progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
     expected = reference_scores(router, text, sample)
-    entries, tables, files = [], [], {TOKENIZER: router.tokenizer}
+    files, quality = {TOKENIZER: router.tokenizer}, list[Any]()
+    entries, tables = [], []
     for precision in precisions:
-        file = f"model.{precision}.onnx"
-        data = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(text, recipe))
-        graph = _Graph(precision, Session(data), text)
+        made = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(text, recipe))
+        graph = _Graph(precision, Session(made.graph, data=made.external), text)
         progress(f"{precision}: scoring the same prompts")
         parity = receipts.parity(
             graph.score(sample.prompts),
@@ -131,16 +134,18 @@ def build_bundle(
             sample=sample.name,
             real=sample.real,
             outcomes=sample.outcomes,
-            hashes=hashes_of(data, sample.sha256, recipe),
+            hashes=hashes_of(made, sample.sha256, recipe),
         )
         verdicts = judge(gate, precision, parity)
-        tables += as_table(file, parity, verdicts)
+        tables += as_table(made.file, parity, verdicts)
         if any(verdict.ok is False for verdict in verdicts):
-            raise reject(output, {file: data}, parity, tables)
+            raise reject(output, made.files, parity, tables)
         progress(f"{precision}: calibrating")
-        entries.append({"file": file, "parity": parity, **_receipts(graph, evidence)})
-        files[file] = data
-    preferred = Session(files[entries[0]["file"]])
+        beside = {} if made.external is None else {"data": made.external[0]}
+        entries.append({"file": made.file, **beside, "parity": parity, **_receipts(graph, evidence)})
+        files |= made.files
+        if not quality:  # of the preferred graph; no second session is opened, nor this one kept
+            quality = list(_quality(graph.session, text, evidence.quality, pair, progress))
     manifest = {
         "format": FORMAT,
         "kind": router.kind,
@@ -150,7 +155,7 @@ def build_bundle(
         "text": asdict(router.text),
         "graphs": entries,
         "default": {"strong_share": 0.5},
-        "quality": list(_quality(preferred, text, evidence.quality, pair, progress)),
+        "quality": quality,
         **({"models": list(router.models)} if router.models else {}),
     }
     digest = write_bundle(output, manifest, files)
@@ -164,8 +169,8 @@ def serialize(
     recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
     quantize: Quantize = quantize_int8,
     rows: Rows = (),
-) -> bytes:
-    """The bytes of a graph in one precision: the same from the same packages, recipe and ``rows`` to smooth on.
+) -> Serialized:
+    """The files of a graph in one precision: the same from the same packages, recipe and ``rows`` to smooth on.
 
     ``quantize`` is as in ``Traced``.
     """
@@ -173,8 +178,7 @@ def serialize(
         graph = quantize(graph, recipe, rows)
     elif precision == "fp16":
         graph = to_float16(graph)
-    data: bytes = graph.SerializeToString(deterministic=True)
-    return data
+    return as_files(graph, f"model.{precision}.onnx")
 
 
 def smoothing_rows(text: TextEncoder, recipe: Recipe) -> Rows:
@@ -204,7 +208,7 @@ class _Graph:
 
 def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
     """A graph's entry but for its file and parity; latency where it is meant to run on this CPU."""
-    name, sample = calibration_sample(evidence.calibrate)
+    name, sample = calibration_sample(evidence.calibrate, evidence.check_rows)
     entry = {
         "precision": graph.precision,
         "providers": PROVIDERS[graph.precision],
@@ -216,10 +220,10 @@ def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
     return entry
 
 
-def hashes_of(graph: bytes, sample: str | None, recipe: Recipe | None = None) -> dict[str, str]:
-    """SHA-256 of the graph, of its recipe, and of the sample's file where it is one: what a receipt was taken on."""
-    made = {"graph": graph} | ({"recipe": recipe_text(recipe).encode()} if recipe else {})
-    found = {name: hashlib.sha256(each).hexdigest() for name, each in made.items()}
+def hashes_of(made: Serialized, sample: str | None, recipe: Recipe | None = None) -> dict[str, str]:
+    """SHA-256 of the graph, its data file, its recipe and the sample's file: what a receipt was taken on."""
+    parts = {"graph": made.graph, "data": made.data, "recipe": recipe_text(recipe).encode() if recipe else None}
+    found = {name: hashlib.sha256(each).hexdigest() for name, each in parts.items() if each is not None}
     return found | ({"sample": sample} if sample else {})
 
 

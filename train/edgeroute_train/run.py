@@ -16,7 +16,7 @@ from . import mf
 from .embedding import load_encoder
 from .gating import QUANTITATIVE, gates_record
 from .pairs import Pairs, collect
-from .reading import Place, embed_texts, fit_gates_of, read_files, read_gates, records
+from .reading import Place, embed_texts, fit_gates_of, gate_records, read_files, read_gates, records
 from .recipe import Recipe
 
 EMBEDDING_SHARE = 0.8
@@ -59,6 +59,7 @@ def train_mf(
         weights["gates.choice"] = torch.from_numpy(gates.choice).float()
         weights["gates.quantitative"] = torch.from_numpy(gates.quantitative).float()
         weights["gates.length"] = torch.tensor([gates.length])
+    data = records(files)
     config = {
         "models": list(pairs.models),
         "encoder": {"source": place.base_name, "digest": frozen.digest},
@@ -72,7 +73,7 @@ def train_mf(
             "seed": settings.seed,
             "base": place.base_name,
             "ties": "half",
-            "data": records(files),
+            "data": [*data, *gate_records(recipe, place.labels, data)],
         },
     }
     mf.save(output, weights, config)
