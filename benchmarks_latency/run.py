@@ -56,10 +56,13 @@ LIBRARIES = ("torch", "transformers", "optimum", "onnxruntime", "openvino", "nnc
 def main(name: str, stages: tuple[str, ...], **options: Any) -> None:
     place = RESULTS / f"{name}.json"
     found: Found = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+    machine = asdict(describe_machine())
+    if found and found["machine"]["cpu"] != machine["cpu"]:
+        raise click.UsageError(f"{name} was measured on {found['machine']['cpu']}: take another name for this machine.")
     for stage in stages or STAGES:
         start = time.monotonic()
         print(f"== {stage}", file=sys.stderr)
-        found |= {"machine": asdict(describe_machine()), "date": time.strftime("%Y-%m-%d")}
+        found |= {"machine": machine, "date": time.strftime("%Y-%m-%d")}
         found[stage] = {"commit": _commit(), **globals()[f"measure_{stage}"](options)}
         found[stage]["seconds"] = round(time.monotonic() - start)
         RESULTS.mkdir(exist_ok=True)
@@ -69,7 +72,8 @@ def main(name: str, stages: tuple[str, ...], **options: Any) -> None:
 
 def measure_contenders(options: Found) -> Found:
     """Everybody on the same weights and prompts, at each length and on the mix, for each number of threads."""
-    from contenders import disagreement, make_contenders, reference
+    from contenders import disagreement, make_contenders
+    from weights import reference
 
     if options["weights"] is None:
         raise click.UsageError("The stage contenders needs --weights.")
@@ -190,7 +194,7 @@ def _at(run: Callable[[int], None], tokens: int, _number: int) -> None:
 
 
 def _weights(text: str) -> Any:
-    from contenders import weights_of
+    from weights import weights_of
 
     name, _, places = text.partition("=")
     checkpoint, _, encoder = places.partition(",")
