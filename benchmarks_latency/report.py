@@ -174,10 +174,8 @@ def _cold(found: Found) -> list[str]:
 
 def _memory(found: Found) -> list[str]:
     along = ", ".join(f"{mib} MiB after {calls}" for calls, mib in found["after_mib"].items())
-    return [
-        "### Memory",
-        f"`{found['bundle']}` in a process of its own: {found['loaded_mib']} MiB after load, {along} calls.",
-    ]
+    loaded = f"`{found['bundle']}` in a process of its own, two callers: {found['loaded_mib']} MiB after load"
+    return ["### Memory", f"{loaded}, {along} calls."]
 
 
 def _table(rows: list[list[str]]) -> str:
@@ -217,7 +215,8 @@ def plot(results: dict[str, Found], place: Path) -> None:
                 axes.plot(list(map(int, rows)), times, style, linewidth=width, marker=".", label=contender)
         axes.axhline(10, color="grey", linewidth=0.8)
         axes.set(xscale="log", yscale="log", title=f"{name}, {threads} threads", xlabel="tokens", ylabel="p50, ms")
-        axes.legend(fontsize="x-small")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="x-small")
     with mpl.rc_context({"svg.hashsalt": "edgeroute"}):
         figure.savefig(place, metadata={"Date": None} if place.suffix == ".svg" else None)
 

@@ -69,6 +69,7 @@ def bench(
     By prompt length and on a mix of prompts as people send them (made up here after a histogram of real ones): median,
     90th and 99th percentile and the slowest call, and which road was taken; several callers at once; batches; what
     is spent outside tokenizer and graph; memory. Numbers belong to this machine, at this moment: close what else runs.
+    It takes minutes; --quick takes seconds.
     """
     if as_json and as_markdown:
         raise click.UsageError("Give --json or --markdown, not both.")
