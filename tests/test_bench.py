@@ -32,9 +32,9 @@ class Slow:
 
 @pytest.fixture
 def slow(base_bundle: Path) -> Iterator[Router]:
-    """A router of its own, 3 ms slower in the graph than it is."""
+    """A router of its own, 10 ms slower in the graph than it is."""
     router = Router.load(base_bundle, provider="cpu", threads=1)
-    router._session._session = Slow(router._session._session, 0.003)
+    router._session._session = Slow(router._session._session, 0.01)
     router._session._single = router._session._session
     return router
 
@@ -52,11 +52,11 @@ def test_rows_hold_every_call_with_its_tokens_and_road(router: Router) -> None:
 
 
 def test_a_slow_graph_is_seen_in_every_row_and_as_the_graphs_own_time(slow: Router) -> None:
-    assert time_rows(slow, {"row": PROMPTS}, calls=9)["row"].p50_ms > 3
+    assert time_rows(slow, {"row": PROMPTS}, calls=9)["row"].p50_ms > 10
     found = time_overhead(slow, PROMPTS * 5)
-    assert found.run_us > 3000
-    assert found.rest_us < 1000
-    assert found.tokenizer_us < 1000
+    assert found.run_us > 10_000
+    assert found.rest_us < 5000
+    assert found.tokenizer_us < 5000
 
 
 def test_the_rest_of_a_call_is_what_neither_tokenizer_nor_graph_took(
@@ -89,9 +89,9 @@ def test_stopwatches_change_no_score_and_go_away(router: Router) -> None:
 def test_callers_share_the_prompts_and_wait(slow: Router) -> None:
     one, eight = time_callers(slow, PROMPTS * 8, (1, 8))
     assert (one.callers, eight.callers) == (1, 8)
-    assert one.per_s < 1 / 0.003
+    assert one.per_s < 1 / 0.01
     assert eight.per_s > 2 * one.per_s  # eight sleep at once
-    assert eight.p99_ms > 3
+    assert eight.p99_ms > 10
 
 
 def test_a_prompt_that_fails_beside_others_is_an_error(router: Router) -> None:
@@ -101,7 +101,7 @@ def test_a_prompt_that_fails_beside_others_is_an_error(router: Router) -> None:
 
 def test_batches_are_compared_with_one_by_one(base_bundle: Path) -> None:
     router = Router.load(base_bundle, provider="cpu", threads=2)
-    router._session._session = Slow(router._session._session, 0.002)  # one by one alone: batches run on one thread each
+    router._session._session = Slow(router._session._session, 0.02)  # one by one alone: batches run on one thread each
     found = time_batch(router, PROMPTS * 4)
     assert found.prompts == 12
     assert found.ratio > 1.5
