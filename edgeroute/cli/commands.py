@@ -21,6 +21,7 @@ CORE = {
     "verify": "Check a bundle in full and say everything that is wrong.",
     "inspect": "Show what is inside a bundle and what was measured on it.",
     "doctor": "Show what is installed, which providers load, and whether scoring works.",
+    "bench": "Measure what a decision costs on this machine.",
     "evaluate": "Say what routing by a bundle would be worth on labelled prompts.",
     "labels": "Turn preference data of other forms into labels, cleaned and split.",
     "pull": "Fetch a bundle, verify it, and keep it in the cache folder.",

@@ -8,7 +8,7 @@ import click
 
 from ..catalogue import Listing, list_bundles
 from .commands import CORE
-from .output import human_size, write_json
+from .output import human_size, milliseconds, write_json
 
 
 @click.command(short_help=CORE["models"])
@@ -67,6 +67,6 @@ def _as_text(listing: Listing) -> list[str]:
         if (latency := graph.latency) is None:
             continue
         for row in latency.rows:
-            times = f"{row.p50_ms:.1f} ms (p99 {row.p99_ms:.1f}) at {row.tokens} tokens"
+            times = f"{milliseconds(row.p50_ms)} ms (p99 {milliseconds(row.p99_ms)}) at {row.tokens} tokens"
             lines.append(f"  {graph.precision}: {times}, {latency.threads} threads, {latency.machine}")
     return lines
