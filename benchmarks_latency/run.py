@@ -28,7 +28,7 @@ import click
 from measuring import interleave, over_prompts, summary
 
 from edgeroute import Router
-from edgeroute.bench import POOL, load_router
+from edgeroute.bench import POOL
 from edgeroute.machine import describe_machine, resident_mib
 from edgeroute.mix import mixed_prompts, prompt_of
 from edgeroute.store import shipped_folder, shipped_index
@@ -111,7 +111,7 @@ def _ours(name: str, threads: int) -> dict[str, Any]:
     nano = Router.load("nano", provider="cpu", threads=threads)
     calls: dict[str, Any] = {OURS: router.choose, "edgeroute nano": nano.choose}
     if _has_deadlines():
-        bounded = load_router(str(shipped_folder() / name), deadline_ms=DEADLINE_MS, provider="cpu", threads=threads)
+        bounded = Router.load(str(shipped_folder() / name), deadline_ms=DEADLINE_MS, provider="cpu", threads=threads)
         calls[f"edgeroute, deadline {DEADLINE_MS} ms"] = bounded.choose
     return calls
 

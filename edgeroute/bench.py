@@ -107,12 +107,6 @@ class Report:
     cold_ms: float | None
 
 
-def load_router(name_or_path: str | None = None, *, deadline_ms: float | None = None, **options: Any) -> Router:
-    """``Router.load`` with a deadline where one is asked for."""
-    deadline: dict[str, Any] = {} if deadline_ms is None else {"deadline_ms": deadline_ms}
-    return Router.load(name_or_path, **options, **deadline)
-
-
 def bench(
     router: Router,
     *,
@@ -186,7 +180,7 @@ def time_rows(
             if call >= 0:
                 times[name].append(elapsed * 1e3)
                 tokens[name].append(decision.n_tokens)
-                roads[name][getattr(decision, "road", "full")] += 1
+                roads[name][decision.road] += 1
         if call % 10 == 0:
             progress(f"{max(call, 0)} of {calls} calls at each length")
     return {name: _timing(times[name], tokens[name], roads[name]) for name in rows}

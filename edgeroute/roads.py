@@ -21,7 +21,7 @@ from .bundle import Bundle, open_bundle
 from .calibration import carry
 from .errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning
 from .loading import choose_graph, open_graph
-from .manifest import Fallback, GraphEntry
+from .manifest import Fallback, GraphEntry, Manifest, Pair
 from .session import Session
 from .store import find_shipped, pulled_folder
 from .text import Prompt, TextEncoder, Tokens
@@ -118,19 +118,30 @@ def _open_nano(bundle: Bundle, graph: GraphEntry, fallback: Fallback, full: Road
             f"a deadline needs the fallback {fallback.name}, which is not here: run `edgeroute pull {fallback.name}`"
         )
     other = open_bundle(place, digest=fallback.digest)
-    cheap, _, _ = choose_graph(other.manifest, "cpu")
-    own, theirs = graph.calibration, cheap.calibration
-    if other.manifest.pair != bundle.manifest.pair:
-        raise BundleError(f"the fallback {fallback.name} decides between other models than {bundle.manifest.name}")
-    if (own.sample, own.n) != (theirs.sample, theirs.n):
-        raise BundleError(
-            f"the fallback {fallback.name} was calibrated on {theirs.sample} ({theirs.n} prompts), this bundle on "
-            f"{own.sample} ({own.n}): scores can only be carried over on one and the same sample"
-        )
+    own = graph.calibration
+    cheap = check_fallback(other.manifest, bundle.manifest.pair, own.sample, own.n)
     session, text = open_graph(other, cheap, "cpu", threads=full.session.threads, chat=full.text.policy.chat)
-    if text is None:
-        raise BundleError(f"the fallback {fallback.name} takes embeddings, not text")
-    return Road("nano", text, session, (theirs.quantiles, own.quantiles))
+    assert text is not None  # as checked
+    return Road("nano", text, session, (cheap.calibration.quantiles, own.quantiles))
+
+
+def check_fallback(cheaper: Manifest, pair: Pair, sample: str, n: int) -> GraphEntry:
+    """The graph of a fallback that scores for a bundle of ``pair``, calibrated on ``n`` prompts of ``sample``.
+
+    Raises ``BundleError`` when it decides between other models, takes no text, or was calibrated on another sample.
+    """
+    if cheaper.pair != pair:
+        raise BundleError(f"the fallback {cheaper.name} decides between other models than this bundle")
+    if cheaper.text is None:
+        raise BundleError(f"the fallback {cheaper.name} takes embeddings, not text")
+    graph, _, _ = choose_graph(cheaper, "cpu")
+    theirs = graph.calibration
+    if (sample, n) != (theirs.sample, theirs.n):
+        raise BundleError(
+            f"the fallback {cheaper.name} was calibrated on {theirs.sample} ({theirs.n} prompts), this bundle on "
+            f"{sample} ({n}): scores can only be carried over on one and the same sample"
+        )
+    return graph
 
 
 def _affordable(road: Road, budget_ms: float) -> int:

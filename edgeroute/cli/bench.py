@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from ..bench import CHARACTERS, LENGTHS, Report, load_router
+from ..bench import CHARACTERS, LENGTHS, Report
 from ..bench import bench as measure
 from ..bench_tables import aligned, describe, markdown, tables
 from ..errors import InputFileError
 from ..inputs import BadLine, format_of, read_prompts
+from ..router import Router
 from .commands import CORE
 from .output import write_json
 from .progress import Progress
@@ -74,7 +75,7 @@ def bench(
     if as_json and as_markdown:
         raise click.UsageError("Give --json or --markdown, not both.")
     prompts = None if file is None else _read(file)
-    router = load_router(model, provider=provider, threads=threads, deadline_ms=deadline_ms)
+    router = Router.load(model, provider=provider, threads=threads, deadline_ms=deadline_ms)
     line = Progress()
     found = measure(
         router,

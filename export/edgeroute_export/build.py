@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from onnx import ModelProto
 
 import edgeroute
 from edgeroute.benchmarks import benchmark_name
+from edgeroute.bundle import open_bundle
 from edgeroute.errors import BundleError
 from edgeroute.labels import Outcome, read_outcomes
-from edgeroute.manifest import FORMAT, TOKENIZER, TextPolicy
+from edgeroute.manifest import FORMAT, TOKENIZER, Pair, TextPolicy
+from edgeroute.roads import check_fallback
 from edgeroute.session import Session
+from edgeroute.store import locate
 from edgeroute.text import TextEncoder
 
 from . import receipts
@@ -100,11 +103,13 @@ def build_bundle(
     precisions: Sequence[str] = ("int8",),
     recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
     gate: Gate | None = Gate(),  # noqa: B008
+    fallback: str | None = None,
     progress: Progress = lambda _message: None,
 ) -> str:
     """Quantize, take the receipts, judge them and write the bundle; returns its digest.
 
-    ``pair`` is (strong, weak). ``progress`` is told what is being done and, at the end, the parity table. Raises
+    ``pair`` is (strong, weak). ``fallback``: name or folder of the cheaper bundle for callers with a deadline.
+    ``progress`` is told what is being done and, at the end, the parity table. Raises
     ``BundleError`` and leaves nothing at ``output`` when anything does not fit; when the gate fails, graph and receipt
     stay in the folder that the error names. Without a ``gate`` nothing fails it.
     """
@@ -118,6 +123,7 @@ def build_bundle(
     if pair[0] == pair[1]:
         raise BundleError(f"expected two models to decide between, found {pair[0]} twice")
     check_place(output)
+    cheaper = {} if fallback is None else _fallback(fallback, pair, evidence)
     text = TextEncoder(router.tokenizer, router.text)
     sample = check_sample(evidence.check, evidence.check_rows, pair)
     progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
@@ -156,6 +162,7 @@ def build_bundle(
         "graphs": entries,
         "default": {"strong_share": 0.5},
         "quality": quality,
+        **cheaper,
         **({"models": list(router.models)} if router.models else {}),
     }
     digest = write_bundle(output, manifest, files)
@@ -213,11 +220,20 @@ def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
         "precision": graph.precision,
         "providers": PROVIDERS[graph.precision],
         "calibration": receipts.calibration(name, graph.score(sample)),
+        "shortened": receipts.shortened(graph.text, lambda text: replace(graph, text=text).score(sample)),
         "golden": receipts.golden(GOLDEN_PROMPTS, graph.score(GOLDEN_PROMPTS)),
     }
     if "cpu" in entry["providers"]:
         entry["latency"] = receipts.latency(graph.session, graph.text)
     return entry
+
+
+def _fallback(name: str, pair: tuple[str, str], evidence: Evidence) -> dict[str, Any]:
+    """The manifest's key of a fallback that fits: the same pair, and calibrated on the same sample."""
+    cheaper = open_bundle(locate(name).path).manifest
+    sample, prompts = calibration_sample(evidence.calibrate, evidence.check_rows)
+    check_fallback(cheaper, Pair(*pair), sample, len(prompts))
+    return {"fallback": {"name": cheaper.name, "digest": cheaper.digest}}
 
 
 def hashes_of(made: Serialized, sample: str | None, recipe: Recipe | None = None) -> dict[str, str]:

@@ -56,6 +56,7 @@ def _export(
     description: str,
     licence: str | None,
     precision: str | None,
+    fallback: str | None,
     recipe: Path | None,
     calibrate: Path | None,
     check: Path | None,
@@ -81,21 +82,26 @@ def _export(
         usual = "int8" if "int8" in router.precisions else router.precisions[0]
         evidence = Evidence(calibrate, check, quality, check_rows)
         precisions = (precision or usual).split(",")
-        digest = build_bundle(router, output, evidence=evidence, precisions=precisions, recipe=followed, **shared)
+        made: dict[str, Any] = {"precisions": precisions, "recipe": followed, "fallback": fallback}
+        digest = build_bundle(router, output, evidence=evidence, **made, **shared)
     else:
-        _refuse_what_embeddings_lack(precision, recipe, quality)
+        _refuse_what_embeddings_lack(precision, recipe, quality, fallback)
         samples: dict[str, Any] = {"calibrate": calibrate, "check": check, "check_rows": check_rows}
         digest = build_embedded(router, output, strengths=more["strengths"], **samples, **shared)
     click.echo(f"{output} {digest}")
 
 
-def _refuse_what_embeddings_lack(precision: str | None, recipe: Path | None, quality: tuple[Path, ...]) -> None:
+def _refuse_what_embeddings_lack(
+    precision: str | None, recipe: Path | None, quality: tuple[Path, ...], fallback: str | None
+) -> None:
     if precision not in (None, "fp32"):
         raise click.UsageError("RouteLLM's form is one small product: its only graph is fp32.")
     if recipe is not None:
         raise click.UsageError("RouteLLM's form has no int8 graph: --recipe says nothing of it.")
     if quality:
         raise click.UsageError("--quality holds prompts, and this bundle takes embeddings.")
+    if fallback is not None:
+        raise click.UsageError("A --fallback scores prompts, and this bundle takes embeddings.")
 
 
 def _tune(

@@ -63,6 +63,9 @@ BUNDLE = (
     ),
     click.option("--quality", multiple=True, type=EXISTING, help="Outcomes whose dev split is scored for the receipt."),
     click.option(
+        "--fallback", help="Name or folder of a cheaper bundle, for prompts too long for a caller's deadline."
+    ),
+    click.option(
         "--recipe", type=EXISTING, help="TOML file that says how the int8 graph is made; edgeroute tune writes one."
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -25,6 +25,8 @@ SHARES = (0.1, 0.25, 0.5, 0.75)
 ENOUGH = 2000
 """Real prompts below which shares are not promised: the interval of 3% flips on 500 prompts reaches 5%."""
 GOLDEN_TOLERANCE = 0.02
+SHORTER = (256, 128, 64)
+"""Token caps of the roads that a deadline may take."""
 LATENCY_TOKENS = (16, 64, 128, 256)
 LATENCY_CALLS = 100
 LATENCY_SECONDS = 60
@@ -34,6 +36,12 @@ LATENCY_SECONDS = 60
 def calibration(sample: str, scores: Floats) -> dict[str, Any]:
     """Quantiles of the graph's own scores, as the manifest holds them."""
     return {"sample": sample, "n": len(scores), "quantiles": list(fit_quantiles(scores))}
+
+
+def shortened(text: TextEncoder, score: Callable[[TextEncoder], Floats]) -> list[dict[str, Any]]:
+    """Quantiles under each smaller token cap; ``score`` scores the calibration sample as that text encoder cuts it."""
+    caps = [cap for cap in SHORTER if cap < text.policy.max_tokens]
+    return [{"max_tokens": cap, "quantiles": list(fit_quantiles(score(text.capped(cap))))} for cap in caps]
 
 
 def golden(prompts: Sequence[str], scores: Floats) -> dict[str, Any]:
