@@ -63,7 +63,7 @@ def test_threads_are_kept(base_bundle: Path) -> None:
 
 
 def test_an_unknown_provider_is_refused(base_bundle: Path) -> None:
-    with pytest.raises(ProviderError, match="expected a provider of auto, cpu or cuda, found 'tpu'"):
+    with pytest.raises(ProviderError, match="expected a provider of auto, cpu, cuda or tensorrt, found 'tpu'"):
         Router.load(base_bundle, provider="tpu")  # type: ignore[arg-type]
 
 
