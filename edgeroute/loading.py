@@ -64,7 +64,13 @@ def choose_graph(manifest: Manifest, provider: Literal["auto", "cpu", "cuda"]) -
 
 
 def open_graph(
-    bundle: Bundle, graph: GraphEntry, provider: Provider, *, threads: int | None = None, chat: ChatPolicy | None = None
+    bundle: Bundle,
+    graph: GraphEntry,
+    provider: Provider,
+    *,
+    threads: int | None = None,
+    spinning: bool = False,
+    chat: ChatPolicy | None = None,
 ) -> tuple[Session, TextEncoder | None]:
     """A graph of the bundle and its tokenizer, files checked and read once; no tokenizer where it takes embeddings.
 
@@ -78,7 +84,7 @@ def open_graph(
     files, _ = beside(lambda: bundle.read(*names), onnxruntime)
     data = (graph.data, files[graph.data]) if graph.data else None
     session, text = beside(
-        lambda: Session(files[graph.file], provider=provider, threads=threads, data=data),
+        lambda: Session(files[graph.file], provider=provider, threads=threads, spinning=spinning, data=data),
         lambda: TextEncoder(files[TOKENIZER], policy, chat=chat) if policy else None,
     )
     check_manifest(session.contract, bundle.manifest)
