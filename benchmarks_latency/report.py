@@ -40,6 +40,7 @@ def _machine(name: str, found: Found) -> list[str]:
         ("floors", _floors),
         ("cold", _cold),
         ("memory", _memory),
+        ("cascade", _cascade),
     ):
         if stage in found:
             parts += make(found[stage])
@@ -176,6 +177,31 @@ def _memory(found: Found) -> list[str]:
     along = ", ".join(f"{mib} MiB after {calls}" for calls, mib in found["after_mib"].items())
     loaded = f"`{found['bundle']}` in a process of its own, two callers: {found['loaded_mib']} MiB after load"
     return ["### Memory", f"{loaded}, {along} calls."]
+
+
+def _cascade(found: Found) -> list[str]:
+    head = ["bundle", "affordable", "then", "MMLU", "GSM8K", "arena: cheaper", "strong at 10 / 25 / 50 / 75%"]
+    rows = []
+    for name, bundle in found["bundles"].items():
+        for case, row in bundle["cases"].items():
+            length = f"{bundle['affordable']} tokens, {case}" if case == "this machine" else case
+            shares = " / ".join(f"{100 * value:.1f}" for value in row["shares"].values())
+            apgr = [_changed(row["apgr"][benchmark]) for benchmark in ("MMLU", "GSM8K")]
+            rows.append([f"`{name}`", length, row["road"], *apgr, f"{row['cheaper']:.1%}", f"{shares}%"])
+    return [
+        "### What the roads do to decisions",
+        (
+            f"A deadline of {found['deadline_ms']:g} ms, and other machines by what they afford: change of APGR on "
+            "`dev` against the full road everywhere, with its paired 95% interval and the portion of prompts on the "
+            "cheaper road; of the arena's `dev` prompts that portion, and the share of strong calls where so many were "
+            "asked for."
+        ),
+        _table([head, *rows]),
+    ]
+
+
+def _changed(apgr: Found) -> str:
+    return f"{apgr['change']:+.4f} [{apgr['low']:+.4f}, {apgr['high']:+.4f}] ({apgr['cheaper']:.0%})"
 
 
 def _table(rows: list[list[str]]) -> str:

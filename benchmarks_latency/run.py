@@ -4,12 +4,12 @@
     python benchmarks_latency/run.py NAME --stage bundles --stage cold ...
 
 Stages, each replacing its own part of the file: contenders (others on the weights of the default bundle, and its
-teacher in PyTorch), bundles (edgeroute itself, every bundle with and without a deadline), cold, memory, floors.
+teacher in PyTorch), bundles (edgeroute itself, every bundle with and without a deadline), cold, memory, floors,
+cascade (what the deadline's roads do to decisions, on the label files in --labels).
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import statistics
@@ -36,7 +36,7 @@ from edgeroute.store import shipped_folder, shipped_index
 Found = dict[str, Any]
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-STAGES = ("contenders", "bundles", "cold", "memory", "floors")
+STAGES = ("contenders", "bundles", "cold", "memory", "floors", "cascade")
 LENGTHS = (8, 16, 32, 64, 128, 256)
 DEADLINE_MS = 10
 OURS = "edgeroute"
@@ -48,6 +48,7 @@ LIBRARIES = ("torch", "transformers", "optimum", "onnxruntime", "openvino", "nnc
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this; may be repeated.")
 @click.option("--weights", metavar="BUNDLE=CHECKPOINT[,ENCODER]", help="The default bundle's checkpoint.")
 @click.option("--teacher", metavar="BUNDLE=CHECKPOINT[,ENCODER]", help="Timed in PyTorch alone.")
+@click.option("--labels", type=click.Path(exists=True, path_type=Path), help="Folder of label files, for cascade.")
 @click.option("--threads", multiple=True, type=click.IntRange(1), default=(1, 2), show_default=True)
 @click.option("--rounds", type=click.IntRange(2), default=7, show_default=True, help="Rounds of contenders.")
 @click.option("--prompts", type=click.IntRange(8), default=160, show_default=True, help="Of the mix, for contenders.")
@@ -60,7 +61,7 @@ def main(name: str, stages: tuple[str, ...], **options: Any) -> None:
     machine = asdict(describe_machine())
     if found and found["machine"]["cpu"] != machine["cpu"]:
         raise click.UsageError(f"{name} was measured on {found['machine']['cpu']}: take another name for this machine.")
-    for stage in stages or STAGES:
+    for stage in stages or [each for each in STAGES if options["labels"] or each != "cascade"]:
         start = time.monotonic()
         print(f"== {stage}", file=sys.stderr)
         found |= {"machine": machine, "date": time.strftime("%Y-%m-%d")}
@@ -110,18 +111,15 @@ def _ours(name: str, threads: int) -> dict[str, Any]:
     router = Router.load(shipped_folder() / name, provider="cpu", threads=threads)
     nano = Router.load("nano", provider="cpu", threads=threads)
     calls: dict[str, Any] = {OURS: router.choose, "edgeroute nano": nano.choose}
-    if _has_deadlines():
-        bounded = Router.load(str(shipped_folder() / name), deadline_ms=DEADLINE_MS, provider="cpu", threads=threads)
-        calls[f"edgeroute, deadline {DEADLINE_MS} ms"] = bounded.choose
-    return calls
+    bounded = Router.load(shipped_folder() / name, deadline_ms=DEADLINE_MS, provider="cpu", threads=threads)
+    return calls | {f"edgeroute, deadline {DEADLINE_MS} ms": bounded.choose}
 
 
 def measure_bundles(options: Found) -> Found:
     """``edgeroute bench`` of every bundle with a deadline, and of the default without."""
     index = shipped_index()
     runs = [(index["default"], None)]
-    deadline = DEADLINE_MS if _has_deadlines() else None
-    runs += [(name, deadline) for name in index["bundles"] if deadline or name != index["default"]]
+    runs += [(name, DEADLINE_MS) for name in index["bundles"]]
     reports = [_bench(name, limit, options["calls"]) for name, limit in runs]
     return {"reports": reports}
 
@@ -165,8 +163,7 @@ def measure_memory(options: Found) -> Found:
 
 def report_memory(calls: int) -> None:
     """Print resident MiB of the default bundle as JSON; called in a fresh process. Two callers share the calls."""
-    options = {"deadline_ms": DEADLINE_MS} if _has_deadlines() else {}
-    router = Router.load(provider="cpu", **options)
+    router = Router.load(provider="cpu", deadline_ms=DEADLINE_MS)
     router.choose("hi")
     loaded, prompts, along = resident_mib(), mixed_prompts(2000), {}
     done = 0
@@ -199,6 +196,20 @@ def measure_floors(options: Found) -> Found:
     return {"bundle": router.manifest.name, "bandwidth_gb_s": round(speed / 1e9, 2), "threads": found}
 
 
+def measure_cascade(options: Found) -> Found:
+    """The roads of every bundle that has a fallback, on dev prompts."""
+    from cascade import cascade
+
+    if options["labels"] is None:
+        raise click.UsageError("The stage cascade needs --labels.")
+    bundles = {}
+    for name in shipped_index()["bundles"]:
+        if Router.load(shipped_folder() / name, provider="cpu").manifest.fallback is not None:
+            bundles[name] = cascade(shipped_folder() / name, options["labels"], DEADLINE_MS)
+            print(f"{name}: {bundles[name]['cases']['this machine']}", file=sys.stderr)
+    return {"deadline_ms": DEADLINE_MS, "default": shipped_index()["default"], "bundles": bundles}
+
+
 def _at(run: Callable[[int], None], tokens: int, _number: int) -> None:
     run(tokens)
 
@@ -214,10 +225,6 @@ def _weights(text: str) -> Any:
     pair = (manifest.pair.strong, manifest.pair.weak)
     cap = manifest.text.max_tokens if manifest.text else 0
     return weights_of(name, Path(checkpoint), Path(encoder) if encoder else None, pair, cap)
-
-
-def _has_deadlines() -> bool:
-    return "deadline_ms" in inspect.signature(Router.load).parameters
 
 
 def _commit() -> str:

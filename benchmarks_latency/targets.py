@@ -35,7 +35,17 @@ def targets(found: Found) -> list[Target]:
         lines.append(_most("`import edgeroute`", imported, 50, " ms"))
     if "memory" in found:
         lines.append(_most("resident after load", found["memory"]["loaded_mib"], 150, " MiB"))
+    if "cascade" in found:
+        lines += _cascade(found["cascade"])
     return lines
+
+
+def _cascade(found: Found) -> Iterator[Target]:
+    row = found["bundles"][found["default"]]["cases"]["this machine"]
+    for name, each in row["apgr"].items():
+        yield _most(f"deadline, {name}: change of APGR, either way", abs(each["change"]), 0.01, "")
+    off = max(abs(value - row["full_shares"][share]) for share, value in row["shares"].items())
+    yield _most("deadline: strong share off the full road's", 100 * off, 2, " points")
 
 
 def _bundles(reports: list[Found]) -> Iterator[Target]:

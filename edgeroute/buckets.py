@@ -36,12 +36,14 @@ _A = TypeVar("_A")
 class Shapes:
     """What a device must know of rows that may be padded.
 
-    ``max_tokens`` of a row; ``half`` where the graph is float16; ``engines``: the folder of TensorRT's built engines.
+    ``max_tokens`` of a row; ``half`` where the graph is float16; ``engines``: the folder of TensorRT's built engines;
+    ``graphs``: capture CUDA graphs, on CUDA.
     """
 
     max_tokens: int
     half: bool
     engines: Path
+    graphs: bool = True
 
 
 def bucket_lengths(max_tokens: int) -> tuple[int, ...]:

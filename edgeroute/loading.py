@@ -92,7 +92,13 @@ def shapes_of(bundle: Bundle, graph: GraphEntry) -> Shapes | None:
 
 
 def open_graph(
-    bundle: Bundle, graph: GraphEntry, provider: Device, *, threads: int | None = None, chat: ChatPolicy | None = None
+    bundle: Bundle,
+    graph: GraphEntry,
+    provider: Device,
+    *,
+    threads: int | None = None,
+    spinning: bool = False,
+    chat: ChatPolicy | None = None,
 ) -> tuple[Session, TextEncoder | None]:
     """A graph of the bundle and its tokenizer, files checked and read once; no tokenizer where it takes embeddings.
 
@@ -107,7 +113,9 @@ def open_graph(
     data = (graph.data, files[graph.data]) if graph.data else None
     shapes = shapes_of(bundle, graph)
     session, text = beside(
-        lambda: Session(files[graph.file], provider=provider, threads=threads, data=data, shapes=shapes),
+        lambda: Session(
+            files[graph.file], provider=provider, threads=threads, spinning=spinning, data=data, shapes=shapes
+        ),
         lambda: TextEncoder(files[TOKENIZER], policy, chat=chat) if policy else None,
     )
     check_manifest(session.contract, bundle.manifest)

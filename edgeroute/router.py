@@ -83,6 +83,7 @@ class Router:
         *,
         provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
         threads: int | None = None,
+        spinning: bool = False,
         digest: str | None = None,
         chat: ChatPolicy | None = None,
         deadline_ms: float | None = None,
@@ -92,14 +93,14 @@ class Router:
         ``name_or_path``: a shipped or pulled bundle's name, or a folder; the default bundle when ``None``.
         ``provider``: ``auto`` takes CUDA where the bundle has a graph for it and it truly loads, else CPU, and
         ``Router.provider_reason`` says why; never TensorRT, unless asked for. ``threads``: intra-op threads, by default
-        ``min(4, allowed cores, cgroup quota)``. ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the
-        bundle's chat policy. ``deadline_ms`` bounds the time from prompt to decision, of one caller alone: a prompt
-        that the graph is too slow for, as measured here and now, takes a cheaper road (``Decision.road``).
+        ``min(4, allowed cores, cgroup quota)``; ``spinning`` ones answer sooner and burn a core between calls.
+        ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds
+        the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
+        and now, takes a cheaper road (``Decision.road``).
 
         Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``CalibrationError`` for a
-        deadline that is none. Warns ``GoldenWarning`` when this machine's scores differ from those recorded at export,
-        ``CalibrationWarning`` when strong shares are those of generated prompts, ``DeadlineWarning`` when no road is
-        fast enough.
+        deadline that is none. Warns ``GoldenWarning`` when scores differ from those recorded at export,
+        ``CalibrationWarning`` when shares are those of made-up prompts, ``DeadlineWarning`` where no road is in time.
         """
         if deadline_ms is not None:
             check_deadline(deadline_ms)
@@ -112,12 +113,12 @@ class Router:
         bundle = open_bundle(place.path, digest=pin)
         graph, chosen, reason = choose_graph(bundle.manifest, provider)
         try:
-            opened = open_graph(bundle, graph, chosen, threads=threads, chat=chat)
+            opened = open_graph(bundle, graph, chosen, threads=threads, spinning=spinning, chat=chat)
         except ProviderError as error:
             if provider != "auto":
                 raise
             graph, chosen, _ = choose_graph(bundle.manifest, "cpu")
-            opened = open_graph(bundle, graph, chosen, threads=threads, chat=chat)
+            opened = open_graph(bundle, graph, chosen, threads=threads, spinning=spinning, chat=chat)
             reason = f"CPU, since {error}"
         router = cls(bundle, graph, *opened, provider_reason=reason)
         router._warm_up(pinned=pin is not None)

@@ -25,6 +25,7 @@ def test_the_public_names() -> None:
         "BundleNotFoundError",
         "CalibrationError",
         "CalibrationWarning",
+        "DeadlineWarning",
         "Decision",
         "EdgeRouteError",
         "ForkError",

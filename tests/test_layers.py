@@ -20,7 +20,7 @@ CORE = {
     "receipts": set(),
     "manifest": {"errors", "receipts", "strict"},
     "bundle": {"errors", "manifest"},
-    "calibration": {"errors"},
+    "calibration": {"errors", "receipts"},
     "store": {"errors", "manifest"},
     "text": {"errors", "manifest"},
     "contract": {"errors", "manifest"},
