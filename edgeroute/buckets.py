@@ -29,6 +29,12 @@ TOLERANCE = 2e-3
 GRAPH_ID = "gpu_graph_id"
 """The run option under which onnxruntime captures and replays a CUDA graph; -1 is neither."""
 
+NEEDS = {
+    "cuda": 'it needs an NVIDIA driver, CUDA and cuDNN; pip install "onnxruntime-gpu[cuda,cudnn]" brings the last two',
+    "tensorrt": "beside what CUDA needs, it needs libnvinfer and libnvonnxparser of TensorRT 10 on the library path",
+}
+"""What is missing where onnxruntime offers a device that does not load."""
+
 _A = TypeVar("_A")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .buckets import Buckets, Shapes, device_options
+from .buckets import NEEDS, Buckets, Shapes, device_options
 from .contract import EMBEDDING, SCORE, STRENGTHS, read_contract
 from .errors import ForkError, GraphError, MissingExtraError, ProviderError, ScoreError
 from .graph import check_graph
@@ -33,6 +33,7 @@ INSTALL_GPU = 'pip install "edgeroute[gpu]"'
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _NAME = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 _DISTRIBUTION = re.compile(r"(onnxruntime(?:_gpu)?)-([^-]+)\.dist-info")
+_SIGNATURE = re.compile(r"\A\S+\.(?:cc|h):\d+ .*?\) ")  # where in onnxruntime's source an error was thrown
 # The smallest model: y = Identity(x), float32 [1], opset 17.
 _IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02080162"
@@ -293,10 +294,12 @@ class Session:
             session = ort.InferenceSession(self._graph, options, **chosen, enable_fallback=0, read_config_from_model=0)
         except Exception as error:
             if self.provider != "cpu":
-                raise ProviderError(f"{name} was asked for, but does not load: {_brief(error)}") from None
+                missing = f"{_brief(error)} ({NEEDS[self.provider]})"
+                raise ProviderError(f"{name} was asked for, but does not load: {missing}") from None
             raise GraphError(f"onnxruntime refuses the graph: {_brief(error)}") from None
         if session.get_providers()[0] != wanted:
-            raise ProviderError(f"{wanted} was asked for, but onnxruntime took {session.get_providers()[0]}")
+            took = f"onnxruntime took {session.get_providers()[0]}"
+            raise ProviderError(f"{name} was asked for, but {took}: {NEEDS.get(self.provider)}")
         if self.provider != "cpu":
             _refuse_unused(session, wanted)
         return session
@@ -312,5 +315,5 @@ def _refuse_unused(session: Any, wanted: str) -> None:
 
 def _brief(error: Exception) -> str:
     """One line of onnxruntime's message."""
-    lines = str(error).strip().splitlines()
+    lines = _SIGNATURE.sub("", str(error).strip()).splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]

@@ -200,7 +200,7 @@ def test_tensorrt_that_does_not_load_is_an_error(
 ) -> None:
     monkeypatch.setenv("EDGEROUTE_CACHE", str(tmp_path / "cache"))
     offer_cuda(monkeypatch, loaded=CUDA)
-    with pytest.raises(ProviderError, match=f"{TENSORRT} was asked for, but onnxruntime took {CUDA}"):
+    with pytest.raises(ProviderError, match=f"TensorRT was asked for, but onnxruntime took {CUDA}: beside what CUDA"):
         Router.load(for_cuda, provider="tensorrt")
 
 
