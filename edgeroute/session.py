@@ -33,7 +33,8 @@ INSTALL_GPU = 'pip install "edgeroute[gpu]"'
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _NAME = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 _DISTRIBUTION = re.compile(r"(onnxruntime(?:_gpu)?)-([^-]+)\.dist-info")
-_SIGNATURE = re.compile(r"\A\S+\.(?:cc|h):\d+ .*?\) ")  # where in onnxruntime's source an error was thrown
+# Where in onnxruntime's source an error was thrown, before and behind what it says.
+_SIGNATURE = re.compile(r"\A\S+\.(?:cc|h):\d+ (?:.*(?=\b\w+ failure \d)|.*?\) )| ; GPU=.*")
 # The smallest model: y = Identity(x), float32 [1], opset 17.
 _IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02080162"
@@ -113,9 +114,8 @@ class Session:
     ``provider`` is what the graph truly runs on, never a silent fallback. ``threads`` are intra-op threads; ``None``
     takes what this process may use. ``spinning`` threads wait for the next call at work: one call per 20 ms then burns
     87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded, so that a device runs them in buckets;
-    ``None`` for graphs with dynamic scales. ``contract`` is what the graph takes and gives; ``note`` says in words what
-    the device does without. Raises ``GraphError`` when the graph breaks the contract, ``ProviderError`` when the
-    provider does not load.
+    ``None`` for dynamic scales. ``contract`` is what the graph takes and gives; ``note`` says what the device does
+    without. Raises ``GraphError`` when the graph breaks the contract, ``ProviderError`` when the provider fails.
     """
 
     def __init__(
