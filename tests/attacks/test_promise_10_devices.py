@@ -6,6 +6,10 @@ onnxruntime refuses a graph that it cannot capture, at load or in the first run.
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +112,40 @@ def test_a_graph_that_cannot_be_captured_runs_without_and_says_so(
     assert router.provider_reason.startswith(f"CUDA, without CUDA graphs, since {said}")
     assert [each["enable_cuda_graph"] for each in fake.options] == ["1", "0"]
     assert [router.score(prompt) for prompt in PROMPTS] == pytest.approx(exact, abs=1e-5)
+
+
+def test_all_runs_of_a_session_with_graphs_are_one_thread_s(
+    ranking_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches and rankings too, which are never captured: onnxruntime allows such a session no second thread."""
+    seen: list[tuple[int, str]] = []
+
+    class Watched(Fake):
+        def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+            session = super().__call__(*arguments, **keywords)
+            run, bound = session.run, session.run_with_iobinding
+
+            def note(call: Any, first: Any, *rest: Any) -> Any:
+                seen.append((threading.get_ident(), rest[-1].get_run_config_entry("gpu_graph_id")))
+                return call(first, *rest)
+
+            session.run, session.run_with_iobinding = partial(note, run), partial(note, bound)
+            return session
+
+    folder = Path(shutil.copytree(ranking_bundle, tmp_path / "ranking"))
+    reseal(folder, lambda manifest: manifest["graphs"][1].update(providers=["cuda"]))
+    offer_cuda(monkeypatch, CUDA, Watched(CUDA))
+    router = Router.load(folder, provider="cuda")
+    seen.clear()
+    with ThreadPoolExecutor(4) as pool:
+        ranked = list(pool.map(router.rank, PROMPTS[:6]))
+        batches = list(pool.map(router.score_batch, [PROMPTS[:5]] * 3))
+        scores = list(pool.map(router.score, PROMPTS[:5]))
+    assert len(ranked) == 6
+    assert [batch.tolist() for batch in batches] == [pytest.approx(scores, abs=1e-5)] * 3
+    assert len({thread for thread, _ in seen}) == 1
+    assert [number for _, number in seen].count("-1") == 6 + 3
+    assert {number for _, number in seen} - {"-1"} <= {"1", "2"}
 
 
 def test_int8_on_cuda_keeps_the_exact_length(for_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
