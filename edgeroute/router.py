@@ -94,8 +94,9 @@ class Router:
         ``provider``: ``auto`` takes CUDA where the bundle has a graph for it and it truly loads, else CPU, and
         ``Router.provider_reason`` says why. ``threads``: intra-op threads, by default
         ``min(4, allowed cores, cgroup quota)``; ``spinning`` ones answer sooner and burn a core between calls.
-        ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds the time from prompt to decision, of one caller alone: a prompt
-        that the graph is too slow for, as measured here and now, takes a cheaper road (``Decision.road``).
+        ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds
+        the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
+        and now, takes a cheaper road (``Decision.road``).
 
         Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``CalibrationError`` for a
         deadline that is none. Warns ``GoldenWarning`` when this machine's scores differ from those recorded at export,
