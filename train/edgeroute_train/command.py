@@ -9,6 +9,7 @@ import click
 
 from . import options
 from .classifier_command import KINDS, distill, train_command
+from .encoder_command import encoder
 from .nano_command import distill_nano, train_nano
 from .sw_command import sw
 
@@ -24,6 +25,7 @@ for _kind in KINDS:
     train.add_command(train_command(_kind))
 train.add_command(train_nano)
 distill.add_command(distill_nano)
+distill.add_command(encoder)
 train.add_command(sw)
 
 
