@@ -38,6 +38,13 @@ train.add_command(sw)
 )
 @click.option("--steps", type=click.IntRange(1), default=150, show_default=True, help="L-BFGS iterations.")
 @click.option(
+    "--gate-shift",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="How far the quantitative gate leans towards yes; an encoder of few layers is less sure and needs more.",
+)
+@click.option(
     "--extend",
     type=options.FOLDER,
     help="Checkpoint to add the new models of these labels to; the rest of it keeps every bit.",
@@ -58,6 +65,7 @@ def mf(
     width: int,
     decay: float,
     steps: int,
+    gate_shift: float,
     seed: int,
     cache: Path | None,
     extend: Path | None,
@@ -84,6 +92,6 @@ def mf(
         if extend is not None:
             extend_mf(recipe, extend, place, output, prior=prior, steps=steps, seed=seed, progress=told)
         else:
-            settings = Settings(width, decay, steps, seed)
+            settings = Settings(width, decay, steps, seed, gate_shift)
             train_mf(recipe, place, output, settings=settings, max_tokens=max_tokens, progress=told)
     click.echo(output)
