@@ -163,6 +163,16 @@ def test_a_factorization_trains_on_it(made: Path, labels: tuple[Path, Path], tmp
     assert config["encoder"]["digest"] == embedding.load_encoder(str(made), POLICY).digest
 
 
+def test_without_epochs_the_encoder_is_only_cut(bert: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    result = run("--encoder", bert, "--layers", 1, "--epochs", 0, "--output", tmp_path / "cut")
+    assert result.exit_code == 0, result.output
+    torch.testing.assert_close(
+        hidden(AutoModel.from_pretrained(tmp_path / "cut"))[1], hidden(AutoModel.from_pretrained(bert))[1]
+    )
+
+
 def test_labels_teach_their_prompts_alone(bert: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
     for name, winner in (("x.jsonl", "a"), ("y.jsonl", "b")):
         rows = [{"prompt": f"tea {i} river", "model_a": "m", "model_b": "n", "winner": winner, "split": "train"}

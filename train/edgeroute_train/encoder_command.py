@@ -21,13 +21,14 @@ def encoder(output: Path, activation: str | None, feed_forward: int | None, **gi
     """A small encoder that embeds prompts as a large one does, for ``train mf`` and ``train sw``.
 
     The student is the encoder's first layers. Labels are not looked at: RECIPE (TOML) names label files for their
-    prompts, in the recipe's forms. What is written is a Hugging Face folder for --encoder.
+    prompts, in the recipe's forms. What is written is a Hugging Face folder for --encoder. With --epochs 0 the encoder
+    is cut and nothing is trained.
     """
     from .fitting import Settings
     from .reading import Place
     from .shrinking import Lessons, Shape, train_encoder
 
-    recipe, folder = options.labels_of(given, needed=not given["prompts"])
+    recipe, folder = options.labels_of(given, needed=given["epochs"] > 0 and not given["prompts"])
     names = ("epochs", "batch", "learning_rate", "seed", "save_every", "precision")
     with options.progress_bar("training") as show:
         written = train_encoder(

@@ -2,8 +2,9 @@
 
 The student starts as the teacher's first layers, with another activation and the largest feed-forward neurons where
 asked for, and learns the teacher's unit-length mean-pooled embedding of prompts, labelled or not. The loss of a prompt
-is ``|s - t|² / 2``, which is one minus the cosine. What comes out is a Hugging Face folder like the teacher's, with
-``edgeroute.json`` beside it: every command that takes ``--encoder`` takes it.
+is ``|s - t|² / 2``, which is one minus the cosine. No epochs mean no training: the cut alone. What comes out is a
+Hugging Face folder like the teacher's, with ``edgeroute.json`` beside it: every command that takes ``--encoder`` takes
+it.
 """
 
 from __future__ import annotations
@@ -107,14 +108,15 @@ def train_encoder(
     if (output / RECORD).exists():
         raise EdgeRouteError(f"{output} holds a finished encoder: remove it, or choose another output")
     model = make_encoder(place.source, shape, dropout=dropout, seed=settings.seed)
-    weights, sources = _read(lessons, place.labels, settings.seed)
+    weights, sources = _read(lessons, place.labels, settings.seed) if settings.epochs else ({}, [])
     teacher = load_encoder(place.source, TextPolicy(max_tokens, "head_tail", "last_user"))
-    say(f"{len(weights)} prompts for {place.base_name} to embed")
-    targets = embed(teacher, list(weights), cache=place.cache, progress=lambda done, n: say(f"embedded {done} of {n}"))
+    prompts = list(weights)
+    say(f"{len(prompts)} prompts for {place.base_name} to embed")
+    targets = embed(teacher, prompts, cache=place.cache, progress=lambda done, n: say(f"embedded {done} of {n}"))
     targets /= np.linalg.norm(targets, axis=1, keepdims=True)
-    rows = [teacher.text.encode(prompt).ids for prompt in weights]
-    out = np.array([held_out(prompt) for prompt in weights])
-    weight = np.array(list(weights.values()), np.float32)
+    rows = [teacher.text.encode(prompt).ids for prompt in prompts]
+    out = np.array([held_out(prompt) for prompt in prompts], bool)
+    weight = np.array([weights[prompt] for prompt in prompts], np.float32)
     kept = np.flatnonzero(~out & (weight > 0))
     run = {
         "kind": KIND,
@@ -175,7 +177,8 @@ def _fit(
     progress: fitting.Progress,
 ) -> fitting.Fitted:
     where = device()
-    wanted, weights = torch.from_numpy(targets).to(where), torch.from_numpy(weight / weight.mean()).to(where)
+    weight = weight / weight.mean() if len(weight) else weight
+    wanted, weights = torch.from_numpy(targets).to(where), torch.from_numpy(weight).to(where)
 
     def loss(found: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         return (1 - (found * wanted[chosen]).sum(1)) * weights[chosen]
