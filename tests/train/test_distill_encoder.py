@@ -156,10 +156,12 @@ def test_a_padded_batch_embeds_as_its_rows_do(bert: Path) -> None:
 def test_a_factorization_trains_on_it(made: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(f'[[labels]]\nfile = "{labels[1].name}"\nkind = "outcomes"\n')
-    arguments = [recipe, "--labels", labels[1].parent, "--encoder", made, "--output", tmp_path / "mf", "--steps", 5]
+    arguments = [recipe, "--labels", labels[1].parent, "--encoder", made, "--output", tmp_path / "mf", "--steps", 5,
+                 "--gate-shift", 4]  # fmt: skip
     result = CliRunner().invoke(train, ["mf", "--max-tokens", "32", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "mf" / "mf.json").read_text())
+    assert config["settings"]["gate_shift"] == 4
     assert config["encoder"]["digest"] == embedding.load_encoder(str(made), POLICY).digest
 
 
