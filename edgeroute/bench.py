@@ -284,16 +284,19 @@ class Stopwatch:
 
 @contextmanager
 def stopwatches(router: Router) -> Iterator[tuple[Stopwatch, Stopwatch]]:
-    """Time the tokenizer's ``encode`` and onnxruntime's ``run`` of a text router while the context lasts."""
+    """Time the tokenizer's ``encode`` and onnxruntime's ``run``, or a device's, while the context lasts."""
     text, session = router._text, router._session
     assert text is not None
-    tokenizer, inner = text._tokenizer, session._session
+    runs = "_session" if session._buckets is None else "_buckets"
+    tokenizer, inner = text._tokenizer, getattr(session, runs)
     watches = Stopwatch(tokenizer, "encode"), Stopwatch(inner, "run")
-    text._tokenizer, session._session = watches
+    text._tokenizer = watches[0]
+    setattr(session, runs, watches[1])
     try:
         yield watches
     finally:
-        text._tokenizer, session._session = tokenizer, inner
+        text._tokenizer = tokenizer
+        setattr(session, runs, inner)
 
 
 def time_cold(arguments: Sequence[str], rounds: int = 10) -> float:

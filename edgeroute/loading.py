@@ -7,11 +7,13 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Literal, TypeVar
 
+from .buckets import Shapes
 from .bundle import Bundle
 from .contract import check_manifest
 from .errors import PromptError, ProviderError
-from .manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest, Provider
-from .session import Session, onnxruntime, why_no_cuda
+from .manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest
+from .session import Device, Session, onnxruntime, why_no_cuda, why_no_device
+from .store import cache_folder
 from .text import TextEncoder
 
 _A = TypeVar("_A")
@@ -41,8 +43,13 @@ def beside(first: Callable[[], _A], second: Callable[[], _B]) -> tuple[_A, _B]:
     return found[0], result
 
 
-def choose_graph(manifest: Manifest, provider: Literal["auto", "cpu", "cuda"]) -> tuple[GraphEntry, Provider, str]:
-    """The first graph, in the manifest's order of preference, for the provider; and the reason in words."""
+def choose_graph(manifest: Manifest, provider: Literal["auto"] | Device) -> tuple[GraphEntry, Device, str]:
+    """The first graph, in the manifest's order of preference, for the provider; and the reason in words.
+
+    TensorRT takes what is meant for CUDA, and only when asked for: it builds an engine for minutes.
+    """
+    if provider == "tensorrt":
+        return _for_tensorrt(manifest), "tensorrt", "TensorRT"
     by_provider: dict[str, GraphEntry] = {}
     for graph in manifest.graphs:
         for each in graph.providers:
@@ -63,10 +70,31 @@ def choose_graph(manifest: Manifest, provider: Literal["auto", "cpu", "cuda"]) -
     return by_provider["cpu"], "cpu", f"CPU, since {no_cuda}" if no_cuda else "CPU"
 
 
+def _for_tensorrt(manifest: Manifest) -> GraphEntry:
+    if reason := why_no_device("tensorrt"):
+        raise ProviderError(f"TensorRT was asked for, but {reason}")
+    for graph in manifest.graphs:
+        if "cuda" in graph.providers and graph.precision != "int8" and graph.data is None and manifest.text:
+            return graph
+    raise ProviderError(
+        f"TensorRT was asked for, but the bundle {manifest.name} has no fp16 or fp32 graph for CUDA that takes text "
+        "and is a single file"
+    )
+
+
+def shapes_of(bundle: Bundle, graph: GraphEntry) -> Shapes | None:
+    """What a device must know of the graph's rows, ``None`` where they may not be padded."""
+    text, digest = bundle.manifest.text, bundle.manifest.digest
+    if text is None or graph.precision == "int8":
+        return None
+    engines = cache_folder() / "tensorrt" / digest.removeprefix("sha256:")
+    return Shapes(text.max_tokens, graph.precision == "fp16", engines)
+
+
 def open_graph(
     bundle: Bundle,
     graph: GraphEntry,
-    provider: Provider,
+    provider: Device,
     *,
     threads: int | None = None,
     spinning: bool = False,
@@ -83,8 +111,11 @@ def open_graph(
     # Hashing and onnxruntime let go of the GIL: each overlap saves a tenth of a cold start.
     files, _ = beside(lambda: bundle.read(*names), onnxruntime)
     data = (graph.data, files[graph.data]) if graph.data else None
+    shapes = shapes_of(bundle, graph)
     session, text = beside(
-        lambda: Session(files[graph.file], provider=provider, threads=threads, spinning=spinning, data=data),
+        lambda: Session(
+            files[graph.file], provider=provider, threads=threads, spinning=spinning, data=data, shapes=shapes
+        ),
         lambda: TextEncoder(files[TOKENIZER], policy, chat=chat) if policy else None,
     )
     check_manifest(session.contract, bundle.manifest)

@@ -67,7 +67,7 @@ class Router:
     ) -> None:
         self.graph = graph
         self.provider = session.provider
-        self.provider_reason = provider_reason
+        self.provider_reason = f"{provider_reason}, {session.note}" if session.note else provider_reason
         self.threads = session.threads
         self._bundle = bundle
         self._session = session
@@ -81,7 +81,7 @@ class Router:
         cls,
         name_or_path: str | os.PathLike[str] | None = None,
         *,
-        provider: Literal["auto", "cpu", "cuda"] = "auto",
+        provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
         threads: int | None = None,
         spinning: bool = False,
         digest: str | None = None,
@@ -92,21 +92,20 @@ class Router:
 
         ``name_or_path``: a shipped or pulled bundle's name, or a folder; the default bundle when ``None``.
         ``provider``: ``auto`` takes CUDA where the bundle has a graph for it and it truly loads, else CPU, and
-        ``Router.provider_reason`` says why. ``threads``: intra-op threads, by default
+        ``Router.provider_reason`` says why; never TensorRT, unless asked for. ``threads``: intra-op threads, by default
         ``min(4, allowed cores, cgroup quota)``; ``spinning`` ones answer sooner and burn a core between calls.
         ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds
         the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
         and now, takes a cheaper road (``Decision.road``).
 
         Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``CalibrationError`` for a
-        deadline that is none. Warns ``GoldenWarning`` when this machine's scores differ from those recorded at export,
-        ``CalibrationWarning`` when strong shares are those of generated prompts, ``DeadlineWarning`` when no road is
-        fast enough.
+        deadline that is none. Warns ``GoldenWarning`` when scores differ from those recorded at export,
+        ``CalibrationWarning`` when shares are those of made-up prompts, ``DeadlineWarning`` where no road is in time.
         """
         if deadline_ms is not None:
             check_deadline(deadline_ms)
-        if provider not in ("auto", "cpu", "cuda"):
-            raise ProviderError(f"expected a provider of auto, cpu or cuda, found {provider!r}")
+        if provider not in ("auto", "cpu", "cuda", "tensorrt"):
+            raise ProviderError(f"expected a provider of auto, cpu, cuda or tensorrt, found {provider!r}")
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ProviderError(f"expected at least one thread, found {threads!r}")
         place = locate(name_or_path)

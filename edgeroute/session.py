@@ -11,10 +11,11 @@ import re
 import sys
 from collections.abc import Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from .buckets import NEEDS, Buckets, Shapes, device_options
 from .contract import EMBEDDING, SCORE, STRENGTHS, read_contract
 from .errors import ForkError, GraphError, MissingExtraError, ProviderError, ScoreError
 from .graph import check_graph
@@ -23,15 +24,17 @@ from .machine import usable_threads
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .manifest import Provider
-
     Row = Sequence[int] | NDArray[np.float32]
     """Token ids or, where the graph takes embeddings, float32 ``[width]``."""
 
+Device = Literal["cpu", "cuda", "tensorrt"]
 INSTALL_CPU = 'pip install "edgeroute[cpu]"'
 INSTALL_GPU = 'pip install "edgeroute[gpu]"'
-_PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_NAME = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 _DISTRIBUTION = re.compile(r"(onnxruntime(?:_gpu)?)-([^-]+)\.dist-info")
+# Where in onnxruntime's source an error was thrown, before and behind what it says.
+_SIGNATURE = re.compile(r"\A\S+\.(?:cc|h):\d+ (?:.*(?=\b\w+ failure \d)|.*?\) )| ; GPU=.*")
 # The smallest model: y = Identity(x), float32 [1], opset 17.
 _IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02080162"
@@ -67,7 +70,12 @@ def installed_builds() -> dict[str, str]:
 
 def why_no_cuda() -> str | None:
     """Why CUDA cannot be used here, or ``None`` when onnxruntime offers it."""
-    if _PROVIDER["cuda"] in onnxruntime().get_available_providers():
+    return why_no_device("cuda")
+
+
+def why_no_device(device: Device) -> str | None:
+    """Why a device cannot be used here, or ``None`` when onnxruntime offers it, loadable or not."""
+    if _PROVIDER[device] in onnxruntime().get_available_providers():
         return None
     builds = installed_builds()
     if len(builds) > 1:
@@ -75,7 +83,7 @@ def why_no_cuda() -> str | None:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
             f"uninstall both, then run {INSTALL_GPU}"
         )
-    return f"the installed onnxruntime has no CUDA provider: uninstall it, then run {INSTALL_GPU}"
+    return f"the installed onnxruntime has no {_NAME[device]} provider: uninstall it, then run {INSTALL_GPU}"
 
 
 def probe_providers() -> dict[str, str | None]:
@@ -89,7 +97,7 @@ def probe_providers() -> dict[str, str | None]:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         try:
-            if name == _PROVIDER["cuda"]:
+            if name in (_PROVIDER["cuda"], _PROVIDER["tensorrt"]):
                 with contextlib.redirect_stdout(sys.stderr):
                     ort.preload_dlls()
             session = ort.InferenceSession(_IDENTITY, options, providers=[name], enable_fallback=0)
@@ -103,34 +111,40 @@ def probe_providers() -> dict[str, str | None]:
 class Session:
     """A graph of the bundle contract on one execution provider.
 
-    ``provider`` is ``"cpu"`` or ``"cuda"`` and is what the graph truly runs on, never a silent fallback. ``threads``
-    are intra-op threads; ``None`` takes what this process may use. ``spinning`` threads wait for the next call at work:
-    one call per 20 ms then burns 87% of a core, where sleeping ones burn 20%. ``contract`` is what the graph takes and
-    gives.
-    Raises ``GraphError`` when the graph breaks the contract, ``ProviderError`` when the provider does not load.
+    ``provider`` is what the graph truly runs on, never a silent fallback. ``threads`` are intra-op threads; ``None``
+    takes what this process may use. ``spinning`` threads wait for the next call at work: one call per 20 ms then burns
+    87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded, so that a device runs them in buckets;
+    ``None`` for dynamic scales. ``contract`` is what the graph takes and gives; ``note`` says what the device does
+    without. Raises ``GraphError`` when the graph breaks the contract, ``ProviderError`` when the provider fails.
     """
 
     def __init__(
         self,
         graph: bytes,
         *,
-        provider: Provider = "cpu",
+        provider: Device = "cpu",
         threads: int | None = None,
         data: tuple[str, bytes] | None = None,
         spinning: bool = False,
+        shapes: Shapes | None = None,
     ) -> None:
         check_graph(graph, data=data[0] if data else None)
-        self.provider: Provider = provider
+        self.provider: Device = provider
+        self.note: str | None = None
         self.threads = usable_threads() if threads is None else threads
-        self._graph, self._data, self._spinning = graph, data, spinning
+        self._graph, self._data, self._spinning, self._shapes = graph, data, spinning, shapes
         self._pid = os.getpid()
         self._lock = Lock()
         self._single: Any = None
-        self._session = self._create(self.threads)
+        self._buckets: Buckets | None = None
+        graphs = provider == "cuda" and shapes is not None and shapes.graphs
         try:
-            self.contract = read_contract(self._session.get_inputs(), self._session.get_outputs())
-        except UnicodeDecodeError:
-            raise GraphError("a name of the graph's inputs, outputs or axes is not UTF-8") from None
+            self._open(graphs=graphs)
+        except (ProviderError, ScoreError) as error:
+            if not graphs:
+                raise
+            self._open(graphs=False)
+            self.note = f"without CUDA graphs, since {error}"
         if self.threads == 1:
             self._single = self._session
 
@@ -151,8 +165,8 @@ class Session:
 
         A dynamic int8 scale covers the whole batch tensor, so rows that shared a run would change each other's score.
         """
-        # An embedding takes microseconds, less than handing it to a thread.
-        if len(rows) < 2 or self.contract.width is not None:
+        # An embedding takes microseconds, less than handing it to a thread; a device is one, however many threads wait.
+        if len(rows) < 2 or self.contract.width is not None or self.provider != "cpu":
             return np.array([self.run(row) for row in rows], dtype=np.float32)
         session = self._single_thread_session()
         if self.threads == 1:
@@ -200,7 +214,7 @@ class Session:
     ) -> NDArray[np.float32]:
         self._refuse_fork()
         try:
-            (found,) = session.run([output], feed)
+            found = self._ask(session, output, feed)
         except Exception as error:
             (first, *_) = feed.values()
             what = "tokens" if self.contract.width is None else "numbers"
@@ -215,6 +229,14 @@ class Session:
         checked: NDArray[np.float32] = found
         return checked
 
+    def _ask(self, session: Any, output: str, feed: dict[str, NDArray[Any]]) -> Any:
+        """What onnxruntime computes; on a device a row takes the bucket of its length."""
+        if self._buckets is None:
+            return session.run([output], feed)[0]
+        if output == SCORE and self._buckets.takes(feed["input_ids"]):
+            return self._buckets.run(feed["input_ids"][0])
+        return self._buckets.run_exact(output, feed)
+
     def _refuse_fork(self) -> None:
         if os.getpid() != self._pid:
             raise ForkError("this router was loaded before a fork; load it in the process that uses it")
@@ -226,7 +248,26 @@ class Session:
                 self._single = self._create(1)
             return self._single
 
-    def _create(self, threads: int) -> Any:
+    def _open(self, *, graphs: bool) -> None:
+        """Make the session, read its contract and, on a device, warm up its buckets, as CUDA ``graphs`` or plainly."""
+        self._session = self._create(self.threads, graphs=graphs)
+        try:
+            self.contract = read_contract(self._session.get_inputs(), self._session.get_outputs())
+        except UnicodeDecodeError:
+            raise GraphError("a name of the graph's inputs, outputs or axes is not UTF-8") from None
+        if self.provider == "cpu" or self._shapes is None or self.contract.width is not None:
+            return
+        try:
+            ort, most = onnxruntime(), self._shapes.max_tokens
+            buckets = Buckets(ort, self._session, most, device="cuda", graphs=graphs)
+            buckets.warm_up()
+        except ScoreError as error:
+            raise error if graphs else GraphError(f"the graph does not heed its mask: {error}") from None
+        except Exception as error:
+            raise ProviderError(f"{_NAME[self.provider]} was asked for, but fails: {_brief(error)}") from None
+        self._buckets = buckets
+
+    def _create(self, threads: int, *, graphs: bool = False) -> Any:
         ort = onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -238,26 +279,41 @@ class Session:
         if self._data is not None:
             name, data = self._data
             options.add_external_initializers_from_files_in_memory([name], [data], [len(data)])
-        if self.provider == "cuda":
-            if reason := why_no_cuda():
-                raise ProviderError(f"CUDA was asked for, but {reason}")
+        wanted, name = _PROVIDER[self.provider], _NAME[self.provider]
+        chosen: dict[str, Any] = {"providers": [wanted]}
+        if self.provider != "cpu":
+            if reason := why_no_device(self.provider):
+                raise ProviderError(f"{name} was asked for, but {reason}")
+            if self.provider == "tensorrt":  # which leaves to CUDA the operators that it does not know
+                chosen["providers"] = [wanted, _PROVIDER["cuda"]]
+            chosen["provider_options"] = device_options(chosen["providers"], self._shapes, graphs=graphs)
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             with contextlib.redirect_stdout(sys.stderr):
                 ort.preload_dlls()
-        wanted = _PROVIDER[self.provider]
         try:
-            session = ort.InferenceSession(
-                self._graph, options, providers=[wanted], enable_fallback=0, read_config_from_model=0
-            )
+            session = ort.InferenceSession(self._graph, options, **chosen, enable_fallback=0, read_config_from_model=0)
         except Exception as error:
-            if self.provider == "cuda":
-                raise ProviderError(f"CUDA was asked for, but does not load: {_brief(error)}") from None
+            if self.provider != "cpu":
+                missing = f"{_brief(error)} ({NEEDS[self.provider]})"
+                raise ProviderError(f"{name} was asked for, but does not load: {missing}") from None
             raise GraphError(f"onnxruntime refuses the graph: {_brief(error)}") from None
         if session.get_providers()[0] != wanted:
-            raise ProviderError(f"{wanted} was asked for, but onnxruntime took {session.get_providers()[0]}")
+            took = f"onnxruntime took {session.get_providers()[0]}"
+            raise ProviderError(f"{name} was asked for, but {took}: {NEEDS.get(self.provider)}")
+        if self.provider != "cpu":
+            _refuse_unused(session, wanted)
         return session
+
+
+def _refuse_unused(session: Any, wanted: str) -> None:
+    """Raise ``ProviderError`` where a provider loads and is given no node; before 1.24 onnxruntime does not tell."""
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        used = {each.ep_name for each in session.get_provider_graph_assignment_info()}
+        if wanted not in used:
+            raise ProviderError(f"{wanted} was asked for, but the graph runs on {', '.join(sorted(used))}")
 
 
 def _brief(error: Exception) -> str:
     """One line of onnxruntime's message."""
-    lines = str(error).strip().splitlines()
+    lines = _SIGNATURE.sub("", str(error).strip()).splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]

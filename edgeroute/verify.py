@@ -11,6 +11,7 @@ from .bundle import Bundle, open_bundle
 from .contract import check_manifest
 from .errors import BundleError, BundleNotFoundError, EdgeRouteError
 from .golden import golden_entries, golden_row
+from .loading import shapes_of
 from .manifest import TOKENIZER, GraphEntry, Manifest, Provider
 from .ranking import sigmoid
 from .session import Session, why_no_cuda
@@ -111,7 +112,7 @@ def _check_graph(bundle: Bundle, graph: GraphEntry, provider: Provider, encoder:
         if len(files) < len(names):
             return Check(what, None, ("not run: its file is not the one that the manifest names",))
         data = (graph.data, files[graph.data]) if graph.data else None
-        session = Session(files[graph.file], provider=provider, data=data)
+        session = Session(files[graph.file], provider=provider, data=data, shapes=shapes_of(bundle, graph))
         check_manifest(session.contract, bundle.manifest)
     except EdgeRouteError as error:
         return Check(what, False, _lines(error))

@@ -26,9 +26,10 @@ CORE = {
     "contract": {"errors", "manifest"},
     "embeddings": {"errors"},
     "ranking": {"errors"},
-    "session": {"contract", "errors", "graph", "machine", "manifest"},
+    "buckets": {"errors"},
+    "session": {"buckets", "contract", "errors", "graph", "machine", "manifest"},
     "golden": {"embeddings", "errors", "receipts", "session", "text"},
-    "loading": {"bundle", "contract", "errors", "manifest", "session", "text"},
+    "loading": {"buckets", "bundle", "contract", "errors", "manifest", "session", "store", "text"},
     "roads": {"bundle", "calibration", "errors", "loading", "manifest", "session", "store", "text"},
     "router": {
         *("errors", "manifest", "bundle", "calibration", "contract", "embeddings", "golden", "loading", "ranking"),

@@ -70,7 +70,7 @@ def test_threads_spin_on_request_alone(base_bundle: Path, spinning: bool) -> Non
 
 
 def test_an_unknown_provider_is_refused(base_bundle: Path) -> None:
-    with pytest.raises(ProviderError, match="expected a provider of auto, cpu or cuda, found 'tpu'"):
+    with pytest.raises(ProviderError, match="expected a provider of auto, cpu, cuda or tensorrt, found 'tpu'"):
         Router.load(base_bundle, provider="tpu")  # type: ignore[arg-type]
 
 

@@ -213,7 +213,18 @@ def test_cuda_that_does_not_load_is_a_provider_error(
 
 @pytest.mark.parametrize(
     ("error", "line"),
-    [(ValueError("one\ntwo"), "one"), (ValueError(""), "ValueError"), (ValueError("x" * 999), "x" * 300)],
+    [
+        (RuntimeError("/src/core/a.cc:9 void ort::Make(const Options&, int) Please install B.\n"), "Please install B."),
+        (
+            RuntimeError(
+                "/s/c.cc:1 void Call(int) [with A = b] /s/c.cc:9 T Call(int) CUDA failure 35: too old ; GPU=-1 ;"
+            ),
+            "CUDA failure 35: too old",
+        ),
+        (ValueError("one\ntwo"), "one"),
+        (ValueError(""), "ValueError"),
+        (ValueError("x" * 999), "x" * 300),
+    ],
 )
 def test_errors_are_made_brief(error: Exception, line: str) -> None:
     brief: Callable[[Exception], str] = session_module._brief

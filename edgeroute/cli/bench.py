@@ -43,7 +43,7 @@ def _lengths(context: click.Context, option: click.Parameter, value: str | None)
 @click.command("bench", short_help=CORE["bench"])
 @click.option("--model", metavar="NAME_OR_PATH", help="A bundle's name or folder.  [default: the shipped default]")
 @click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="A deadline.  [default: none]")
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: allowed cores, at most 4]")
 @click.option("--calls", type=click.IntRange(1), default=2000, show_default=True, help="Calls of each row.")
 @click.option("--lengths", callback=_lengths, metavar="N,N,...", help="Tokens.  [default: 8 to 512]")
@@ -55,7 +55,7 @@ def _lengths(context: click.Context, option: click.Parameter, value: str | None)
 def bench(
     model: str | None,
     deadline_ms: float | None,
-    provider: Literal["auto", "cpu", "cuda"],
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"],
     threads: int | None,
     calls: int,
     lengths: tuple[int, ...],

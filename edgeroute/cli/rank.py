@@ -22,7 +22,7 @@ from .reading import read_prompt
 @click.option("--models", multiple=True, metavar="NAMES", help="Rank these only: names with commas between.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a prompt.")
 @click.option("--model", metavar="NAME_OR_PATH", help="A bundle's name or folder.  [default: the shipped default]")
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: allowed cores, at most 4]")
 @click.option(
     "--chat", type=click.Choice(get_args(ChatPolicy)), help="Messages of a chat to read.  [default: the bundle's]"
@@ -33,7 +33,7 @@ def rank(
     models: Sequence[str],
     as_json: bool,
     model: str | None,
-    provider: Literal["auto", "cpu", "cuda"],
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"],
     threads: int | None,
     chat: ChatPolicy | None,
 ) -> None:

@@ -44,7 +44,7 @@ class _Options:
     model: str | None
     strong_share: float | None
     threshold: float | None
-    provider: Literal["auto", "cpu", "cuda"]
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"]
     threads: int | None
     explain: bool
     chat: ChatPolicy | None
@@ -73,10 +73,10 @@ class _Options:
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Strong from this score on, instead of a share.")
 @click.option(
     "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
-    help="Where to run; auto is CUDA where it truly works.",
+    help="Where to run; auto is CUDA where it truly works, never TensorRT.",
 )
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: allowed cores, at most 4]")
 @click.option("--explain", is_flag=True, help="Say what stands behind the decision.")
@@ -141,7 +141,7 @@ def _score_file(options: _Options, path: str) -> int:
         refuse_same(file, options.output)
         # Prompts side by side on one thread each, not one after the other on several: nobody waits at a barrier.
         router = _load(options, 1)
-        workers = 1 if router.provider == "cuda" else options.threads or usable_threads()
+        workers = 1 if router.provider != "cpu" else options.threads or usable_threads()
         lines = read_prompts(file, form, field=options.field)
         results = choose_lines(
             router, lines, strong_share=options.strong_share, threshold=options.threshold, workers=workers

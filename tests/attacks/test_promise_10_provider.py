@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import pytest
 from bundles import FP32, INT8, reseal
+from devices import CPU, CUDA, offer_cuda
 
 from edgeroute import session as session_module
 from edgeroute.errors import ProviderError
 from edgeroute.router import Router
 from edgeroute.session import Session
-
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 @pytest.fixture
@@ -28,31 +26,6 @@ def for_cuda(bundle: Path) -> Path:
     """A bundle with an int8 graph for the CPU and an fp32 one for CUDA."""
     reseal(bundle, lambda manifest: manifest["graphs"][1].update(providers=["cuda"]))
     return bundle
-
-
-class Fake:
-    """A session on the CPU that says it is on ``loaded``: this machine has no CUDA."""
-
-    def __init__(self, loaded: str) -> None:
-        self.loaded = loaded
-        self.real = onnxruntime.InferenceSession
-        self.asked: list[str] = []
-
-    def __call__(self, graph: bytes, options: Any, *, providers: list[str], **keywords: Any) -> Any:
-        self.asked += providers
-        session = self.real(graph, options, providers=[CPU], **keywords)
-        if providers == [CUDA]:
-            session.get_providers = lambda: [self.loaded, CPU]
-        return session
-
-
-def offer_cuda(monkeypatch: pytest.MonkeyPatch, loaded: str) -> Fake:
-    """onnxruntime lists CUDA; what a session asked for it gets is ``loaded``."""
-    fake = Fake(loaded)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("noise"))
-    monkeypatch.setattr(onnxruntime, "InferenceSession", fake)
-    return fake
 
 
 @pytest.mark.usefixtures("cpu_only")
@@ -96,11 +69,13 @@ def test_a_silent_fallback_is_an_error_or_said(
 ) -> None:
     """onnxruntime lists CUDA and then takes the CPU without a word."""
     offer_cuda(monkeypatch, loaded=CPU)
-    with pytest.raises(ProviderError, match=f"{CUDA} was asked for, but onnxruntime took {CPU}"):
+    with pytest.raises(
+        ProviderError, match=f"CUDA was asked for, but onnxruntime took {CPU}: it needs an NVIDIA driver, CUDA"
+    ):
         Router.load(for_cuda, provider="cuda")
     router = Router.load(for_cuda)
     assert (router.provider, router.graph.file) == ("cpu", INT8)
-    assert router.provider_reason == f"CPU, since {CUDA} was asked for, but onnxruntime took {CPU}"
+    assert router.provider_reason.startswith(f"CPU, since CUDA was asked for, but onnxruntime took {CPU}: it needs an")
     assert capfd.readouterr().out == ""
 
 
@@ -127,3 +102,12 @@ def test_a_cuda_graph_that_fails_leaves_no_way_when_the_bundle_has_no_other(
     offer_cuda(monkeypatch, loaded=CPU)
     with pytest.raises(ProviderError, match="has no graph for the CPU"):
         Router.load(for_cuda)
+
+
+@pytest.mark.usefixtures("cpu_only")
+def test_tensorrt_without_it_says_what_to_install(for_cuda: Path) -> None:
+    for action in (lambda: Router.load(for_cuda, provider="tensorrt"), lambda: Session(b"", provider="tensorrt")):
+        with pytest.raises(ProviderError) as caught:
+            action()
+        assert "TensorRT was asked for, but the installed onnxruntime has no TensorRT provider" in str(caught.value)
+        assert 'uninstall it, then run pip install "edgeroute[gpu]"' in str(caught.value)

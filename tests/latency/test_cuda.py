@@ -1,19 +1,27 @@
-"""The CUDA benchmark up to the device: what it asks for, how it pads, and that it refuses clearly."""
+"""The CUDA benchmark up to the device: what it asks for, what it measures, and that it refuses clearly."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import cuda
 import numpy as np
 import pytest
 from bundles import make_bundle
 from click.testing import CliRunner
+from devices import CUDA, TENSORRT, offer_cuda
 
-from edgeroute import Router
-from edgeroute.session import why_no_cuda
+from edgeroute.errors import GoldenWarning
+from edgeroute.session import Session, why_no_cuda
 
 without_cuda = pytest.mark.skipif(why_no_cuda() is None, reason="this machine has CUDA")
+
+
+@pytest.fixture
+def for_cuda(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "b", change=lambda manifest: manifest["graphs"][1].update(providers=["cuda"]))
 
 
 def test_a_bundle_without_a_graph_for_cuda_is_refused(tmp_path: Path) -> None:
@@ -23,36 +31,57 @@ def test_a_bundle_without_a_graph_for_cuda_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in run.output
 
 
-@without_cuda
-def test_without_a_device_it_says_so(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "b", change=lambda manifest: manifest["graphs"][1].update(providers=["cuda"]))
-    run = CliRunner().invoke(cuda.main, [str(bundle)])
+def test_a_bundle_that_takes_embeddings_is_refused(embedding_bundle: Path) -> None:
+    run = CliRunner().invoke(cuda.main, [str(embedding_bundle)])
     assert run.exit_code == 1
-    assert "there is nothing to measure on: the installed onnxruntime has no CUDA provider" in run.output
+    assert "takes embeddings, not text" in run.output
 
 
-@pytest.mark.parametrize(("tokens", "bucket"), [(1, 16), (16, 16), (17, 32), (129, 256), (256, 256)])
-def test_the_shortest_bucket_that_fits(tokens: int, bucket: int) -> None:
-    assert cuda.bucket_of(tokens) == bucket
+@without_cuda
+@pytest.mark.parametrize(("provider", "name"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
+def test_without_a_device_it_says_so(for_cuda: Path, provider: str, name: str) -> None:
+    run = CliRunner().invoke(cuda.main, [str(for_cuda), "--provider", provider])
+    assert run.exit_code == 1
+    assert f"there is nothing to measure on: the installed onnxruntime has no {name} provider" in run.output
 
 
-def test_what_fits_into_no_bucket_is_refused() -> None:
-    with pytest.raises(ValueError, match="at most 256 tokens, found 257"):
-        cuda.bucket_of(257)
+@pytest.mark.parametrize(("provider", "loaded"), [("cuda", CUDA), ("tensorrt", TENSORRT)])
+def test_on_a_device_it_measures_what_a_router_runs(
+    for_cuda: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: str, loaded: str
+) -> None:
+    monkeypatch.setenv("EDGEROUTE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cuda, "BATCHES", (4, 8))
+    fake = offer_cuda(monkeypatch, loaded)
+    run = CliRunner().invoke(cuda.main, [str(for_cuda), "--provider", provider, "--calls", "5"])
+    assert run.exit_code == 0, run.output
+    found: dict[str, Any] = json.loads(run.stdout)
+    assert (found["provider"], found["graph"]) == (provider, "model.fp32.onnx")
+    assert found["from_ids"].keys() == {"16", "32"}
+    assert found["from_ids"]["32"]["calls"] == found["end_to_end_on_the_mix"]["calls"] == 5
+    graphs = [each["enable_cuda_graph"] for each in fake.options if "enable_cuda_graph" in each]
+    if provider == "tensorrt":
+        assert (graphs, "batches_of_64_tokens" in found) == (["0"], False)
+    else:
+        assert graphs == ["1", "0"]
+        assert found["batches_of_64_tokens"].keys() == {"4", "8"}
+        assert found["from_ids_without_cuda_graphs"].keys() == {"16", "32"}
 
 
-def test_padding_changes_no_score_of_a_graph_without_dynamic_scales(fp32_bundle: Path) -> None:
-    router = Router.load(fp32_bundle, provider="cpu")
-    assert router._text is not None
-    row = router._text.encode("What is the capital of Peru?").ids
-    ids, mask = cuda.padded([row, row[:4]], 24)
-    assert ids.shape == mask.shape == (2, 24)
-    assert mask.sum(1).tolist() == [len(row), 4]
-    found = router._session._call(router._session._session, ids, mask)
-    assert found == pytest.approx([router._session.run(row), router._session.run(row[:4])], abs=1e-6)
+def test_a_device_that_computes_something_else_is_not_timed(for_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer_cuda(monkeypatch, CUDA)
+    real = Session.run
+    monkeypatch.setattr(
+        Session, "run", lambda session, row: real(session, row) if session.provider == "cpu" else 1 - real(session, row)
+    )
+    with pytest.warns(GoldenWarning):
+        run = CliRunner().invoke(cuda.main, [str(for_cuda)])
+    assert run.exit_code == 1
+    assert "Error: the device computes something else: |Δscore|" in run.output
 
 
-def test_times_are_percentiles_in_order() -> None:
-    found = cuda.timed(lambda number: np.arange(number * 100).sum(), 50)
-    assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"]
+def test_times_are_percentiles_in_order_and_warm() -> None:
+    called: list[int] = []
+    found = cuda.timed(lambda number: called.append(np.arange(number * 100).sum()), 50)
+    assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["max_ms"]
     assert found["calls"] == 50
+    assert len(called) == 50 + cuda.WARM_UP
