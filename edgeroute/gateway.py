@@ -1,0 +1,276 @@
+"""``Gateway``: choose an endpoint for a chat, call it, and fall back where the operator said so.
+
+    >>> gateway = Gateway.load("edgeroute.toml")
+    >>> answer = gateway.complete([{"role": "user", "content": "What is the capital of Peru?"}], temperature=0)
+    >>> answer.text, answer.endpoint, answer.choice.reason
+
+There is one implementation, and it is async; ``complete`` and ``stream`` run it on an event loop of their own. Load a
+gateway in the process that uses it: neither the router nor connections survive a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import time
+import weakref
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .answers import Completion, events, parse_body, text_of, usage_of
+from .choosing import Choice, Chooser, Messages, check_messages, texts_of
+from .endpoints import Endpoint
+from .errors import ConfigError, PromptError, RefusedError
+from .portal import Portal
+from .retries import Answered, Breaker, Call, Failed, plan
+from .settings import Settings, read_settings
+from .traffic import estimate_tokens
+from .transport import Reply, Transport
+
+CHAT = "chat/completions"
+
+
+class Gateway:
+    """A router with endpoints behind it. Made by ``Gateway.load``; close it, or use it in a ``with`` block."""
+
+    def __init__(self, settings: Settings, endpoints: Mapping[str, Endpoint], chooser: Chooser) -> None:
+        self.settings = settings
+        self.endpoints = endpoints
+        self.breakers = {name: Breaker() for name in endpoints}
+        self._chooser = chooser
+        self._transport = Transport()
+        self._portal = Portal()
+        self._end = weakref.finalize(self, _end, self._portal, self._transport)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, environment: Mapping[str, str] | None = None) -> Gateway:
+        """Read the operator's TOML, load its bundle, and be ready to call.
+
+        ``environment`` holds the keys that the file names, by default the process's own. Raises ``ConfigError`` naming
+        every wrong line and key, ``MissingExtraError``, and what ``Router.load`` raises. Opens no connection.
+        """
+        settings, endpoints = read_settings(path, environment)
+        return cls(settings, endpoints, Chooser.load(settings, endpoints, Path(path).parent))
+
+    def choose(
+        self,
+        messages: Messages,
+        *,
+        target: str | None = None,
+        strong_share: float | None = None,
+        threshold: float | None = None,
+        **fields: Any,
+    ) -> Choice:
+        """Where ``complete`` would send a chat with these OpenAI fields, without calling anything.
+
+        ``target`` names a target; ``strong_share`` or ``threshold`` hold for this call. Raises ``PromptError``,
+        ``CalibrationError``, ``BudgetError``.
+        """
+        return self._chooser.choose(messages, fields, target=target, strong_share=strong_share, threshold=threshold)
+
+    async def achoose(self, messages: Messages, **options: Any) -> Choice:
+        """``choose`` on a worker thread: the event loop never waits for a score."""
+        return await asyncio.to_thread(self.choose, messages, **options)
+
+    def complete(self, messages: Messages, **fields: Any) -> Completion:
+        """Choose and call; ``fields`` are OpenAI's, sent as they are, and the options of ``choose``.
+
+        Raises ``UpstreamError`` listing the causes when no endpoint answered, ``RefusedError`` when one said that the
+        request is wrong, ``BrokenAnswerError``, and what ``choose`` raises.
+        """
+        return self._portal.run(self.acomplete(messages, **fields))
+
+    async def acomplete(self, messages: Messages, **fields: Any) -> Completion:
+        """``complete`` for event loops."""
+        options, fields = _parted(fields)
+        choice = await self.achoose(messages, **options, **fields)
+        deadline = time.monotonic() + self.settings.deadline_s
+        reply = await self.open(choice, CHAT, fields | {"messages": check_messages(messages)}, deadline)
+        try:
+            data = await reply.read(deadline)
+        finally:
+            reply.close()
+        body = parse_body(data, reply.endpoint.name)
+        return self._completed(choice, reply.endpoint, body, messages, text_of(body, "message"))
+
+    def stream(self, messages: Messages, **fields: Any) -> Stream:
+        """Choose and call with ``stream``: the chunks as they come. Raises as ``complete``, also while it runs."""
+        return Stream(self._portal.run(self.astream(messages, **fields)), self._portal)
+
+    async def astream(self, messages: Messages, **fields: Any) -> AsyncStream:
+        """``stream`` for event loops: ``async for chunk in await gateway.astream(...)``."""
+        options, fields = _parted(fields)
+        fields["stream"] = True
+        choice = await self.achoose(messages, **options, **fields)
+        deadline = time.monotonic() + self.settings.deadline_s
+        reply = await self.open(choice, CHAT, fields | {"messages": check_messages(messages)}, deadline)
+        return AsyncStream(self, choice, reply, messages, deadline)
+
+    async def open(self, choice: Choice, path: str, body: Mapping[str, Any], deadline: float) -> Reply:
+        """Call the choice's endpoints in order until one answers; ``body`` is sent with the endpoint's model in it.
+
+        ``deadline`` is of ``time.monotonic``. Raises ``UpstreamError`` and ``RefusedError``.
+        """
+        reply = await self._answer(choice, path, body, deadline)
+        if reply.status >= 400:
+            try:
+                data = await reply.read(deadline)
+            finally:
+                reply.close()
+            name = reply.endpoint.name
+            raise RefusedError(
+                f"{name} answered {reply.status}: it refused the request", status=reply.status, body=data
+            )
+        return reply
+
+    async def _answer(self, choice: Choice, path: str, body: Mapping[str, Any], deadline: float) -> Reply:
+        """Drive the plan: it says whom to call and how long to wait, here it is done."""
+        route = [self.endpoints[name] for name in choice.endpoints]
+        left = deadline - time.monotonic()
+        steps = plan(route, self.breakers, deadline_s=left, clock=time.monotonic, jitter=random.random)
+        with contextlib.closing(steps):
+            step = next(steps)
+            while True:
+                if not isinstance(step, Call):
+                    await asyncio.sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                data = _json({**body, "model": step.endpoint.model})
+                reply = await self._transport.call(step.endpoint, path, data, step.left_s)
+                if isinstance(reply, Failed):
+                    step = steps.send(reply)
+                    continue
+                with contextlib.suppress(StopIteration):
+                    steps.send(Answered())
+                return reply
+
+    def _completed(
+        self, choice: Choice, endpoint: Endpoint, body: Mapping[str, Any], messages: Messages, text: str
+    ) -> Completion:
+        counted = usage_of(body)
+        given, made = counted or (_tokens_of(messages), estimate_tokens(text))
+        cost = endpoint.cost_usd(given, made)
+        if self._chooser.budget is not None and cost is not None:
+            self._chooser.budget.spend(cost)
+        return Completion(choice, endpoint.name, body, given, made, counted is None, cost)
+
+    def close(self) -> None:
+        """End the connections of ``complete`` and ``stream``."""
+        self._end()
+
+    async def aclose(self) -> None:
+        """End the connections of the running event loop as well."""
+        await self._transport.aclose()
+        await asyncio.to_thread(self._end)
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Gateway:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class AsyncStream:
+    """Chunks of an answer as they come, each the endpoint's JSON object; ``completion`` is there at the end."""
+
+    def __init__(self, gateway: Gateway, choice: Choice, reply: Reply, messages: Messages, deadline: float) -> None:
+        self.choice = choice
+        self.endpoint = reply.endpoint.name
+        self.completion: Completion | None = None
+        self._reply = reply
+        self._chunks = self._read(gateway, messages, deadline)
+
+    def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        return self._chunks
+
+    async def _read(self, gateway: Gateway, messages: Messages, deadline: float) -> AsyncIterator[dict[str, Any]]:
+        texts: list[str] = []
+        usage: dict[str, Any] = {}
+        try:
+            async for data in events(self._reply.chunks(deadline), self.endpoint):
+                chunk = parse_body(data, self.endpoint)
+                texts.append(text_of(chunk, "delta"))
+                usage = chunk if usage_of(chunk) else usage
+                yield chunk
+        finally:
+            self._reply.close()
+            self.completion = gateway._completed(self.choice, self._reply.endpoint, usage, messages, "".join(texts))
+
+    async def aclose(self) -> None:
+        """Give the answer up: the endpoint is told by the connection's end."""
+        await self._chunks.aclose()  # type: ignore[attr-defined]
+        self._reply.close()
+
+
+class Stream:
+    """``AsyncStream`` for callers without an event loop: iterate over it, or close it."""
+
+    def __init__(self, inner: AsyncStream, portal: Portal) -> None:
+        self._inner = inner
+        self._portal = portal
+        self.choice = inner.choice
+        self.endpoint = inner.endpoint
+
+    @property
+    def completion(self) -> Completion | None:
+        """What was used and what it cost, once the stream is over; its ``body`` is the chunk with the usage."""
+        return self._inner.completion
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        chunks = aiter(self._inner)
+        try:
+            while True:
+                try:
+                    chunk: dict[str, Any] = self._portal.run(anext(chunks))  # type: ignore[arg-type]
+                except StopAsyncIteration:
+                    return
+                yield chunk
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the rest of the answer up."""
+        self._portal.run(self._inner.aclose())
+
+
+def _parted(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of ``choose``, and the fields that go to the endpoint."""
+    if "model" in fields:
+        raise ConfigError("the model is the endpoint's own: choose another with target=")
+    names = ("target", "strong_share", "threshold")
+    options = {name: fields[name] for name in names if name in fields}
+    return options, {name: value for name, value in fields.items() if name not in names}
+
+
+def _tokens_of(messages: Messages) -> int:
+    """An estimate, of the texts alone."""
+    return sum(estimate_tokens(text) for message in check_messages(messages) for text in texts_of(message))
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = type(error).__name__
+    raise PromptError(f"messages or fields cannot be written as JSON ({kind})")
+
+
+def _end(portal: Portal, transport: Transport) -> None:
+    if portal.running:
+        portal.run(transport.aclose())
+    portal.stop()
