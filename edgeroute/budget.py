@@ -80,6 +80,7 @@ class Budget:
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 entry = json.loads(line)
-                self._spent += float(entry["usd"]) if entry["day"] == self._day else 0.0
+                usd, day = float(entry["usd"]), entry["day"]
             except (ValueError, TypeError, KeyError):
                 raise ConfigError(f"budget_file: {self._path}: entry {number} is no object of day and usd") from None
+            self._spent += usd if day == self._day else 0.0

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from .budget import Budget
 from .endpoints import Endpoint
-from .errors import BudgetError, CalibrationError, EdgeRouteError, PromptError
+from .errors import BudgetError, CalibrationError, EdgeRouteError, PromptError, ScoreError
 from .router import Router
 from .settings import Rule, Settings
 from .traffic import read_calibration
@@ -140,20 +140,22 @@ class Chooser:
 
     def _score(self, chat: Sequence[Mapping[str, Any]], edges: Sequence[float]) -> Choice:
         try:
-            if self.settings.rank is not None:
-                return self._rank(chat)
-            # choose takes no threshold above 1, which share 0 stands for: any would do, edges decide
-            decision = self.router.choose(chat, threshold=min(edges[-1], 1.0))
+            return self._band(chat, edges) if self.settings.rank is None else self._rank(chat)
         except Exception as error:  # whatever it is, the operator said what is to happen then
-            if self.settings.on_error == "raise":
+            ours = isinstance(error, EdgeRouteError)
+            if self.settings.on_error == "raise" and ours:
                 raise
-            kind = type(error).__name__
-            why = f"{kind}: {error}" if isinstance(error, EdgeRouteError) else kind
-            return self._to(self.settings.on_error, f"scoring failed ({why})")
+            why = f"{type(error).__name__}: {error}" if ours else type(error).__name__
+        if self.settings.on_error == "raise":  # outside of the except: a foreign error may hold the prompt
+            raise ScoreError(f"scoring failed ({why})")
+        return self._to(self.settings.on_error, f"scoring failed ({why})")
+
+    def _band(self, chat: Sequence[Mapping[str, Any]], edges: Sequence[float]) -> Choice:
+        # The edges decide: choose takes no threshold above 1, which is what share 0 stands for.
+        decision = self.router.choose(chat, threshold=min(edges[-1], 1.0))
         place = bisect.bisect_right(edges, decision.score)
-        edge = edges[min(place, len(edges) - 1)] if place < len(edges) else edges[-1]
+        edge, sign = (edges[place], "<") if place < len(edges) else (edges[-1], ">=")
         name = self._names[place]
-        sign = ">=" if place == len(edges) else "<"
         return Choice(
             target=name,
             endpoints=self._targets[name],

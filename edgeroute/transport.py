@@ -172,7 +172,7 @@ def _retry_after_s(headers: object) -> float | None:
     get = headers.get  # type: ignore[attr-defined]
     for name, unit in (("retry-after-ms", 1e3), ("retry-after", 1.0)):
         text = (get(name) or "").strip()
-        if text.replace(".", "", 1).isdecimal() and len(text) < 12:
+        if text.isascii() and text.replace(".", "", 1).isdecimal() and len(text) < 12:
             return float(text) / unit
         if text and unit == 1.0:
             with contextlib.suppress(ValueError, TypeError, OverflowError):
