@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 _STEPS = 50
 _STAKE = 0.75
 """The part of the capital that may be lost on one value."""
+_MOST = 4.0
+"""A ratio of qualities beyond this is nobody's question."""
 
 
 def share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -44,12 +46,17 @@ def mean_above(values: ArrayLike, bound: float, *, low: float, delta: float) -> 
     return bool((np.cumsum(np.log1p(_stakes(doubted, worst, delta) * doubted)) >= math.log(1 / delta)).any())
 
 
-def mean_interval(values: ArrayLike, *, low: float, high: float, confidence: float = 0.95) -> tuple[float, float]:
-    """An interval of the mean of ``values``, ``[n]``, all from ``low`` to ``high``, at the stated confidence."""
-    array, delta = np.asarray(values, np.float64), (1 - confidence) / 2
-    below = _highest(lambda bound: mean_above(array, bound, low=low, delta=delta), low, float(array.mean()))
-    above = _highest(lambda bound: mean_above(-array, bound, low=-high, delta=delta), -high, float(-array.mean()))
-    return below, -above
+def lowest_ratio(parts: ArrayLike, wholes: ArrayLike, delta: float) -> float:
+    """A lower bound, at confidence 1 - ``delta``, of mean(parts) / mean(wholes): pairs in [0, 1], ``[n]`` each."""
+    part, whole = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
+    return _last(lambda q: mean_above(part - q * whole, 0.0, low=-q, delta=delta), 0.0, _MOST)
+
+
+def highest_ratio(parts: ArrayLike, wholes: ArrayLike, delta: float) -> float:
+    """The upper bound; infinite when ``wholes`` may be 0 throughout for all that these pairs say."""
+    part, whole = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
+    below = _last(lambda p: mean_above((_MOST - p) * whole - part, 0.0, low=-1.0, delta=delta), 0.0, _MOST)
+    return _MOST - below if below > 0 else math.inf
 
 
 def _stakes(doubted: NDArray[np.float64], worst: float, delta: float) -> NDArray[np.float64]:
@@ -78,9 +85,9 @@ def _root(rising: Callable[[float], float]) -> float:
     return (low + high) / 2
 
 
-def _highest(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """The highest bound that holds, to a thousandth of the range; ``low`` when none does."""
-    while high - low > 1e-3 * max(1.0, abs(high)):
+def _last(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """The last bound that holds, to a ten-thousandth; ``low`` when none does. Bounds that hold come first."""
+    while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low

@@ -24,8 +24,8 @@ FAILURES_TO_OPEN = 5
 COOLDOWN_S, MAX_COOLDOWN_S = 5.0, 120.0
 MAX_RETRY_AFTER_S = 60.0
 """A longer Retry-After is kept up to here."""
-MAX_WAIT_S = 10.0
-"""Who must wait longer than this goes to the next endpoint."""
+MAX_WAIT_S, LAST_MAX_WAIT_S = 2.0, 10.0
+"""Who must wait longer than this goes to the next endpoint; for the last there is more patience."""
 BACKOFF_S, MAX_BACKOFF_S = 0.25, 4.0
 
 
@@ -143,11 +143,12 @@ def plan(
     failures: list[tuple[str, Failed]] = []
     for endpoint in route:
         breaker = breakers[endpoint.name]
+        patience = LAST_MAX_WAIT_S if endpoint is route[-1] else MAX_WAIT_S
         for attempt in range(1 + endpoint.retries):
             wait = breaker.wait_s(clock())
             if attempt:
                 wait = max(wait, min(BACKOFF_S * 2 ** (attempt - 1), MAX_BACKOFF_S) * (0.5 + jitter() / 2))
-                if wait <= MAX_WAIT_S and clock() + wait < deadline:
+                if wait <= patience and clock() + wait < deadline and not breaker.open:
                     yield Wait(wait)
                     wait = breaker.wait_s(clock())
             if clock() >= deadline:

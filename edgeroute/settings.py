@@ -90,10 +90,11 @@ class Settings:
 
 
 def read_settings(
-    path: str | os.PathLike[str], environment: Mapping[str, str] | None = None
+    path: str | os.PathLike[str], environment: Mapping[str, str] | None = None, *, keys: bool = True
 ) -> tuple[Settings, dict[str, Endpoint]]:
     """The settings of a file and its endpoints, keys read from ``environment`` (by default the process's own).
 
+    Without ``keys`` none is read, and none is missed: for who looks at prices and calls nobody.
     Raises ``ConfigError`` that lists everything that is wrong, each with its line and key.
     """
     name = os.fspath(path)
@@ -112,7 +113,7 @@ def read_settings(
         problems = list(_check(settings))
         for key, table in settings.endpoints.items():
             endpoints[key], missing = make_endpoint(key, table, os.environ if environment is None else environment)
-            problems += [(f".endpoints.{key}.{each}", why) for each, why in missing.items()]
+            problems += [(f".endpoints.{key}.{each}", why) for each, why in missing.items() if keys]
     if problems:
         raise ConfigError("\n".join(_located(name, text, value, problems)))
     return settings, endpoints

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .bounds import mean_above, mean_interval, share_interval
+from .bounds import highest_ratio, lowest_ratio, mean_above, share_interval
 from .calibration import fit_quantiles, threshold_for
 from .errors import CalibrationError
 from .receipts import Calibration
@@ -152,9 +152,16 @@ class Outcomes:
             )
         return last
 
-    def interval(self, threshold: float, confidence: float) -> tuple[float, float]:
-        """The interval of the mean mark at a threshold that was not chosen by these outcomes."""
-        return mean_interval(self._shuffled(self._routed(threshold)), low=0.0, high=1.0, confidence=confidence)
+    def ratio_interval(self, threshold: float, confidence: float) -> tuple[float, float]:
+        """The interval of ``quality`` at a threshold that these outcomes did not choose; the high end may be infinite.
+
+        A ratio is above ``q`` exactly when the mean of ``routed - q * strong`` is above 0, so bounds of means of
+        paired differences are bounds of the ratio, and as narrow as the pairing makes them.
+        """
+        routed, delta = self._routed(threshold), (1 - confidence) / 2
+        return lowest_ratio(self._shuffled(routed), self._shuffled(self.strong), delta), highest_ratio(
+            self._shuffled(routed), self._shuffled(self.strong), delta
+        )
 
     def _routed(self, threshold: float) -> NDArray[np.float64]:
         return np.where(self.scores >= threshold, self.strong, self.weak)

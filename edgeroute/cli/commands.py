@@ -23,6 +23,8 @@ CORE = {
     "doctor": "Show what is installed, which providers load, and whether scoring works.",
     "evaluate": "Say what routing by a bundle would be worth on labelled prompts.",
     "labels": "Turn preference data of other forms into labels, cleaned and split.",
+    "ask": "Send a prompt to the model it needs and stream the answer.",
+    "calibrate": "Set a threshold on your own prompts.",
     "pull": "Fetch a bundle, verify it, and keep it in the cache folder.",
 }
 EXTRAS = {

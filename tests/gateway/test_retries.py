@@ -117,7 +117,16 @@ def test_waits_double_and_are_drawn() -> None:
 
 
 def test_a_retry_after_is_waited_for_when_it_is_short() -> None:
-    assert play([(Failed("429", retry_after_s=7), 0), (Answered(), 0)], [2, 0]).calls == [(0, "e0"), (7, "e0")]
+    assert play([(Failed("429", retry_after_s=1.5), 0), (Answered(), 0)], [2, 0]).calls == [(0, "e0"), (1.5, "e0")]
+    assert play([(Failed("429", retry_after_s=7), 0), (Answered(), 0)], [2]).calls == [(0, "e0"), (7, "e0")]
+
+
+def test_nobody_waits_for_a_breaker() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURES_TO_OPEN - 1):
+        breaker.fail(breaker.enter(0), 0)
+    played = play([], [3], {"e0": breaker})
+    assert (len(played.calls), played.waits) == (1, [])
 
 
 def test_a_long_one_means_the_next_endpoint_at_once() -> None:
