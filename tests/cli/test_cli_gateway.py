@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Ran
 from process import run_process
 from upstream import Upstream, cut_after, serve_upstream, status
 
 from edgeroute.router import Router
 
-Run = Callable[..., Ran]
+Run = Callable[..., Any]
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from operators import KEY, endpoint
 from upstream import Upstream, serve_upstream
 
 from edgeroute.gateway import Gateway
-
-KEY = "sk-heliotrope-1234"
 
 
 @pytest.fixture
@@ -25,21 +24,6 @@ def weak() -> Iterator[Upstream]:
     """The server of the weak model."""
     with serve_upstream("weak") as upstream:
         yield upstream
-
-
-def endpoint(name: str, url: str, more: str = "") -> str:
-    """A table of the TOML."""
-    return f"""
-[endpoints.{name}]
-url = "{url}"
-model = "{name}-model"
-usd_per_1m_input = {10 if name == "big" else 1}
-usd_per_1m_output = {30 if name == "big" else 2}
-timeout_s = 1.0
-idle_timeout_s = 0.5
-retries = 1
-{more}
-"""
 
 
 @pytest.fixture

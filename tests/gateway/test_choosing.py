@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import endpoint
+from operators import endpoint
 from upstream import Upstream
 
 from edgeroute.budget import Budget
