@@ -17,7 +17,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,7 @@ from .endpoints import Endpoint
 from .errors import ConfigError, PromptError, RefusedError
 from .portal import Portal
 from .retries import Answered, Breaker, Call, Failed, plan
+from .router import Router
 from .settings import Settings, read_settings
 from .traffic import estimate_tokens
 from .transport import Reply, Transport
@@ -42,6 +43,8 @@ class Gateway:
         self.settings = settings
         self.endpoints = endpoints
         self.breakers = {name: Breaker() for name in endpoints}
+        self.observe: Callable[[str, Failed | None, float], None] = lambda _name, _failed, _seconds: None
+        """Told of each call: the endpoint, what failed, and the seconds to the first byte."""
         self._chooser = chooser
         self._transport = Transport()
         self._portal = Portal()
@@ -73,6 +76,16 @@ class Gateway:
         """
         return self._chooser.choose(messages, fields, target=target, strong_share=strong_share, threshold=threshold)
 
+    @property
+    def router(self) -> Router:
+        """The router that scores."""
+        return self._chooser.router
+
+    def spend(self, usd: float) -> None:
+        """Count what a call cost, for a daily budget."""
+        if self._chooser.budget is not None:
+            self._chooser.budget.spend(usd)
+
     async def achoose(self, messages: Messages, **options: Any) -> Choice:
         """``choose`` on a worker thread: the event loop never waits for a score."""
         return await asyncio.to_thread(self.choose, messages, **options)
@@ -90,7 +103,7 @@ class Gateway:
         options, fields = _parted(fields)
         choice = await self.achoose(messages, **options, **fields)
         deadline = time.monotonic() + self.settings.deadline_s
-        reply = await self.open(choice, CHAT, fields | {"messages": check_messages(messages)}, deadline)
+        reply = await self._open(choice, fields | {"messages": check_messages(messages)}, deadline)
         try:
             data = await reply.read(deadline)
         finally:
@@ -108,15 +121,12 @@ class Gateway:
         fields["stream"] = True
         choice = await self.achoose(messages, **options, **fields)
         deadline = time.monotonic() + self.settings.deadline_s
-        reply = await self.open(choice, CHAT, fields | {"messages": check_messages(messages)}, deadline)
+        reply = await self._open(choice, fields | {"messages": check_messages(messages)}, deadline)
         return AsyncStream(self, choice, reply, messages, deadline)
 
-    async def open(self, choice: Choice, path: str, body: Mapping[str, Any], deadline: float) -> Reply:
-        """Call the choice's endpoints in order until one answers; ``body`` is sent with the endpoint's model in it.
-
-        ``deadline`` is of ``time.monotonic``. Raises ``UpstreamError`` and ``RefusedError``.
-        """
-        reply = await self._answer(choice, path, body, deadline)
+    async def _open(self, choice: Choice, body: Mapping[str, Any], deadline: float) -> Reply:
+        """``call``, with a refusal raised as ``RefusedError``."""
+        reply = await self.call(choice, CHAT, lambda model: _json({**body, "model": model}), deadline)
         if reply.status >= 400:
             try:
                 data = await reply.read(deadline)
@@ -128,8 +138,13 @@ class Gateway:
             )
         return reply
 
-    async def _answer(self, choice: Choice, path: str, body: Mapping[str, Any], deadline: float) -> Reply:
-        """Drive the plan: it says whom to call and how long to wait, here it is done."""
+    async def call(self, choice: Choice, path: str, render: Callable[[str], bytes], deadline: float) -> Reply:
+        """Call the choice's endpoints in order until one answers, be it with a refusal (4xx); close the reply.
+
+        ``path`` is ``chat/completions`` or its like, ``render`` gives the body for an endpoint's model, ``deadline`` is
+        of ``time.monotonic``. Raises ``UpstreamError``. The plan says whom to call and how long to wait; here it is
+        done.
+        """
         route = [self.endpoints[name] for name in choice.endpoints]
         left = deadline - time.monotonic()
         steps = plan(route, self.breakers, deadline_s=left, clock=time.monotonic, jitter=random.random)
@@ -140,8 +155,10 @@ class Gateway:
                     await asyncio.sleep(step.seconds)
                     step = next(steps)
                     continue
-                data = _json({**body, "model": step.endpoint.model})
-                reply = await self._transport.call(step.endpoint, path, data, step.left_s)
+                start = time.monotonic()
+                reply = await self._transport.call(step.endpoint, path, render(step.endpoint.model), step.left_s)
+                failed = reply if isinstance(reply, Failed) else None
+                self.observe(step.endpoint.name, failed, time.monotonic() - start)
                 if isinstance(reply, Failed):
                     step = steps.send(reply)
                     continue
@@ -153,10 +170,10 @@ class Gateway:
         self, choice: Choice, endpoint: Endpoint, body: Mapping[str, Any], messages: Messages, text: str
     ) -> Completion:
         counted = usage_of(body)
-        given, made = counted or (_tokens_of(messages), estimate_tokens(text))
+        given, made = counted or (tokens_of(messages), estimate_tokens(text))
         cost = endpoint.cost_usd(given, made)
-        if self._chooser.budget is not None and cost is not None:
-            self._chooser.budget.spend(cost)
+        if cost is not None:
+            self.spend(cost)
         return Completion(choice, endpoint.name, body, given, made, counted is None, cost)
 
     def close(self) -> None:
@@ -257,7 +274,7 @@ def _parted(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return options, {name: value for name, value in fields.items() if name not in names}
 
 
-def _tokens_of(messages: Messages) -> int:
+def tokens_of(messages: Messages) -> int:
     """An estimate, of the texts alone."""
     return sum(estimate_tokens(text) for message in check_messages(messages) for text in texts_of(message))
 

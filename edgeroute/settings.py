@@ -54,6 +54,23 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Serve:
+    """How ``edgeroute serve`` treats its callers."""
+
+    bearer_token_env: str | None = None
+    max_body_mb: float = 20.0
+    max_concurrency: int = 128
+    max_queue: int = 256
+    queue_timeout_s: float = 10.0
+    shutdown_timeout_s: float = 60.0
+    stream_usage: bool = False
+    embeddings: tuple[str, ...] = ()
+    decision_log: str | None = None
+    log_prompts: bool = False
+    shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole file. Targets go from cheap to strong: ``weak`` and ``strong``, the tiers, or the ranked models."""
 
@@ -78,6 +95,7 @@ class Settings:
     budget_file: str | None = None
     deadline_s: float = 600.0
     output_tokens: int = 400
+    serve: Serve = Serve()
 
     @property
     def targets(self) -> dict[str, tuple[str, ...]]:
@@ -155,6 +173,7 @@ def _check(settings: Settings) -> Iterator[Problem]:
         yield from ((f".endpoints.{name}.{key}", why) for key, why in check_table(table).items())
     yield from _check_targets(settings)
     yield from _check_limits(settings)
+    yield from _check_serve(settings)
     for i, rule in enumerate(settings.rules):
         yield from _check_rule(rule, f".rules[{i}]", {*settings.targets, "strong", "weak"})
 
@@ -235,6 +254,20 @@ def _check_limits(settings: Settings) -> Iterator[Problem]:
         for name, table in settings.endpoints.items():
             if table.usd_per_1m_input is None:
                 yield f".endpoints.{name}", "a daily budget needs prices: set usd_per_1m_input and usd_per_1m_output"
+
+
+def _check_serve(settings: Settings) -> Iterator[Problem]:
+    serve = settings.serve
+    for key in ("max_body_mb", "max_concurrency", "queue_timeout_s", "shutdown_timeout_s"):
+        if not getattr(serve, key) > 0:
+            yield f".serve.{key}", "expected a number above 0"
+    if serve.max_queue < 0:
+        yield ".serve.max_queue", "expected 0 or more"
+    for name in serve.embeddings:
+        if name not in settings.endpoints:
+            yield ".serve.embeddings", f"no endpoint is named {name!r}; there are {', '.join(settings.endpoints)}"
+    if serve.log_prompts and serve.decision_log is None:
+        yield ".serve.log_prompts", "is for decision_log, which is not set"
 
 
 def _check_rule(rule: Rule, where: str, targets: set[str]) -> Iterator[Problem]:

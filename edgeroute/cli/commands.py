@@ -25,6 +25,8 @@ CORE = {
     "labels": "Turn preference data of other forms into labels, cleaned and split.",
     "ask": "Send a prompt to the model it needs and stream the answer.",
     "calibrate": "Set a threshold on your own prompts.",
+    "serve": "Serve an OpenAI-compatible API that routes.",
+    "replay": "Show what another share would have changed, from a decision log.",
     "pull": "Fetch a bundle, verify it, and keep it in the cache folder.",
 }
 EXTRAS = {
