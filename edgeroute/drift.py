@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .calibration import fit_quantiles, threshold_for
+from .calibration import fit_quantiles, share_for, threshold_for
 
 BINS = 10
 CHANGED = 0.25
@@ -22,7 +22,7 @@ _LEAST = 1e-4
 def stability_index(quantiles: Sequence[float], scores: ArrayLike) -> float:
     """PSI of ``scores``, ``[n]``, against the calibration's quantiles. Bins that ties make one are one."""
     edges = np.unique(np.interp(np.linspace(0, 1, BINS + 1), np.linspace(0, 1, len(quantiles)), quantiles)[1:-1])
-    levels = np.interp(edges, quantiles, np.linspace(0, 1, len(quantiles)))
+    levels = [1 - share_for(quantiles, float(edge)) for edge in edges]  # a plateau of ties lies above its edge
     expected = np.diff(np.concatenate([[0.0], levels, [1.0]]))
     places = np.searchsorted(edges, np.asarray(scores, np.float64), side="right")
     found = np.bincount(places, minlength=len(expected)) / max(len(places), 1)
