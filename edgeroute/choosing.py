@@ -20,7 +20,7 @@ from .endpoints import Endpoint
 from .errors import BudgetError, CalibrationError, EdgeRouteError, PromptError, ScoreError
 from .router import Router
 from .settings import Rule, Settings
-from .traffic import read_calibration
+from .traffic import TrafficCalibration, read_calibration
 
 Messages = str | Sequence[Mapping[str, Any]]
 """A prompt, or a chat as OpenAI's ``messages``."""
@@ -61,22 +61,13 @@ class Chooser:
 
     @classmethod
     def load(cls, settings: Settings, endpoints: Mapping[str, Endpoint], folder: Path) -> Chooser:
-        """Load the router and, where the settings name one, the calibration on the user's own traffic.
+        """Load the router, as ``load_router`` does, and take the calibration's threshold where none is set.
 
-        Relative paths are seen from ``folder``, that of the TOML. Raises what ``Router.load`` raises, and
-        ``CalibrationError``.
+        Raises what that raises, and ``ConfigError`` for a budget's file.
         """
-        bundle = settings.bundle
-        if bundle is not None and (folder / bundle).is_dir():
-            bundle = str(folder / bundle)
-        router = Router.load(
-            bundle, provider=settings.provider, threads=settings.threads, digest=settings.digest, chat=settings.chat
-        )
-        if settings.calibration is not None:
-            own = read_calibration(folder / settings.calibration, router)
-            router.graph = dataclasses.replace(router.graph, calibration=own.as_receipt())
-            if settings.strong_share is None and settings.threshold is None and settings.strong:
-                settings = dataclasses.replace(settings, threshold=min(own.threshold, 1.0))
+        router, own = load_router(settings, folder)
+        if own is not None and settings.strong_share is None and settings.threshold is None and settings.strong:
+            settings = dataclasses.replace(settings, threshold=min(own.threshold, 1.0))
         path = settings.budget_file
         cap = settings.daily_budget_usd
         return cls(settings, endpoints, router, None if cap is None else Budget(cap, folder / path if path else None))
@@ -186,6 +177,25 @@ class Chooser:
     def _price(self, endpoint: str) -> float:
         """Dollars of a call with as many tokens in as out are expected: an order, not a forecast."""
         return self._endpoints[endpoint].cost_usd(self.settings.output_tokens, self.settings.output_tokens) or 0.0
+
+
+def load_router(settings: Settings, folder: Path) -> tuple[Router, TrafficCalibration | None]:
+    """The settings' router, and the calibration on the user's own traffic in the place of the bundle's.
+
+    Relative paths are seen from ``folder``, that of the TOML. Raises what ``Router.load`` raises, and
+    ``CalibrationError``.
+    """
+    bundle = settings.bundle
+    if bundle is not None and (folder / bundle).is_dir():
+        bundle = str(folder / bundle)
+    router = Router.load(
+        bundle, provider=settings.provider, threads=settings.threads, digest=settings.digest, chat=settings.chat
+    )
+    if settings.calibration is None:
+        return router, None
+    own = read_calibration(folder / settings.calibration, router)
+    router.graph = dataclasses.replace(router.graph, calibration=own.as_receipt())
+    return router, own
 
 
 def _edges(settings: Settings, router: Router) -> Sequence[float]:

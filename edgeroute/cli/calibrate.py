@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ..choosing import load_router
 from ..errors import CalibrationError
 from ..inputs import BadLine, format_of, read_prompts
 from ..labels import read_outcomes
@@ -108,16 +110,18 @@ def calibrate(**options: Any) -> None:
 def _open(options: _Options) -> tuple[Router, Traffic]:
     config = options.config or (TOML if Path(TOML).is_file() else None)
     strong = weak = None
-    bundle, chat, output_tokens = options.model, None, 400
+    output_tokens = 400
     if config is not None:
         settings, endpoints = read_settings(config, keys=False)
         targets = list(settings.targets.values())
         weak, strong = endpoints[targets[0][0]], endpoints[targets[-1][0]]
-        chat, output_tokens = settings.chat, settings.output_tokens
-        folder = Path(config).parent
-        own = settings.bundle
-        bundle = bundle or (str(folder / own) if own and (folder / own).is_dir() else own)
-    router = Router.load(bundle, chat=chat)
+        output_tokens = settings.output_tokens
+        settings = dataclasses.replace(settings, calibration=None)
+        if options.model is not None:
+            settings = dataclasses.replace(settings, bundle=options.model, digest=None)
+        router, _ = load_router(settings, Path(config).parent if options.model is None else Path())
+    else:
+        router = Router.load(options.model)
     prompts = _read_prompts(options)
     scores = _score(router, prompts)
     tokens = np.array([estimate_tokens(each if isinstance(each, str) else json.dumps(each)) for each in prompts])

@@ -7,12 +7,12 @@ from collections import deque
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..decisions import Logged
-from ..drift import stability_index
+from ..drift import LEAST_SCORES, stability_index
 from ..gateway import Gateway
 from ..retries import Failed
 
 WINDOW = 2000
-"""Scores that drift is measured on, and the fewest are a twentieth of that."""
+"""The last scores, on which drift is measured."""
 _TENTHS = [i / 10 for i in range(1, 11)]
 _SECONDS = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512]
 _UPSTREAM_SECONDS = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2]
@@ -68,7 +68,7 @@ class Metrics:
 
     def text(self, gateway: Gateway) -> bytes:
         """The page."""
-        if len(self._scores) >= WINDOW // 20:
+        if len(self._scores) >= LEAST_SCORES:
             self._psi.set(stability_index(gateway.router.graph.calibration.quantiles, list(self._scores)))
         if self._strong:
             self._share.set(sum(self._strong) / len(self._strong))

@@ -141,3 +141,48 @@ def test_calibrate_refuses_what_it_cannot_use(run: Run, log: Path, home: Path) -
     ran = run("calibrate", "--prompts", log)
     assert (ran.code, ran.err) == (0, 'line 2: the object has neither "prompt" nor "messages": left out\n')
     assert "cannot be written" in run("calibrate", "--prompts", log, "--output", home).err
+
+
+@pytest.fixture
+def decisions(home: Path) -> Path:
+    router, path = Router.load(), home / "decisions.jsonl"
+    words = ("milk", "tea", "bread", "river", "city", "poem", "proof", "quantum", "graph", "car")
+    with path.open("w") as file:
+        for prompt in (f"explain {a} and {b}" for a in words for b in words):
+            chosen = router.choose(prompt)
+            row = {"time": "t", "target": chosen.target, "endpoint": "e", "status": 200, "reason": "r"}
+            row |= {"score": chosen.score, "threshold": chosen.threshold, "strong_share": chosen.strong_share}
+            file.write(json.dumps(row | {"messages": prompt, "usd": 0.001, "usd_strong": 0.01}) + "\n")
+    return path
+
+
+def test_replay_shows_what_would_change(run: Run, decisions: Path) -> None:
+    ran = run("replay", decisions, "--strong-share", "0.1")
+    assert ran.code == 0
+    assert "decisions     100 with a score, 0 without" in ran.out
+    assert "10.0% replayed" in ran.out
+    same = json.loads(run("replay", decisions, "--model", "carried", "--json").out)
+    assert (same["n"], same["to_strong"] - same["to_weak"]) == (100, 0)
+    assert run("replay", decisions).code == 2
+    assert "name it with --model" in run("replay", decisions, "--threshold", "0.5", "--prompts", decisions).err
+    assert run("replay", "none.jsonl", "--threshold", "0.5").code == 1
+
+
+def test_doctor_looks_at_a_log(run: Run, decisions: Path, toml: Path) -> None:
+    found = json.loads(run("doctor", "--log", decisions, "--json").out)
+    assert found["n"] == 100
+    assert found["wanted_share"] == pytest.approx(0.5, abs=0.01)
+    again = run("replay", decisions, "--threshold", found["suggested_threshold"], "--json")
+    assert json.loads(again.out)["share_after"] == pytest.approx(0.5, abs=0.02)
+    ran = run("doctor", "--log", decisions, "--config", toml)
+    assert ran.code == (1 if found["changed"] else 0)
+    assert "would give what is wanted" in ran.out
+    decisions.write_text("")
+    assert "at least 100 decisions with a score, found 0" in run("doctor", "--log", decisions).err
+
+
+def test_serve_says_what_is_wrong_with_its_file(run: Run, home: Path) -> None:
+    assert run("serve", "--config", "none.toml").err == "Error: none.toml cannot be read: No such file or directory\n"
+    (home / "bad.toml").write_text("strong = 1")
+    ran = run("serve", "--config", "bad.toml")
+    assert (ran.code, "bad.toml:1: strong: expected a list, found 1" in ran.err) == (1, True)
