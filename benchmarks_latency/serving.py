@@ -27,27 +27,8 @@ from typing import Any
 
 import numpy as np
 
-WORDS = [
-    "explain",
-    "compare",
-    "prove",
-    "the",
-    "integral",
-    "of",
-    "a",
-    "river",
-    "and",
-    "its",
-    "history",
-    "write",
-    "code",
-    "for",
-    "matrix",
-    "products",
-    "in",
-    "plain",
-    "words",
-]
+_TEXT = "explain compare prove the integral of a river and its history write code for matrix products in plain words"
+WORDS = _TEXT.split()
 ANSWER = json.dumps(
     {
         "id": "1",
@@ -84,7 +65,7 @@ class Upstream(asyncio.Protocol):
         if not found or len(rest) < int(length[1] if length else 0):
             return
         self.data = b""
-        asyncio.ensure_future(self.answer(head, rest))
+        self.task = asyncio.ensure_future(self.answer(head, rest))
 
     async def answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"GET"):

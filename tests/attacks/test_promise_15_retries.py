@@ -1,4 +1,4 @@
-"""The plan of calls under a clock of the test's own, and the breaker as a state machine."""
+"""Promises 15 and 16: the plan of calls under a clock of the test's own, and the breaker as a state machine."""
 
 from __future__ import annotations
 
