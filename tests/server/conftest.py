@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from serving import Served, served, write
+from serving import KEYS, Served, served, served_by_process, write
 from upstream import Upstream, serve_upstream
 
 
@@ -30,8 +30,8 @@ def start(tmp_path: Path, base_bundle: Path, strong: Upstream, weak: Upstream) -
     """Start a server; ``top`` are keys of the TOML, ``serve`` those of its table of that name."""
     with contextlib.ExitStack() as stack:
 
-        def make(top: str = "", serve: str = "") -> Served:
+        def make(top: str = "", serve: str = "", *, process: bool = False) -> Served:
             path = write(tmp_path / "edgeroute.toml", base_bundle, strong, weak, top, serve)
-            return stack.enter_context(served(path))
+            return stack.enter_context(served_by_process(path) if process else served(path, KEYS))
 
         yield make

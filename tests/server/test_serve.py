@@ -201,7 +201,7 @@ def slow(upstream: Upstream, words: int = 12) -> None:
 
 def test_shutdown_finishes_streams(start: Start, strong: Upstream) -> None:
     slow(strong)
-    server = start()
+    server = start(process=True)
     answer = post(server.url, ASK | {"stream": True}, stream=True)
     chunks = answer.iter_content(None)
     got = [next(chunks)]
@@ -209,7 +209,7 @@ def test_shutdown_finishes_streams(start: Start, strong: Upstream) -> None:
     got.extend(chunks)
     assert b"".join(got).endswith(b"data: [DONE]\n\n")
     assert b"".join(got).count(b"content") == 12
-    server.process.wait(10)
+    server.end()
     with pytest.raises(requests.ConnectionError):
         post(server.url, ASK)
 
@@ -303,14 +303,13 @@ def test_an_override_header(start: Start, weak: Upstream) -> None:
 
 
 def test_neither_key_nor_prompt_is_said(start: Start, strong: Upstream, weak: Upstream) -> None:
-    server = start(serve='decision_log = "decisions.jsonl"')
+    server = start(serve='decision_log = "decisions.jsonl"', process=True)
     for behaviour in (None, silent, stall_after(1), raw(b"{"), lambda handler: handler.drop()):
         strong.always = behaviour
         for stream in (True, False):
             post(server.url, ASK | {"stream": stream, "model": "edgeroute-share-1.0"})
     page = requests.get(f"{server.root}/metrics", timeout=9).text
-    server.process.send_signal(signal.SIGTERM)
-    server.process.wait(20)
+    server.end()
     said = "".join(server.said) + page + (server.toml.parent / "decisions.jsonl").read_text()
     assert KEY not in said
     assert "wisteria" not in said
