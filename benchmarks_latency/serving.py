@@ -86,6 +86,8 @@ class Upstream(asyncio.Protocol):
             if i == cut:
                 self.transport.abort()
                 return
+            if self.transport.is_closing():
+                return
             event = b'data: {"choices":[{"index":0,"delta":{"content":"%d "}}]}\n\n' % i
             self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
             await asyncio.sleep(0.002)

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from ..answers import usage_of
 from ..choosing import Choice
 from ..decisions import Logged, now
-from ..errors import BrokenAnswerError, PromptError
+from ..errors import BrokenAnswerError, EdgeRouteError, PromptError
 from ..gateway import tokens_of
 from ..transport import Reply
 from .errors import answer_for, refuse, unknown_model
@@ -185,7 +185,8 @@ class Relay:
         usd = endpoint.cost_usd(given, made) if endpoint else None
         targets = list(gateway.settings.targets.values())
         if usd is not None:
-            gateway.spend(usd)
+            with contextlib.suppress(EdgeRouteError):  # a budget's file that fails is told to the next call
+                gateway.spend(usd)
         logged = Logged(
             time=now(),
             target=choice.target,

@@ -6,6 +6,7 @@ import gzip
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from upstream import (
     unused_url,
 )
 
-from edgeroute.errors import BrokenAnswerError, UpstreamError
+from edgeroute.errors import BrokenAnswerError, RefusedError, UpstreamError
 from edgeroute.gateway import Gateway
 
 ASK = "What is the capital of Peru?"
@@ -179,3 +180,26 @@ def test_a_date_is_a_retry_after_too(load: Load, evil: Upstream) -> None:
 def test_a_strange_retry_after_is_none(value: str, load: Load, evil: Upstream) -> None:
     evil.script = [status(503, retry_after=value.encode("utf-8").decode("latin-1"))]
     assert load().complete(ASK).endpoint == "evil"  # the second try is answered well
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 413, 422, 451])
+def test_other_answers_of_4xx_are_answers(code: int, load: Load, evil: Upstream, good: Upstream) -> None:
+    evil.always = status(code)
+    with pytest.raises(RefusedError, match=f"evil answered {code}"):
+        load().complete(ASK)
+    assert (len(evil.asked), len(good.asked)) == (1, 0)
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504, 529])
+def test_these_are_tried_again(code: int, load: Load, evil: Upstream, good: Upstream) -> None:
+    evil.script = [status(code)]
+    assert load().complete(ASK).endpoint == "evil"
+    assert (len(evil.asked), len(good.asked)) == (2, 0)
+
+
+def test_threads_share_a_gateway_while_an_endpoint_misbehaves(load: Load, evil: Upstream) -> None:
+    evil.script = [reset, status(503), raw(b""), status(429)]
+    gateway = load()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: gateway.complete(ASK), range(40)))
+    assert {answer.text for answer in answers} == {"Lima is the capital."}

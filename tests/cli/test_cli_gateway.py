@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,16 @@ def test_serve_says_what_is_wrong_with_its_file(run: Run, home: Path) -> None:
     (home / "bad.toml").write_text("strong = 1")
     ran = run("serve", "--config", "bad.toml")
     assert (ran.code, "bad.toml:1: strong: expected a list, found 1" in ran.err) == (1, True)
+
+
+def test_serve_without_its_extra_names_it(run: Run, toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("edgeroute.server", "starlette"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    ran = run("serve", "--config", toml)
+    assert (ran.code, 'run pip install "edgeroute[serve]"' in ran.err) == (1, True)
+
+
+def test_serve_on_an_address_that_is_taken(run: Run, toml: Path, upstream: Upstream) -> None:
+    ran = run("serve", "--config", toml, "--port", upstream.url.split(":")[2].removesuffix("/v1"))
+    assert (ran.code, "cannot be listened on" in ran.err) == (1, True)

@@ -231,3 +231,52 @@ def test_the_line_of_a_key_in_any_form() -> None:
 @given(st.text(alphabet="abc=[]{}.\"'\n 1", max_size=40), st.lists(st.sampled_from(["a", "b", 0]), max_size=3))
 def test_a_line_is_found_or_the_first(text: str, path: list[str | int]) -> None:
     assert 1 <= line_of(text, path) <= text.count("\n") + 1
+
+
+RANK = """
+endpoints.a = { url = "https://a/v1", model = "m", usd_per_1m_input = 1, usd_per_1m_output = 1 }
+endpoints.b = { url = "https://b/v1", model = "m" }
+[rank]
+margin = 0.7
+[rank.models]
+one = ["b"]
+"""
+
+
+def test_ranks_are_checked(tmp_path: Path) -> None:
+    assert problems(tmp_path, RANK) == [
+        "edgeroute.toml:5: rank.margin: expected a difference of win rates from 0 to 0.5",
+        "edgeroute.toml:6: rank.models: expected at least two models",
+        "edgeroute.toml:7: rank.models.one: the endpoint 'b' needs prices: rank takes the cheapest",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("deadline_s = 0", "deadline_s: expected a number above 0"),
+        ('budget_file = "x"', "budget_file: is for daily_budget_usd, which is not set"),
+        ("serve = { max_queue = -1 }", "serve.max_queue: expected 0 or more"),
+        ("serve = { max_body_mb = 0 }", "serve.max_body_mb: expected a number above 0"),
+        (
+            'serve = { embeddings = ["x"] }',
+            "serve.embeddings: no endpoint is named 'x'; there are big, small.one, small",
+        ),
+        ("serve = { log_prompts = true }", "serve.log_prompts: is for decision_log, which is not set"),
+        ("serve = { port = 1 }", "serve.port: no such key"),
+    ],
+)
+def test_limits_and_the_servers_keys_are_checked(line: str, told: str, tmp_path: Path) -> None:
+    assert problems(tmp_path, f"{line}\n{GOOD}") == [f"edgeroute.toml:1: {told}"]
+
+
+def test_shares_are_for_the_two_lists(tmp_path: Path) -> None:
+    assert "strong_share: is for the lists strong and weak" in problems(tmp_path, f"strong_share = 0.5\n{TIERS}")[0]
+    assert "expected at least one endpoint" in "".join(
+        problems(tmp_path, 'strong = ["a"]\nweak = ["a"]\nendpoints = {}')
+    )
+    assert "nested too deep" in problems(tmp_path, "a = " + "[" * 5000)[0]
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    assert "more than 256 KB" in problems(tmp_path, "#" * 300_000)[0]

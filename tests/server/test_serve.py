@@ -21,6 +21,8 @@ import requests
 from serving import write
 from upstream import Upstream, babble, raw, silent, stall_after
 
+from edgeroute.gateway import Gateway
+
 PROMPT = "my password is wisteria"
 ASK = {"model": "edgeroute-share-1.0", "messages": [{"role": "user", "content": PROMPT}]}
 KEY = "sk-heliotrope"
@@ -322,3 +324,41 @@ def test_a_missing_key_is_said_at_start(start: Start, tmp_path: Any, base_bundle
     assert done.returncode == 1
     assert "endpoints.big.api_key_env: the environment variable BIG_KEY is not set" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ready_says_which_target_is_down(start: Start, strong: Upstream, weak: Upstream) -> None:
+    server = start()
+    strong.always = raw(b"")
+    for _ in range(5):
+        assert post(server.url, ASK).status_code == 502
+    answer = requests.get(f"{server.root}/ready", timeout=9)
+    assert (answer.status_code, answer.json()["down"]) == (503, ["strong"])
+    answer = post(server.url, ASK)
+    assert "big not called: it rests for" in answer.json()["error"]["message"]
+
+
+def test_a_budget_that_is_spent_is_told(start: Start, weak: Upstream) -> None:
+    server = start('daily_budget_usd = 0.0001\nbudget_file = "spent.jsonl"')
+    assert post(server.url, ASK).headers["x-edgeroute-target"] == "strong"
+    lines_of(server.toml.parent / "spent.jsonl", 1)
+    assert post(server.url, ASK).headers["x-edgeroute-endpoint"] == "small"
+
+
+def test_a_bug_is_told_by_its_kind_alone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start()
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(PROMPT)
+
+    monkeypatch.setattr(Gateway, "achoose", fail)
+    for answer in (post(server.url, ASK), requests.post(f"{server.url}/route", json={"prompt": "x"}, timeout=9)):
+        assert answer.status_code == 500
+        assert answer.json()["error"]["message"] == "a bug in edgeroute (RuntimeError); please report it"
+
+
+def test_route_knows_the_names_of_models_too(shared: Any) -> None:
+    answer = requests.post(f"{shared.url}/route", json={"prompt": "x", "model": "none"}, timeout=9)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    answer = requests.post(f"{shared.url}/route", json={"prompt": "x", "model": "small"}, timeout=9)
+    assert answer.json()["reason"] == "asked for by name"
+    assert requests.post(f"{shared.url}/route", data=b"{", timeout=9).status_code == 400
