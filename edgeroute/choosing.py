@@ -13,17 +13,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from .budget import Budget
+from .chats import Messages, beginning, check_messages, has_image, texts_of
 from .endpoints import Endpoint
-from .errors import BudgetError, CalibrationError, EdgeRouteError, PromptError, ScoreError
+from .errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
 from .router import Router
 from .settings import Rule, Settings
 from .traffic import TrafficCalibration, read_calibration
 
-Messages = str | Sequence[Mapping[str, Any]]
-"""A prompt, or a chat as OpenAI's ``messages``."""
 MAX_SEARCHED = 20_000
 """Characters of a message that a pattern sees: time to search a text must be bounded."""
 
@@ -97,7 +96,7 @@ class Chooser:
             choice = rule
         else:
             limits = self._limits(strong_share, threshold)
-            choice = self._score(_beginning(chat) if self.settings.sticky else chat, limits)
+            choice = self._score(beginning(chat) if self.settings.sticky else chat, limits)
         return dataclasses.replace(choice, latency_ms=(time.perf_counter() - start) * 1e3)
 
     def _to(self, target: str, reason: str, **more: Any) -> Choice:
@@ -212,53 +211,15 @@ def _edges(settings: Settings, router: Router) -> Sequence[float]:
     return edges
 
 
-def check_messages(messages: Messages) -> Sequence[Mapping[str, Any]]:
-    """A chat, made of a plain prompt where one is given; raises ``PromptError`` for what is neither."""
-    if isinstance(messages, str):
-        return [{"role": "user", "content": messages}]
-    if not isinstance(messages, Sequence) or not messages:
-        raise PromptError(f"expected a prompt or a list of messages, found {_kind(messages)}")
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise PromptError(f'message {i}: expected an object with a "role"')
-    return cast("Sequence[Mapping[str, Any]]", messages)
-
-
-def _kind(messages: object) -> str:
-    return "an empty list" if isinstance(messages, Sequence) else f"a {type(messages).__name__}"
-
-
-def _beginning(chat: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """A conversation up to its first question: what decides for all of it, in every process and after a restart."""
-    users = [i for i, message in enumerate(chat) if message["role"] == "user"]
-    return chat[: users[0] + 1] if users else chat
-
-
 def _matches(
     rule: Rule, pattern: re.Pattern[str] | None, chat: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
 ) -> str | None:
     if rule.tools and (fields.get("tools") or fields.get("functions")):
         return "tools"
-    if rule.images and any(_is_image(part) for message in chat for part in _parts(message)):
+    if rule.images and any(has_image(message) for message in chat):
         return "images"
     if pattern is not None and any(
         pattern.search(text[:MAX_SEARCHED]) for message in chat for text in texts_of(message)
     ):
         return "a pattern"
     return None
-
-
-def _parts(message: Mapping[str, Any]) -> Sequence[Any]:
-    content = message.get("content")
-    return content if isinstance(content, list | tuple) else ()
-
-
-def _is_image(part: object) -> bool:
-    return isinstance(part, Mapping) and "image" in str(part.get("type"))
-
-
-def texts_of(message: Mapping[str, Any]) -> Sequence[str]:
-    """The texts of a message: its content, or the text parts of that."""
-    content = message.get("content")
-    found = [content, *(part.get("text") for part in _parts(message) if isinstance(part, Mapping))]
-    return [text for text in found if isinstance(text, str)]

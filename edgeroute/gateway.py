@@ -12,25 +12,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .answers import Completion, events, parse_body, text_of, usage_of
-from .choosing import Choice, Chooser, Messages, check_messages, texts_of
+from .answers import Completion, parse_body, text_of, usage_of
+from .chats import Messages, check_messages, estimate_tokens, tokens_of
+from .choosing import Choice, Chooser
+from .config import read_settings
 from .endpoints import Endpoint
 from .errors import ConfigError, PromptError, RefusedError
 from .portal import Portal
 from .retries import Answered, Breaker, Call, Failed, plan
 from .router import Router
-from .settings import Settings, read_settings
-from .traffic import estimate_tokens
+from .settings import Settings
+from .streams import AsyncStream, Stream
 from .transport import Reply, Transport
 
 CHAT = "chat/completions"
@@ -109,7 +112,7 @@ class Gateway:
         finally:
             reply.close()
         body = parse_body(data, reply.endpoint.name)
-        return self._completed(choice, reply.endpoint, body, messages, text_of(body, "message"))
+        return self._completed(choice, reply.endpoint, messages, body, text_of(body, "message"))
 
     def stream(self, messages: Messages, **fields: Any) -> Stream:
         """Choose and call with ``stream``: the chunks as they come. Raises as ``complete``, also while it runs."""
@@ -122,7 +125,8 @@ class Gateway:
         choice = await self.achoose(messages, **options, **fields)
         deadline = time.monotonic() + self.settings.deadline_s
         reply = await self._open(choice, fields | {"messages": check_messages(messages)}, deadline)
-        return AsyncStream(self, choice, reply, messages, deadline)
+        complete = functools.partial(self._completed, choice, reply.endpoint, messages)
+        return AsyncStream(choice, reply, deadline, complete)
 
     async def _open(self, choice: Choice, body: Mapping[str, Any], deadline: float) -> Reply:
         """``call``, with a refusal raised as ``RefusedError``."""
@@ -167,7 +171,7 @@ class Gateway:
                 return reply
 
     def _completed(
-        self, choice: Choice, endpoint: Endpoint, body: Mapping[str, Any], messages: Messages, text: str
+        self, choice: Choice, endpoint: Endpoint, messages: Messages, body: Mapping[str, Any], text: str
     ) -> Completion:
         counted = usage_of(body)
         given, made = counted or (tokens_of(messages), estimate_tokens(text))
@@ -202,69 +206,6 @@ class Gateway:
         await self.aclose()
 
 
-class AsyncStream:
-    """Chunks of an answer as they come, each the endpoint's JSON object; ``completion`` is there at the end."""
-
-    def __init__(self, gateway: Gateway, choice: Choice, reply: Reply, messages: Messages, deadline: float) -> None:
-        self.choice = choice
-        self.endpoint = reply.endpoint.name
-        self.completion: Completion | None = None
-        self._reply = reply
-        self._chunks = self._read(gateway, messages, deadline)
-
-    def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        return self._chunks
-
-    async def _read(self, gateway: Gateway, messages: Messages, deadline: float) -> AsyncIterator[dict[str, Any]]:
-        texts: list[str] = []
-        usage: dict[str, Any] = {}
-        try:
-            async for data in events(self._reply.chunks(deadline), self.endpoint):
-                chunk = parse_body(data, self.endpoint)
-                texts.append(text_of(chunk, "delta"))
-                usage = chunk if usage_of(chunk) else usage
-                yield chunk
-        finally:
-            self._reply.close()
-            self.completion = gateway._completed(self.choice, self._reply.endpoint, usage, messages, "".join(texts))
-
-    async def aclose(self) -> None:
-        """Give the answer up: the endpoint is told by the connection's end."""
-        await self._chunks.aclose()  # type: ignore[attr-defined]
-        self._reply.close()
-
-
-class Stream:
-    """``AsyncStream`` for callers without an event loop: iterate over it, or close it."""
-
-    def __init__(self, inner: AsyncStream, portal: Portal) -> None:
-        self._inner = inner
-        self._portal = portal
-        self.choice = inner.choice
-        self.endpoint = inner.endpoint
-
-    @property
-    def completion(self) -> Completion | None:
-        """What was used and what it cost, once the stream is over; its ``body`` is the chunk with the usage."""
-        return self._inner.completion
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        chunks = aiter(self._inner)
-        try:
-            while True:
-                try:
-                    chunk: dict[str, Any] = self._portal.run(anext(chunks))  # type: ignore[arg-type]
-                except StopAsyncIteration:
-                    return
-                yield chunk
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Give the rest of the answer up."""
-        self._portal.run(self._inner.aclose())
-
-
 def _parted(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of ``choose``, and the fields that go to the endpoint."""
     if "model" in fields:
@@ -272,11 +213,6 @@ def _parted(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     names = ("target", "strong_share", "threshold")
     options = {name: fields[name] for name in names if name in fields}
     return options, {name: value for name, value in fields.items() if name not in names}
-
-
-def tokens_of(messages: Messages) -> int:
-    """An estimate, of the texts alone."""
-    return sum(estimate_tokens(text) for message in check_messages(messages) for text in texts_of(message))
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

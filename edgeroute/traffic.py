@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 256 << 10
 SHARES = tuple(round(i / 100, 2) for i in range(101))
-BYTES_PER_TOKEN = 4
-"""An estimate for English text; other scripts and code take more tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +166,6 @@ class Outcomes:
 
     def _shuffled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return values[np.random.default_rng(0).permutation(len(values))]
-
-
-def estimate_tokens(text: str) -> int:
-    """Tokens of a text by its bytes: an estimate."""
-    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 
 def make_calibration(

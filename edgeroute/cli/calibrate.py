@@ -12,19 +12,19 @@ from typing import Any
 import click
 import numpy as np
 
+from ..chats import estimate_tokens
 from ..choosing import load_router
+from ..config import read_settings
 from ..errors import CalibrationError
 from ..inputs import BadLine, format_of, read_prompts
 from ..labels import read_outcomes
 from ..routellm import share_of
 from ..router import Router
-from ..settings import read_settings
 from ..text import Prompt
 from ..traffic import (
     Outcomes,
     Traffic,
     TrafficCalibration,
-    estimate_tokens,
     make_calibration,
     write_calibration,
 )

@@ -39,10 +39,10 @@ def doctor(log: str | None, config: str | None, as_json: bool) -> int:
 
 def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
     from ..choosing import load_router
+    from ..config import read_settings
     from ..decisions import read_decisions
     from ..drift import drift_of
     from ..router import Router
-    from ..settings import read_settings
 
     if config is None:
         router = Router.load()

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..answers import usage_of
 from ..choosing import Choice
-from ..decisions import Logged, now
-from ..errors import BrokenAnswerError, EdgeRouteError, PromptError
-from ..gateway import tokens_of
+from ..errors import BrokenAnswerError, EdgeRouteError
 from ..transport import Reply
+from .accounts import Account, Headers, as_chat, usage_of_body, usage_of_stream
 from .errors import answer_for, refuse, unknown_model
 from .fields import Fields
 from .limits import FullError, check_bearer, read_body
@@ -33,28 +28,6 @@ _HOP = frozenset(
         *("transfer-encoding", "content-length", "date", "server", "set-cookie"),
     ]
 )
-_TAIL = 8192
-Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass(slots=True)
-class Account:
-    """What is learnt of a call on its way."""
-
-    choice: Choice | None = None
-    reply: Reply | None = None
-    status: int = 499
-    messages: Any = None
-    added_ms: float = 0.0
-    usage: tuple[int, int] | None = None
-    events: int = 0
-    started: bool = False
-    tail: bytes = field(default=b"", repr=False)
-
-    def see(self, chunk: bytes) -> None:
-        """Look at a part of a stream: an event is about a token, and the usage stands near the end."""
-        self.events += chunk.count(b"data:")
-        self.tail = (self.tail + chunk)[-_TAIL:]
 
 
 class Relay:
@@ -103,7 +76,7 @@ class Relay:
                 if account.reply is not None:
                     account.reply.close()
         account.status = refused.status_code
-        refused.raw_headers += _told(account)
+        refused.raw_headers += account.told()
         await refused(request.scope, request.receive, send)
 
     def _understood(self, live: Live, body: bytes) -> tuple[Fields, Asked]:
@@ -134,7 +107,7 @@ class Relay:
         if settings.override_header is not None and (target := request.headers.get(settings.override_header)):
             options["target"] = target
         rest = {key: fields.values[key] for key in ("tools", "functions") if key in fields.values}
-        account.choice = await gateway.achoose(_as_chat(account.messages), **options, **rest)
+        account.choice = await gateway.achoose(as_chat(account.messages), **options, **rest)
 
     async def _call(self, live: Live, fields: Fields, account: Account, start: float, send: Send) -> None:
         gateway, serve, choice = live.gateway, live.gateway.settings.serve, account.choice
@@ -149,13 +122,13 @@ class Relay:
         reply = await gateway.call(called, self._path, lambda model: fields.render(model, adds), deadline)
         account.reply = reply
         kept = [(k.lower().encode("latin-1"), v.encode("latin-1", "replace")) for k, v in reply.headers]
-        headers = [each for each in kept if each[0].decode("latin-1") not in _HOP] + _told(account)
+        headers = [each for each in kept if each[0].decode("latin-1") not in _HOP] + account.told()
         if streams and reply.status == 200:
             await self._stream(reply, account, headers, deadline, send)
             return
         data = await reply.read(deadline)
         account.status = reply.status
-        account.usage, account.started = _usage(data), True
+        account.usage, account.started = usage_of_body(data), True
         await send(_start(reply.status, [*headers, (b"content-length", str(len(data)).encode())]))
         await send({"type": "http.response.body", "body": data})
 
@@ -171,45 +144,20 @@ class Relay:
             account.status = 502
             told = b"\n\ndata: " + bytes(answer_for(error).body) + b"\n\n"
             await send({"type": "http.response.body", "body": told, "more_body": True})
-        account.usage = _usage_of_stream(account.tail)
+        account.usage = usage_of_stream(account.tail)
         await send({"type": "http.response.body", "body": b""})
 
     def _settle(self, live: Live, account: Account) -> None:
         """Log and count a call that was chosen for."""
-        choice, gateway = account.choice, live.gateway
-        if choice is None:
+        logged = account.logged(live.gateway.settings, live.gateway.endpoints)
+        if logged is None:
             return
-        endpoint = account.reply.endpoint if account.reply is not None else None
-        counted = account.usage
-        given, made = counted or (_estimate(account.messages), account.events)
-        usd = endpoint.cost_usd(given, made) if endpoint else None
-        targets = list(gateway.settings.targets.values())
-        if usd is not None:
-            with contextlib.suppress(EdgeRouteError):  # a budget's file that fails is told to the next call
-                gateway.spend(usd)
-        logged = Logged(
-            time=now(),
-            target=choice.target,
-            endpoint=endpoint.name if endpoint else None,
-            status=account.status,
-            reason=choice.reason,
-            score=choice.score,
-            threshold=choice.threshold,
-            strong_share=choice.strong_share,
-            road=choice.road,
-            input_tokens=given,
-            output_tokens=made,
-            estimated=counted is None,
-            usd=usd,
-            usd_strong=gateway.endpoints[targets[-1][0]].cost_usd(given, made),
-            latency_ms=round(account.added_ms, 3),
-            shadow=gateway.settings.serve.shadow,
-            messages=account.messages if gateway.settings.serve.log_prompts else None,
-        )
-        self._holder.metrics.decided(logged, choice.target == list(gateway.settings.targets)[-1])
-        if live.log is not None:
-            with contextlib.suppress(OSError):  # a full disk must not fail a call that is over
+        self._holder.metrics.decided(logged, logged.target == list(live.gateway.settings.targets)[-1])
+        with contextlib.suppress(EdgeRouteError, OSError):  # a full disk may fail no call
+            if live.log is not None:
                 live.log.write(logged)
+            if logged.usd is not None:
+                live.gateway.spend(logged.usd)
 
 
 async def _until_hung_up(work: asyncio.Task[None], receive: Receive) -> None:
@@ -233,51 +181,3 @@ async def _hung_up(receive: Receive) -> None:
 
 def _start(status: int, headers: Headers) -> dict[str, Any]:
     return {"type": "http.response.start", "status": status, "headers": headers}
-
-
-def _told(account: Account) -> Headers:
-    """The decision as headers."""
-    choice = account.choice
-    if choice is None:
-        return []
-    values: Mapping[str, object] = {
-        "target": choice.target,
-        "endpoint": account.reply.endpoint.name if account.reply else None,
-        "score": None if choice.score is None else f"{choice.score:.6f}",
-        "threshold": None if choice.threshold is None else f"{choice.threshold:.6f}",
-        "share": None if choice.strong_share is None else f"{choice.strong_share:.4f}",
-        "road": choice.road,
-        "latency-ms": f"{account.added_ms or choice.latency_ms:.3f}",
-    }
-    found = {f"x-edgeroute-{name}": value for name, value in values.items() if value is not None}
-    return [(name.encode(), str(value).encode("latin-1", "replace")) for name, value in found.items()]
-
-
-def _as_chat(messages: Any) -> Any:
-    """What is scored: a chat, or the text of a plain prompt."""
-    if isinstance(messages, list) and messages and all(isinstance(each, str) for each in messages):
-        return "\n".join(messages)
-    if messages is None:
-        raise PromptError("messages or a prompt is missing")
-    return messages
-
-
-def _estimate(messages: Any) -> int:
-    try:
-        return tokens_of(_as_chat(messages))
-    except PromptError:
-        return 0
-
-
-def _usage(data: bytes) -> tuple[int, int] | None:
-    with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(data)
-        return usage_of(value) if isinstance(value, dict) else None
-    return None
-
-
-def _usage_of_stream(tail: bytes) -> tuple[int, int] | None:
-    for line in reversed(tail.split(b"\n")):
-        if b'"usage"' in line and (found := _usage(line.partition(b"data:")[2])):
-            return found
-    return None

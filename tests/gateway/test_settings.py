@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeroute.config import read_settings
 from edgeroute.errors import ConfigError
 from edgeroute.places import line_of, path_of
-from edgeroute.settings import Settings, read_settings
+from edgeroute.settings import Settings
 
 GOOD = """\
 # an operator's file

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeroute.chats import estimate_tokens
 from edgeroute.endpoints import EndpointTable, make_endpoint
 from edgeroute.errors import CalibrationError
 from edgeroute.gateway import Gateway
 from edgeroute.routellm import parse_threshold, share_of
 from edgeroute.router import Router
-from edgeroute.traffic import Traffic, estimate_tokens, make_calibration, read_calibration, write_calibration
+from edgeroute.traffic import Traffic, make_calibration, read_calibration, write_calibration
 
 PROMPTS = [
     f"write a poem about {word} and {other}" for word in ["milk", "tea", "bread", "river", "city"] for other in "acid"
