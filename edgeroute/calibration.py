@@ -8,16 +8,19 @@ the ``1 - share`` quantile (``calibrate_threshold.py``).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import CalibrationError
+from .errors import CalibrationError, CalibrationWarning
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+    from .receipts import Calibration
 
 LEVELS = 201
 NEVER = math.nextafter(1.0, 2.0)
@@ -54,6 +57,26 @@ def share_for(quantiles: Sequence[float], threshold: float) -> float:
     low, high = quantiles[below - 1], quantiles[below]
     level = (below - 1 + (value - low) / (high - low)) / (len(quantiles) - 1)
     return float(1 - level)
+
+
+def carry(score: float, own: Sequence[float], other: Sequence[float]) -> float:
+    """The score at the same level of another scale: ``own`` and ``other`` are quantiles on one and the same sample.
+
+    Ascending, in [0, 1], and beyond both samples still ascending: 0 stays 0, and 1 stays 1.
+    """
+    # Clipped: between quantiles closer than 1e-307 the slope overflows.
+    return float(np.clip(np.interp(score, (0.0, *own, 1.0), (0.0, *other, 1.0)), 0, 1))
+
+
+def warn_if_generated(bundle: str, calibration: Calibration) -> None:
+    """Warn ``CalibrationWarning``, for the caller's caller, where nobody wrote the prompts of the sample."""
+    if calibration.generated:
+        warnings.warn(
+            f"{bundle}: its strong shares are those of {calibration.sample}, and real ones get others: choose by a "
+            "threshold, or export it with --calibrate",
+            CalibrationWarning,
+            stacklevel=3,
+        )
 
 
 def fit_quantiles(scores: ArrayLike, levels: int = LEVELS) -> tuple[float, ...]:

@@ -123,5 +123,13 @@ class BrokenAnswerError(UpstreamError):
     """An answer began and did not end well: it was cut, fell silent, grew too large, or is no JSON."""
 
 
+class CalibrationWarning(UserWarning):
+    """A bundle's strong shares are those of generated prompts: real traffic gets others."""
+
+
 class GoldenWarning(UserWarning):
     """This machine's scores differ from the golden scores in the manifest."""
+
+
+class DeadlineWarning(UserWarning):
+    """No road is as fast as the deadline asks."""

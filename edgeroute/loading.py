@@ -1,4 +1,4 @@
-"""Steps of ``Router.load``: which graph to take, and two of them side by side."""
+"""Steps of ``Router.load``: which graph to take, and how to open it, two things side by side."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Literal, TypeVar
 
-from .errors import ProviderError
-from .manifest import GraphEntry, Manifest, Provider
-from .session import why_no_cuda
+from .bundle import Bundle
+from .contract import check_manifest
+from .errors import PromptError, ProviderError
+from .manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest, Provider
+from .session import Session, onnxruntime, why_no_cuda
+from .text import TextEncoder
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -58,3 +61,31 @@ def choose_graph(manifest: Manifest, provider: Literal["auto", "cpu", "cuda"]) -
             f"the bundle {manifest.name} has no graph for the CPU" + (f", and {no_cuda}" if no_cuda else "")
         )
     return by_provider["cpu"], "cpu", f"CPU, since {no_cuda}" if no_cuda else "CPU"
+
+
+def open_graph(
+    bundle: Bundle,
+    graph: GraphEntry,
+    provider: Provider,
+    *,
+    threads: int | None = None,
+    spinning: bool = False,
+    chat: ChatPolicy | None = None,
+) -> tuple[Session, TextEncoder | None]:
+    """A graph of the bundle and its tokenizer, files checked and read once; no tokenizer where it takes embeddings.
+
+    Raises ``BundleError`` and its kinds, ``ProviderError``, ``PromptError`` for a chat policy where there are no chats.
+    """
+    policy = bundle.manifest.text
+    if policy is None and chat is not None:
+        raise PromptError(f"the bundle {bundle.manifest.name} takes embeddings: it reads no chats")
+    names = [*([TOKENIZER] if policy else []), graph.file, *([graph.data] if graph.data else [])]
+    # Hashing and onnxruntime let go of the GIL: each overlap saves a tenth of a cold start.
+    files, _ = beside(lambda: bundle.read(*names), onnxruntime)
+    data = (graph.data, files[graph.data]) if graph.data else None
+    session, text = beside(
+        lambda: Session(files[graph.file], provider=provider, threads=threads, spinning=spinning, data=data),
+        lambda: TextEncoder(files[TOKENIZER], policy, chat=chat) if policy else None,
+    )
+    check_manifest(session.contract, bundle.manifest)
+    return session, text

@@ -1,11 +1,15 @@
-"""What this process may use: cores by affinity and cgroup quota, and the CPU's vector extensions."""
+"""What this process may use: cores by affinity and cgroup quota; the CPU, its vector extensions, and memory."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
+
+from . import __version__
 
 MAX_THREADS = 4
 
@@ -54,3 +58,57 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]
         pass
     known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
     return name, [flag for flag in known if flag in flags]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a measured number belongs to. ``quota``: cores of the control group, ``None`` without a limit."""
+
+    cpu: str
+    features: tuple[str, ...]
+    cores: int
+    quota: float | None
+    memory_mib: int | None
+    system: str
+    versions: dict[str, str]
+
+
+def describe_machine() -> Machine:
+    """The CPU, what this process may use of it, and the versions of what runs."""
+    cpu, features = cpu_features()
+    quota = cgroup_quota()
+    return Machine(
+        cpu=cpu,
+        features=tuple(features),
+        cores=allowed_cores(),
+        quota=None if math.isinf(quota) else quota,
+        memory_mib=_memory(Path("/proc/meminfo"), "MemTotal"),
+        system=f"{platform.system()} {platform.machine()}",
+        versions={"edgeroute": __version__, "python": platform.python_version(), **_versions()},
+    )
+
+
+def resident_mib(status: Path = Path("/proc/self/status")) -> int | None:
+    """Resident memory of this process in MiB; ``None`` where the system does not say it in ``/proc``."""
+    return _memory(status, "VmRSS")
+
+
+def _memory(path: Path, key: str) -> int | None:
+    """A line ``key: N kB`` in MiB."""
+    try:
+        for line in path.read_text(errors="replace").splitlines():
+            if line.startswith(key + ":"):
+                return round(int(line.split()[1]) / 1024)
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata  # 12 ms that scoring need not pay
+
+    found = {}
+    for name in ("onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

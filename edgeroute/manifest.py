@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import IntegrityError, ManifestError
-from .receipts import Calibration, Golden, Latency, Parity, Quality
+from .receipts import Calibration, Golden, Latency, Parity, Quality, Shortened
 from .strict import decode, parse_json
 
 MANIFEST = "router.json"
@@ -103,6 +103,7 @@ class GraphEntry:
     providers: tuple[Provider, ...]
     calibration: Calibration
     golden: Golden
+    shortened: tuple[Shortened, ...] = ()
     data: str | None = None
     parity: Parity | None = None
     latency: Latency | None = None
@@ -233,10 +234,7 @@ def _check(manifest: Manifest) -> list[str]:
         listed = graph.data is None or (graph.data in manifest.files and graph.data.endswith(".data"))
         require(listed, f"{where}.data: not a listed .data file")
         require(bool(graph.providers), f"{where}.providers: expected at least one")
-        quantiles = graph.calibration.quantiles
-        require(len(quantiles) >= 2, f"{where}.calibration.quantiles: expected at least two")
-        require(all(0 <= q <= 1 for q in quantiles), f"{where}.calibration.quantiles: expected 0 to 1")
-        require(list(quantiles) == sorted(quantiles), f"{where}.calibration.quantiles: expected ascending order")
+        problems += [MANIFEST + where + problem for problem in _check_quantiles(graph, manifest.text)]
         require(0 < graph.golden.tolerance <= 1, f"{where}.golden.tolerance: expected above 0, at most 1")
         golden = graph.golden.vectors if manifest.input else graph.golden.scores
         kind, other = ("vectors", "scores") if manifest.input else ("scores", "vectors")
@@ -246,6 +244,23 @@ def _check(manifest: Manifest) -> list[str]:
         blank = any(not each.prompt.strip() for each in graph.golden.scores)
         require(not blank, f"{where}.golden.scores: a prompt is blank")
     return problems
+
+
+def _check_quantiles(graph: GraphEntry, text: TextPolicy | None) -> Iterator[str]:
+    """The scales of a graph: that of its calibration, and those under smaller caps."""
+    own = graph.calibration.quantiles
+    scales = {".calibration": own} | {f".shortened[{i}]": each.quantiles for i, each in enumerate(graph.shortened)}
+    for where, quantiles in scales.items():
+        if len(quantiles) < 2 or len(quantiles) != len(own):
+            yield f"{where}.quantiles: expected at least two, as many as in calibration"
+        if not all(0 <= q <= 1 for q in quantiles):
+            yield f"{where}.quantiles: expected 0 to 1"
+        if list(quantiles) != sorted(quantiles):
+            yield f"{where}.quantiles: expected ascending order"
+    caps = [each.max_tokens for each in graph.shortened]
+    most = text.max_tokens if text else 0
+    if caps and (caps != sorted(set(caps), reverse=True) or not 8 <= caps[-1] <= caps[0] < most):
+        yield ".shortened: expected descending caps of at least 8 tokens, below the policy's own"
 
 
 def _check_input(manifest: Manifest) -> Iterator[str]:

@@ -91,7 +91,14 @@ def _resolve(what: str, index: str | None, digest: str | None) -> _Wanted:
         if shipped is None:
             raise PullError(f"{show(location)} does not say where {what} lies")
         return _Wanted(shipped.path, what, entry.digest)
-    return _Wanted(join(parent(location), entry.url), what, entry.digest)
+    folder = join(parent(location), entry.url)
+    if location == shipped_folder() / INDEX and isinstance(folder, Path) and not folder.is_dir():
+        raise PullError(
+            f"this installation knows {what} but neither has it nor knows where it lies: give --index, the path or "
+            f"URL of an index beside the bundles (models/edgeroute_models/{INDEX} in edgeroute's repository), or set "
+            f"{INDEX_VARIABLE}"
+        )
+    return _Wanted(folder, what, entry.digest)
 
 
 def _fetch(wanted: _Wanted, progress: Progress) -> Manifest:

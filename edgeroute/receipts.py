@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+GENERATED = "generated "
+"""What the name of a calibration sample starts with where nobody wrote its prompts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -12,6 +15,19 @@ class Calibration:
 
     sample: str
     n: int
+    quantiles: tuple[float, ...]
+
+    @property
+    def generated(self) -> bool:
+        """Whether the prompts were made up, so that a strong share of real ones is anybody's guess."""
+        return self.sample.startswith(GENERATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """Quantiles of a graph's score under a smaller token cap, on the sample of its calibration."""
+
+    max_tokens: int
     quantiles: tuple[float, ...]
 
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from .bundle import Bundle, open_bundle
-from .calibration import share_for, threshold_for
-from .contract import check_manifest
+from .calibration import share_for, threshold_for, warn_if_generated
 from .embeddings import check_embeddings, golden_vector
 from .errors import BundleError, CalibrationError, EdgeRouteError, GoldenWarning, GraphError, PromptError, ProviderError
 from .golden import golden_entries, golden_row
-from .loading import beside, choose_graph
-from .manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest, Provider
+from .loading import choose_graph, open_graph
+from .manifest import ChatPolicy, GraphEntry, Manifest
 from .ranking import Ranking, order, select
-from .session import Session, onnxruntime
+from .roads import Road, RoadName, Roads, check_deadline, plan
+from .session import Session
 from .store import locate
 from .text import Prompt, TextEncoder, Tokens
 
@@ -41,8 +41,8 @@ class Decision:
     """Where a prompt goes and why: ``target`` is strong exactly when ``score >= threshold``.
 
     ``strong_share`` is the share of the calibration sample that the threshold sends to the strong model; ``n_tokens``
-    counts the tokens scored; ``latency_ms`` is the time from prompt to decision. ``chat`` names the chat policy where
-    the caller overrode the bundle's own.
+    counts the tokens scored; ``latency_ms`` is the time from prompt to decision. ``road`` is ``full`` but where a
+    deadline made it ``shortened`` or ``nano``. ``chat`` names the chat policy where the caller overrode the bundle's.
     """
 
     target: Literal["strong", "weak"]
@@ -52,6 +52,7 @@ class Decision:
     n_tokens: int
     truncated: bool
     latency_ms: float
+    road: RoadName = "full"
     chat: ChatPolicy | None = None
 
 
@@ -71,6 +72,7 @@ class Router:
         self._bundle = bundle
         self._session = session
         self._text = text
+        self._roads = None if text is None else Roads(Road("full", text, session))
         own = bundle.manifest.text
         self._chat = text.policy.chat if text and own and text.policy.chat != own.chat else None
 
@@ -81,20 +83,28 @@ class Router:
         *,
         provider: Literal["auto", "cpu", "cuda"] = "auto",
         threads: int | None = None,
+        spinning: bool = False,
         digest: str | None = None,
         chat: ChatPolicy | None = None,
+        deadline_ms: float | None = None,
     ) -> Router:
         """Open, check and warm up a bundle.
 
         ``name_or_path``: a shipped or pulled bundle's name, or a folder; the default bundle when ``None``.
         ``provider``: ``auto`` takes CUDA where the bundle has a graph for it and it truly loads, else CPU, and
         ``Router.provider_reason`` says why. ``threads``: intra-op threads, by default
-        ``min(4, allowed cores, cgroup quota)``. ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the
-        bundle's chat policy.
+        ``min(4, allowed cores, cgroup quota)``; ``spinning`` ones answer sooner and burn a core between calls.
+        ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds
+        the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
+        and now, takes a cheaper road (``Decision.road``).
 
-        Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``. Warns ``GoldenWarning`` when
-        this machine's scores differ from those recorded at export.
+        Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``CalibrationError`` for a
+        deadline that is none. Warns ``GoldenWarning`` when this machine's scores differ from those recorded at export,
+        ``CalibrationWarning`` when strong shares are those of generated prompts, ``DeadlineWarning`` when no road is
+        fast enough.
         """
+        if deadline_ms is not None:
+            check_deadline(deadline_ms)
         if provider not in ("auto", "cpu", "cuda"):
             raise ProviderError(f"expected a provider of auto, cpu or cuda, found {provider!r}")
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
@@ -104,38 +114,19 @@ class Router:
         bundle = open_bundle(place.path, digest=pin)
         graph, chosen, reason = choose_graph(bundle.manifest, provider)
         try:
-            router = cls._open(bundle, graph, chosen, threads, chat, reason)
+            opened = open_graph(bundle, graph, chosen, threads=threads, spinning=spinning, chat=chat)
         except ProviderError as error:
             if provider != "auto":
                 raise
             graph, chosen, _ = choose_graph(bundle.manifest, "cpu")
-            router = cls._open(bundle, graph, chosen, threads, chat, f"CPU, since {error}")
+            opened = open_graph(bundle, graph, chosen, threads=threads, spinning=spinning, chat=chat)
+            reason = f"CPU, since {error}"
+        router = cls(bundle, graph, *opened, provider_reason=reason)
         router._warm_up(pinned=pin is not None)
+        warn_if_generated(bundle.manifest.name, graph.calibration)
+        if deadline_ms is not None:
+            router._roads = plan(router._texts().full, bundle, graph, deadline_ms)
         return router
-
-    @classmethod
-    def _open(
-        cls,
-        bundle: Bundle,
-        graph: GraphEntry,
-        provider: Provider,
-        threads: int | None,
-        chat: ChatPolicy | None,
-        reason: str,
-    ) -> Router:
-        policy = bundle.manifest.text
-        if policy is None and chat is not None:
-            raise PromptError(f"the bundle {bundle.manifest.name} takes embeddings: it reads no chats")
-        names = [*([TOKENIZER] if policy else []), graph.file, *([graph.data] if graph.data else [])]
-        # Hashing and onnxruntime let go of the GIL: each overlap saves a tenth of a cold start.
-        files, _ = beside(lambda: bundle.read(*names), onnxruntime)
-        data = (graph.data, files[graph.data]) if graph.data else None
-        session, text = beside(
-            lambda: Session(files[graph.file], provider=provider, threads=threads, data=data),
-            lambda: TextEncoder(files[TOKENIZER], policy, chat=chat) if policy else None,
-        )
-        check_manifest(session.contract, bundle.manifest)
-        return cls(bundle, graph, session, text, provider_reason=reason)
 
     @property
     def manifest(self) -> Manifest:
@@ -149,23 +140,25 @@ class Router:
         ``PromptError`` when it is neither or has no text, ``ScoreError`` when the graph fails, ``BundleError`` when the
         bundle takes embeddings.
         """
-        return self._session.run(self._encode(prompt).ids)
+        road, tokens = self._take(prompt)
+        return road.score(tokens.ids)
 
     def score_batch(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Scores of several prompts, float32 ``[len(prompts)]``: on CPU the same bits as ``score`` one by one."""
         if isinstance(prompts, str):
             raise PromptError("expected a list of prompts, found one str: use score")
-        rows = []
+        taken = []
         for i, prompt in enumerate(prompts):
             try:
-                rows.append(self._encode(prompt).ids)
+                taken.append(self._take(prompt))
             except PromptError as error:
                 raise PromptError(f"prompt {i}: {error}") from None
-        if not rows:
-            return np.zeros(0, dtype=np.float32)
-        if self.provider == "cuda" and self.graph.precision != "int8":
-            return self._session.run_padded(rows)
-        return self._session.run_rows(rows)
+        scores = np.zeros(len(taken), dtype=np.float32)
+        for road in {id(road): road for road, _ in taken}.values():
+            at = [i for i, (each, _) in enumerate(taken) if each is road]
+            found = self._run_rows(road.session, [taken[i][1].ids for i in at])
+            scores[at] = [road.carried(float(score)) for score in found]
+        return scores
 
     def choose(self, prompt: Prompt, *, strong_share: float | None = None, threshold: float | None = None) -> Decision:
         """Decide between the strong and the weak model.
@@ -176,8 +169,8 @@ class Router:
         """
         start = time.perf_counter()
         limits = self.threshold(strong_share=strong_share, threshold=threshold)
-        tokens = self._encode(prompt)
-        return self._decide(tokens.ids, limits, start, tokens)
+        road, tokens = self._take(prompt)
+        return self._decide(road.score(tokens.ids), limits, start, tokens, road.name)
 
     def score_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores of prompts that the caller embedded, float32 ``[n, width]`` → float32 ``[n]``.
@@ -196,16 +189,18 @@ class Router:
     ) -> list[Decision]:
         """``choose`` for each of ``embeddings``, float32 ``[n, width]``; ``n_tokens`` is 0."""
         limits = self.threshold(strong_share=strong_share, threshold=threshold)
-        return [self._decide(row, limits, time.perf_counter()) for row in self._embeddings(embeddings)]
+        rows, starts = self._embeddings(embeddings), iter(time.perf_counter, None)
+        return [self._decide(self._session.run(row), limits, start) for row, start in zip(rows, starts, strict=False)]
 
     def rank(self, prompt: Prompt, *, models: Sequence[str] | None = None) -> Ranking:
         """Order ``models``, by default all that the bundle knows (``manifest.models``), by one prompt, best first.
 
-        Raises ``BundleError`` when the bundle does not rank or knows no such model, and what ``score`` raises.
+        Always on the full road, since cheaper ones know one pair only. Raises ``BundleError`` when the bundle does not
+        rank or knows no such model, and what ``score`` raises.
         """
         start = time.perf_counter()
         columns = select(self.manifest.models, models, self.manifest.name)
-        tokens = self._encode(prompt)
+        tokens = self._texts().full.text.encode(prompt)
         return self._rank(tokens.ids, columns, start, tokens)
 
     def rank_embeddings(self, embeddings: NDArray[np.float32], *, models: Sequence[str] | None = None) -> list[Ranking]:
@@ -249,14 +244,22 @@ class Router:
         rows = (golden_row(each, self._session, self._text) for each in entries)
         return [abs(self._session.run(row) - each.score) for each, row in zip(entries, rows, strict=True)]
 
-    def _encode(self, prompt: Prompt) -> Tokens:
-        if self._text is None:
+    def _take(self, prompt: Prompt) -> tuple[Road, Tokens]:
+        return self._texts().take(prompt)
+
+    def _texts(self) -> Roads:
+        if self._roads is None:
             raise BundleError(
                 f"the bundle {self.manifest.name} takes embeddings of width {self._session.contract.width}, not text: "
                 f"embed the prompt with {self.manifest.training.base}, and use score_embeddings, choose_embeddings or "
                 "rank_embeddings; on the command line, edgeroute score --embeddings FILE.npy"
             )
-        return self._text.encode(prompt)
+        return self._roads
+
+    def _run_rows(self, session: Session, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        if session.provider == "cuda" and self.graph.precision != "int8":
+            return session.run_padded(rows)
+        return session.run_rows(rows)
 
     def _embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         width = self._session.contract.width
@@ -264,8 +267,14 @@ class Router:
             raise BundleError(f"the bundle {self.manifest.name} takes text, not embeddings: use score or choose")
         return check_embeddings(embeddings, width)
 
-    def _decide(self, row: Row, limits: tuple[float, float], start: float, tokens: Tokens = _NO_TOKENS) -> Decision:
-        score = self._session.run(row)
+    def _decide(
+        self,
+        score: float,
+        limits: tuple[float, float],
+        start: float,
+        tokens: Tokens = _NO_TOKENS,
+        road: RoadName = "full",
+    ) -> Decision:
         limit, share = limits
         return Decision(
             target="strong" if score >= limit else "weak",
@@ -275,6 +284,7 @@ class Router:
             n_tokens=len(tokens.ids),
             truncated=tokens.truncated,
             latency_ms=(time.perf_counter() - start) * 1e3,
+            road=road,
             chat=self._chat,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,29 @@ STRENGTHS_TOLERANCE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """A golden score: ``expected`` at export, ``found`` now. ``what`` is ``prompt 3`` or ``vector 3``.
+
+    ``found`` is ``None`` where the graph failed, and ``error`` says how.
+    """
+
+    what: str
+    expected: float
+    found: float | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at. ``ok`` is ``None`` where this machine cannot; ``detail`` says why, or what is wrong."""
+    """One thing looked at. ``ok`` is ``None`` where this machine cannot; ``detail`` says why, or what is wrong.
+
+    ``golden`` are the replayed scores of a graph that ran.
+    """
 
     what: str
     ok: bool | None
     detail: tuple[str, ...] = ()
+    golden: tuple[Replay, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +115,13 @@ def _check_graph(bundle: Bundle, graph: GraphEntry, provider: Provider, encoder:
         check_manifest(session.contract, bundle.manifest)
     except EdgeRouteError as error:
         return Check(what, False, _lines(error))
+    golden = tuple(_replay(session, encoder, graph))
     wrong = [
         *(_length_problems(session, encoder) if encoder else ()),
-        *_golden_problems(session, encoder, graph),
+        *_golden_problems(golden, graph.golden.tolerance),
         *_strength_problems(session, encoder, graph, bundle.manifest),
     ]
-    return Check(what, not wrong, tuple(wrong))
+    return Check(what, not wrong, tuple(wrong), golden)
 
 
 def _length_problems(session: Session, encoder: TextEncoder) -> Iterator[str]:
@@ -114,17 +132,23 @@ def _length_problems(session: Session, encoder: TextEncoder) -> Iterator[str]:
         yield f"the tokenizer's highest id {highest} at {tokens} tokens: {error}"
 
 
-def _golden_problems(session: Session, encoder: TextEncoder | None, graph: GraphEntry) -> Iterator[str]:
-    tolerance = graph.golden.tolerance
+def _replay(session: Session, encoder: TextEncoder | None, graph: GraphEntry) -> Iterator[Replay]:
     kind = "prompt" if encoder else "vector"
     for i, golden in enumerate(golden_entries(graph.golden)):
+        what = f"{kind} {i}"
         try:
-            score = session.run(golden_row(golden, session, encoder))
+            yield Replay(what, golden.score, session.run(golden_row(golden, session, encoder)))
         except EdgeRouteError as error:
-            yield f"golden {kind} {i}: {error}"
-            continue
-        if abs(score - golden.score) > tolerance:
-            yield f"golden {kind} {i}: expected the score {golden.score:.4f} within {tolerance}, found {score:.4f}"
+            yield Replay(what, golden.score, None, str(error))
+
+
+def _golden_problems(replays: Iterable[Replay], tolerance: float) -> Iterator[str]:
+    for each in replays:
+        if each.found is None:
+            yield f"golden {each.what}: {each.error}"
+        elif abs(each.found - each.expected) > tolerance:
+            expected = f"expected the score {each.expected:.4f} within {tolerance}"
+            yield f"golden {each.what}: {expected}, found {each.found:.4f}"
 
 
 def _strength_problems(

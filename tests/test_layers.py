@@ -20,7 +20,7 @@ CORE = {
     "receipts": set(),
     "manifest": {"errors", "receipts", "strict"},
     "bundle": {"errors", "manifest"},
-    "calibration": {"errors"},
+    "calibration": {"errors", "receipts"},
     "store": {"errors", "manifest"},
     "text": {"errors", "manifest"},
     "contract": {"errors", "manifest"},
@@ -28,10 +28,11 @@ CORE = {
     "ranking": {"errors"},
     "session": {"contract", "errors", "graph", "machine", "manifest"},
     "golden": {"embeddings", "errors", "receipts", "session", "text"},
-    "loading": {"errors", "manifest", "session"},
+    "loading": {"bundle", "contract", "errors", "manifest", "session", "text"},
+    "roads": {"bundle", "calibration", "errors", "loading", "manifest", "session", "store", "text"},
     "router": {
         *("errors", "manifest", "bundle", "calibration", "contract", "embeddings", "golden", "loading", "ranking"),
-        *("session", "store", "text"),
+        *("roads", "session", "store", "text"),
     },
 }
 # What may import the module on the left; the rest of the world may not.

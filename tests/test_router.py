@@ -83,6 +83,7 @@ def test_a_decision_says_why(router: Router) -> None:
         "n_tokens",
         "truncated",
         "latency_ms",
+        "road",
         "chat",
     ]
     with pytest.raises(dataclasses.FrozenInstanceError):

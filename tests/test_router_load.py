@@ -62,6 +62,13 @@ def test_threads_are_kept(base_bundle: Path) -> None:
     assert Router.load(base_bundle, threads=3).threads == 3
 
 
+@pytest.mark.parametrize("spinning", [False, True])
+def test_threads_spin_on_request_alone(base_bundle: Path, spinning: bool) -> None:
+    router = Router.load(base_bundle, spinning=spinning) if spinning else Router.load(base_bundle)
+    options = router._session._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spinning))
+
+
 def test_an_unknown_provider_is_refused(base_bundle: Path) -> None:
     with pytest.raises(ProviderError, match="expected a provider of auto, cpu or cuda, found 'tpu'"):
         Router.load(base_bundle, provider="tpu")  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ CORE = {
     "verify": "Check a bundle in full and say everything that is wrong.",
     "inspect": "Show what is inside a bundle and what was measured on it.",
     "doctor": "Show what is installed, which providers load, and whether scoring works.",
+    "bench": "Measure what a decision costs on this machine.",
     "evaluate": "Say what routing by a bundle would be worth on labelled prompts.",
     "labels": "Turn preference data of other forms into labels, cleaned and split.",
     "ask": "Send a prompt to the model it needs and stream the answer.",
@@ -33,9 +34,10 @@ EXTRAS = {
     "train": "Train a router from preference data.",
     "distill": "Train a small router on what a teacher says.",
     "export": "Export a trained router as a bundle.",
+    "tune": "Measure ways to make a router's int8 graph and write the best as a recipe.",
 }
 """Commands of heavier packages. Their help stands here, since asking them would import torch."""
-_EXTRA_OF = {"distill": "train"}
+_EXTRA_OF = {"distill": "train", "tune": "export"}
 """The extra that a command needs, where it has another name."""
 
 

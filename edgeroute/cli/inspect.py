@@ -12,7 +12,7 @@ import numpy as np
 from ..inspection import InspectedGraph, Inspection, inspect_bundle
 from ..receipts import Calibration, Latency, Parity, Quality
 from .commands import CORE
-from .output import human_size, write_json
+from .output import human_size, milliseconds, write_json
 
 WIDTH, HEIGHT = 51, 9
 
@@ -102,7 +102,7 @@ def _latency(latency: Latency | None) -> Iterator[str]:
     if latency is not None:
         yield f"  latency on {latency.machine}, {latency.threads} threads"
         for row in latency.rows:
-            yield f"    {row.p50_ms:.1f} ms (p99 {row.p99_ms:.1f}) at {row.tokens} tokens"
+            yield f"    {milliseconds(row.p50_ms)} ms (p99 {milliseconds(row.p99_ms)}) at {row.tokens} tokens"
 
 
 def _quality(quality: Quality) -> str:

@@ -8,7 +8,7 @@ import click
 
 from ..catalogue import Listing, list_bundles
 from .commands import CORE
-from .output import human_size, write_json
+from .output import human_size, milliseconds, write_json
 
 
 @click.command(short_help=CORE["models"])
@@ -58,12 +58,15 @@ def _as_text(listing: Listing) -> list[str]:
         lines.append(f"  takes embeddings of width {manifest.input.width}, not text")
     if manifest.models:
         lines.append(f"  ranks {len(manifest.models)} models")
+    for graph in manifest.graphs:
+        if graph.calibration.generated:
+            lines.append(f"  {graph.precision}: strong shares of {graph.calibration.sample}; real ones get others")
     for q in manifest.quality:
         lines.append(f"  {q.metric} {q.value:.3f} ({q.low:.3f} to {q.high:.3f}) on {q.benchmark} {q.split}, n = {q.n}")
     for graph in manifest.graphs:
         if (latency := graph.latency) is None:
             continue
         for row in latency.rows:
-            times = f"{row.p50_ms:.1f} ms (p99 {row.p99_ms:.1f}) at {row.tokens} tokens"
+            times = f"{milliseconds(row.p50_ms)} ms (p99 {milliseconds(row.p99_ms)}) at {row.tokens} tokens"
             lines.append(f"  {graph.precision}: {times}, {latency.threads} threads, {latency.machine}")
     return lines

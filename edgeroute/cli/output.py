@@ -60,6 +60,11 @@ def human_size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} kB"
 
 
+def milliseconds(value: float) -> str:
+    """Two digits below one millisecond, where a router may spend tens of microseconds; else one after the point."""
+    return f"{value:.2g}" if value < 1 else f"{value:.1f}"
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)

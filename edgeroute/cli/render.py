@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from ..explain import Explanation
 
 
+_ROADS = {
+    "shortened": "shortened: the same graph on fewer tokens",
+    "nano": "nano: the bundle's fallback, its score carried onto this scale",
+}
+
+
 def render(
     decision: Decision,
     explanation: Explanation | None,
@@ -28,7 +34,8 @@ def render(
         return json.dumps(where | asdict(decision) | more)
     cut = " (cut)" if decision.truncated else ""
     tokens = f"{decision.n_tokens} tokens{cut}  " if row is None else ""
-    text = f"{decision.score:.4f}  {decision.target:<6}  {tokens}{decision.latency_ms:.1f} ms"
+    road = "" if decision.road == "full" else f"  {decision.road}"
+    text = f"{decision.score:.4f}  {decision.target:<6}  {tokens}{decision.latency_ms:.1f} ms{road}"
     place = row if line is None else line
     if place is not None:
         text = f"{place:>6}  {text}"
@@ -47,6 +54,7 @@ def _explained(decision: Decision, why: Explanation) -> list[str]:
         f"  asked     a strong share of {share}: strong from a score of {threshold} on",
         f"  turns     strong at a strong share of {why.turning_share:.1%} or more, weak below",
         f"  prompt    {_read(decision, why)}",
+        *([] if decision.road == "full" else [f"  road      {_ROADS[decision.road]}, for the deadline"]),
         f"  runs on   {why.graph} ({why.precision}), {why.threads} threads, {why.provider_reason}",
         f"  bundle    {why.bundle} {why.version}, {why.digest}",
     ]

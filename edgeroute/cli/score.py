@@ -48,6 +48,7 @@ class _Options:
     threads: int | None
     explain: bool
     chat: ChatPolicy | None
+    deadline_ms: float | None
 
 
 @click.command(short_help=CORE["score"])
@@ -81,6 +82,11 @@ class _Options:
 @click.option("--explain", is_flag=True, help="Say what stands behind the decision.")
 @click.option(
     "--chat", type=click.Choice(get_args(ChatPolicy)), help="Messages of a chat to read.  [default: the bundle's]"
+)
+@click.option(
+    "--deadline-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="A prompt that would take longer takes a cheaper road.  [default: none]",
 )
 def score(**options: Any) -> int:
     """Score PROMPT (- reads standard input as one prompt) and choose between the strong and the weak model.
@@ -173,7 +179,13 @@ def _write_all(
 
 
 def _load(options: _Options, threads: int | None) -> Router:
-    router = Router.load(options.model, provider=options.provider, threads=threads, chat=options.chat)
+    router = Router.load(
+        options.model,
+        provider=options.provider,
+        threads=threads,
+        chat=options.chat,
+        deadline_ms=options.deadline_ms,
+    )
     # Out of range is one error before anything is read or written.
     router.threshold(strong_share=options.strong_share, threshold=options.threshold)
     return router

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..verify import Report
+from ..verify import Replay, Report
 from ..verify import verify as verify_bundle
 from .commands import CORE
 from .exits import FAILED, OK
@@ -17,27 +17,35 @@ _WORD = {True: "ok", False: "wrong", None: "not run"}
 
 @click.command(short_help=CORE["verify"])
 @click.argument("name_or_path")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(name_or_path: str, as_json: bool) -> int:
+@click.option("--golden", is_flag=True, help="Show every golden score: at export, now, and the difference.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, golden scores included.")
+def verify(name_or_path: str, golden: bool, as_json: bool) -> int:
     """Check the bundle NAME_OR_PATH in full and say everything that is wrong with it.
 
     Checked are the manifest's schema and digest, size and hash of every file, the tokenizer, and for each graph and
-    provider that runs here the graph contract, the longest input with the highest token id, and the golden scores.
-    The exit code is 1 when anything is wrong.
+    provider that runs here the graph contract, the longest input with the highest token id, and the golden scores:
+    those that it gave the golden prompts when it was exported, replayed. The exit code is 1 when anything is wrong.
     """
     report = verify_bundle(name_or_path)
     if as_json:
         write_json(asdict(report) | {"ok": report.ok})
     else:
-        click.echo("\n".join(_as_text(report)))
+        click.echo("\n".join(_as_text(report, golden)))
     return OK if report.ok else FAILED
 
 
-def _as_text(report: Report) -> list[str]:
+def _replayed(each: Replay) -> str:
+    if each.found is None:
+        return f"{each.what:<9}  {each.expected:.6f} at export, no score now"
+    return f"{each.what:<9}  {each.expected:.6f} at export, {each.found:.6f} now, {each.found - each.expected:+.6f}"
+
+
+def _as_text(report: Report, golden: bool) -> list[str]:
     lines = []
     for check in report.checks:
         lines.append(f"{_WORD[check.ok]:<8} {check.what}")
         lines += [f"           {detail}" for detail in check.detail]
+        lines += [f"           {_replayed(each)}" for each in check.golden if golden]
     wrong = sum(check.ok is False for check in report.checks)
     name = f"{report.name} {report.digest}" if report.name else str(report.path)
     lines.append(f"{name}: " + (f"{wrong} of {len(report.checks)} checks failed" if wrong else "nothing is wrong"))

@@ -7,6 +7,7 @@ label 0 is the win, as there; with one, its sigmoid is the score.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -27,14 +28,14 @@ def trace(checkpoint: str | os.PathLike[str], *, template: str | None = None) ->
 
     Raises ``BundleError`` when it is none, or has another number of labels.
     """
-    found = read_classifier(checkpoint, AutoModelForSequenceClassification, template)
-    config = found.model.config
+    _, found = read_classifier(checkpoint, AutoModelForSequenceClassification, template)
+    config = found.config
     labels = int(config.num_labels)
     if labels not in LABELS:
         raise BundleError(f"{checkpoint} has {labels} labels; expected 3 (win, tie, loss), 2 (win, not) or 1")
 
-    def logits(ids: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = found.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         return answer
 
     def score(values: torch.Tensor) -> torch.Tensor:
@@ -46,7 +47,7 @@ def trace(checkpoint: str | os.PathLike[str], *, template: str | None = None) ->
         graph=attach_head(
             fuse(traced, heads=config.num_attention_heads, width=config.hidden_size), logits_head(labels, [WIN])
         ),
-        reference=reference(logits, score),
+        reference=reference(checkpoint, AutoModelForSequenceClassification, logits, score),
         tokenizer=found.tokenizer_json,
         text=found.text,
         training=found.training,

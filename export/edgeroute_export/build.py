@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ from onnx import ModelProto
 
 import edgeroute
 from edgeroute.benchmarks import benchmark_name
+from edgeroute.bundle import open_bundle
 from edgeroute.errors import BundleError
 from edgeroute.labels import Outcome, read_outcomes
-from edgeroute.manifest import FORMAT, TOKENIZER, TextPolicy
+from edgeroute.manifest import FORMAT, TOKENIZER, Pair, TextPolicy
+from edgeroute.roads import check_fallback
 from edgeroute.session import Session
+from edgeroute.store import locate
 from edgeroute.text import TextEncoder
 
 from . import receipts
+from .external import Serialized, as_files
 from .gate import Gate, as_table, judge, reject
 from .golden import GOLDEN_PROMPTS
 from .graphs import quantize_int8
@@ -70,7 +74,7 @@ class Evidence:
 
     ``calibrate`` is a battles file (split ``calibration``), ``check`` an outcomes file for parity (split ``dev``, the
     first ``check_rows``), ``quality`` outcome files (split ``dev``) that hold both models of the pair. Without the
-    first two, generated prompts take their place, and no shares are promised.
+    first two, generated prompts take their place, ``check_rows`` and at most 256, and no shares are promised.
     """
 
     calibrate: Path | None
@@ -86,7 +90,7 @@ class Naming:
     name: str
     version: str
     description: str
-    licence: str = "Apache-2.0"
+    licence: str = "unknown"
 
 
 def build_bundle(
@@ -99,11 +103,13 @@ def build_bundle(
     precisions: Sequence[str] = ("int8",),
     recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
     gate: Gate | None = Gate(),  # noqa: B008
+    fallback: str | None = None,
     progress: Progress = lambda _message: None,
 ) -> str:
     """Quantize, take the receipts, judge them and write the bundle; returns its digest.
 
-    ``pair`` is (strong, weak). ``progress`` is told what is being done and, at the end, the parity table. Raises
+    ``pair`` is (strong, weak). ``fallback``: name or folder of the cheaper bundle for callers with a deadline.
+    ``progress`` is told what is being done and, at the end, the parity table. Raises
     ``BundleError`` and leaves nothing at ``output`` when anything does not fit; when the gate fails, graph and receipt
     stay in the folder that the error names. Without a ``gate`` nothing fails it.
     """
@@ -112,18 +118,21 @@ def build_bundle(
     if beyond := set(precisions) - set(router.precisions):
         possible = ", ".join(router.precisions)
         raise BundleError(f"kind {router.kind} is not made in {', '.join(sorted(beyond))}; possible here: {possible}")
+    if len(set(precisions)) < len(precisions):
+        raise BundleError(f"expected each precision once, found {', '.join(precisions)}")
     if pair[0] == pair[1]:
         raise BundleError(f"expected two models to decide between, found {pair[0]} twice")
     check_place(output)
+    cheaper = {} if fallback is None else _fallback(fallback, pair, evidence)
     text = TextEncoder(router.tokenizer, router.text)
     sample = check_sample(evidence.check, evidence.check_rows, pair)
     progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
     expected = reference_scores(router, text, sample)
-    entries, tables, files = [], [], {TOKENIZER: router.tokenizer}
+    files, quality = {TOKENIZER: router.tokenizer}, list[Any]()
+    entries, tables = [], []
     for precision in precisions:
-        file = f"model.{precision}.onnx"
-        data = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(text, recipe))
-        graph = _Graph(precision, Session(data), text)
+        made = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(text, recipe))
+        graph = _Graph(precision, Session(made.graph, data=made.external), text)
         progress(f"{precision}: scoring the same prompts")
         parity = receipts.parity(
             graph.score(sample.prompts),
@@ -131,16 +140,18 @@ def build_bundle(
             sample=sample.name,
             real=sample.real,
             outcomes=sample.outcomes,
-            hashes=hashes_of(data, sample.sha256, recipe),
+            hashes=hashes_of(made, sample.sha256, recipe),
         )
         verdicts = judge(gate, precision, parity)
-        tables += as_table(file, parity, verdicts)
+        tables += as_table(made.file, parity, verdicts)
         if any(verdict.ok is False for verdict in verdicts):
-            raise reject(output, {file: data}, parity, tables)
+            raise reject(output, made.files, parity, tables)
         progress(f"{precision}: calibrating")
-        entries.append({"file": file, "parity": parity, **_receipts(graph, evidence)})
-        files[file] = data
-    preferred = Session(files[entries[0]["file"]])
+        beside = {} if made.external is None else {"data": made.external[0]}
+        entries.append({"file": made.file, **beside, "parity": parity, **_receipts(graph, evidence)})
+        files |= made.files
+        if not quality:  # of the preferred graph; no second session is opened, nor this one kept
+            quality = list(_quality(graph.session, text, evidence.quality, pair, progress))
     manifest = {
         "format": FORMAT,
         "kind": router.kind,
@@ -150,7 +161,8 @@ def build_bundle(
         "text": asdict(router.text),
         "graphs": entries,
         "default": {"strong_share": 0.5},
-        "quality": list(_quality(preferred, text, evidence.quality, pair, progress)),
+        "quality": quality,
+        **cheaper,
         **({"models": list(router.models)} if router.models else {}),
     }
     digest = write_bundle(output, manifest, files)
@@ -164,8 +176,8 @@ def serialize(
     recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
     quantize: Quantize = quantize_int8,
     rows: Rows = (),
-) -> bytes:
-    """The bytes of a graph in one precision: the same from the same packages, recipe and ``rows`` to smooth on.
+) -> Serialized:
+    """The files of a graph in one precision: the same from the same packages, recipe and ``rows`` to smooth on.
 
     ``quantize`` is as in ``Traced``.
     """
@@ -173,8 +185,7 @@ def serialize(
         graph = quantize(graph, recipe, rows)
     elif precision == "fp16":
         graph = to_float16(graph)
-    data: bytes = graph.SerializeToString(deterministic=True)
-    return data
+    return as_files(graph, f"model.{precision}.onnx")
 
 
 def smoothing_rows(text: TextEncoder, recipe: Recipe) -> Rows:
@@ -204,11 +215,12 @@ class _Graph:
 
 def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
     """A graph's entry but for its file and parity; latency where it is meant to run on this CPU."""
-    name, sample = calibration_sample(evidence.calibrate)
+    name, sample = calibration_sample(evidence.calibrate, evidence.check_rows)
     entry = {
         "precision": graph.precision,
         "providers": PROVIDERS[graph.precision],
         "calibration": receipts.calibration(name, graph.score(sample)),
+        "shortened": receipts.shortened(graph.text, lambda text: replace(graph, text=text).score(sample)),
         "golden": receipts.golden(GOLDEN_PROMPTS, graph.score(GOLDEN_PROMPTS)),
     }
     if "cpu" in entry["providers"]:
@@ -216,10 +228,18 @@ def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
     return entry
 
 
-def hashes_of(graph: bytes, sample: str | None, recipe: Recipe | None = None) -> dict[str, str]:
-    """SHA-256 of the graph, of its recipe, and of the sample's file where it is one: what a receipt was taken on."""
-    made = {"graph": graph} | ({"recipe": recipe_text(recipe).encode()} if recipe else {})
-    found = {name: hashlib.sha256(each).hexdigest() for name, each in made.items()}
+def _fallback(name: str, pair: tuple[str, str], evidence: Evidence) -> dict[str, Any]:
+    """The manifest's key of a fallback that fits: the same pair, and calibrated on the same sample."""
+    cheaper = open_bundle(locate(name).path).manifest
+    sample, prompts = calibration_sample(evidence.calibrate, evidence.check_rows)
+    check_fallback(cheaper, Pair(*pair), sample, len(prompts))
+    return {"fallback": {"name": cheaper.name, "digest": cheaper.digest}}
+
+
+def hashes_of(made: Serialized, sample: str | None, recipe: Recipe | None = None) -> dict[str, str]:
+    """SHA-256 of the graph, its data file, its recipe and the sample's file: what a receipt was taken on."""
+    parts = {"graph": made.graph, "data": made.data, "recipe": recipe_text(recipe).encode() if recipe else None}
+    found = {name: hashlib.sha256(each).hexdigest() for name, each in parts.items() if each is not None}
     return found | ({"sample": sample} if sample else {})
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 CARD = "README.md"
+_FRONT = re.compile(r"---\r?\n(.*?)\r?\n---", re.DOTALL)
+_LICENCE = re.compile(r"^licen[sc]e:[ \t]*[\"']?([A-Za-z0-9][\w.+-]*)[\"']?[ \t]*$", re.MULTILINE)
 
 
 def card(manifest: Mapping[str, Any]) -> str:
@@ -30,6 +34,16 @@ def card(manifest: Mapping[str, Any]) -> str:
     for graph in manifest["graphs"]:
         parts += [f"## {graph['file']}", *_graph(graph)]
     return "\n\n".join([*parts, "## Limits", "\n".join(_limits(manifest))]) + "\n"
+
+
+def card_licence(checkpoint: Path) -> str | None:
+    """What a Hugging Face model card in the folder ``checkpoint`` gives as ``license``, or ``None``."""
+    try:
+        front = _FRONT.match((checkpoint / CARD).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = _LICENCE.search(front[1]) if front else None
+    return found[1] if found else None
 
 
 def _limits(manifest: Mapping[str, Any]) -> Iterable[str]:

@@ -8,6 +8,7 @@ head: five rows of it are all that is read.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -30,7 +31,7 @@ def trace(checkpoint: str | os.PathLike[str], *, template: str | None = None, th
     ``template`` holds ``{prompt}``; a checkpoint of ``edgeroute train`` brings its own, others need one. Raises
     ``BundleError`` when there is none, or the vocabulary lacks the label tokens.
     """
-    found = read_classifier(checkpoint, AutoModelForCausalLM, template)
+    model, found = read_classifier(checkpoint, AutoModelForCausalLM, template)
     if found.text.template is None:
         raise BundleError(f"{checkpoint} carries no template: give --template, a file with {{prompt}} in it")
     known = found.tokenizer.get_vocab()
@@ -39,20 +40,24 @@ def trace(checkpoint: str | os.PathLike[str], *, template: str | None = None, th
     if not 2 <= threshold <= len(LABEL_TOKENS):
         raise BundleError(f"expected a threshold of 2 to {len(LABEL_TOKENS)}, found {threshold}")
     ids = [known[token] for token in LABEL_TOKENS]
-    head = found.model.get_output_embeddings()
+    head = model.get_output_embeddings()
     if max(ids) >= len(head.weight) or head.bias is not None:
         raise BundleError(f"{checkpoint}: the language-model head has no plain row for every label token")
 
-    def logits(row: torch.Tensor) -> torch.Tensor:
-        whole: torch.Tensor = found.model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+    rows = head.weight.detach()[ids].numpy()
+    del model, head
+
+    def logits(model: Any, row: torch.Tensor) -> torch.Tensor:
+        whole: torch.Tensor = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
         return whole[:, -1, ids]
 
     traced = trace_decoder(checkpoint)
-    rows = head.weight.detach()[ids].numpy()
     return Traced(
         kind="causal",
         graph=attach_head(traced, last_token_head(rows, range(threshold - 1), hidden=traced.graph.output[0].name)),
-        reference=reference(logits, lambda values: 1 - values.softmax(1)[:, threshold - 1 :].sum(1)),
+        reference=reference(
+            checkpoint, AutoModelForCausalLM, logits, lambda values: 1 - values.softmax(1)[:, threshold - 1 :].sum(1)
+        ),
         tokenizer=found.tokenizer_json,
         text=found.text,
         training=found.training,

@@ -18,6 +18,7 @@ from onnx import ModelProto, numpy_helper
 from edgeroute.errors import BundleError
 from edgeroute.manifest import MAX_TOKENS, TextPolicy
 
+from .build import Rows
 from .encoder import load_checkpoint, tokenizer_json
 from .tracing import IR_VERSION, OPSET
 
@@ -28,18 +29,19 @@ RECORD = "edgeroute.json"
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A Hugging Face checkpoint with all that the bundle says of it; ``model`` is in evaluation mode, float32."""
+    """What the bundle says of a Hugging Face checkpoint, and its configuration. The weights are not kept."""
 
-    model: Any
+    config: Any
     tokenizer: Any
     tokenizer_json: bytes
     text: TextPolicy
     training: dict[str, Any]
 
 
-def read_classifier(source: str | os.PathLike[str], auto: Any, template: str | None = None) -> Classifier:
-    """Read a checkpoint of ``edgeroute train``, or anybody's, from a folder or the hub.
+def read_classifier(source: str | os.PathLike[str], auto: Any, template: str | None = None) -> tuple[Any, Classifier]:
+    """The model, float32 and in evaluation mode, and what is said of it, from a folder or the hub.
 
+    A checkpoint of ``edgeroute train``, or anybody's. Let go of the model before tracing, which loads its own.
     ``auto`` is the Hugging Face class to load it with, ``template`` replaces the checkpoint's own. Without a record,
     the text policy is RouteLLM's: the last message, cut behind at the tokenizer's own maximum. Raises ``BundleError``.
     """
@@ -65,15 +67,24 @@ def read_classifier(source: str | os.PathLike[str], auto: Any, template: str | N
         "ties": "weak",
         "data": [],
     }
-    return Classifier(model, tokenizer, data, text, training)
+    return model, Classifier(model.config, tokenizer, data, text, training)
 
 
-def reference(logits: Callable[[torch.Tensor], torch.Tensor], score: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """PyTorch's scores of rows of token ids, one row at a time, so without any padding: rows → float32 ``[n]``."""
+def reference(
+    source: str | os.PathLike[str],
+    auto: Any,
+    logits: Callable[[Any, torch.Tensor], torch.Tensor],
+    score: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[Rows], Floats]:
+    """PyTorch's scores of rows of token ids, one row at a time, so without any padding: rows → float32 ``[n]``.
 
-    def scores(rows: Sequence[Sequence[int]]) -> Floats:
+    The model is loaded when it scores and let go after: a 1B decoder takes 5 GB, which the graph then needs.
+    """
+
+    def scores(rows: Rows) -> Floats:
+        model, _ = load_checkpoint(str(source), auto)
         with torch.inference_mode():
-            found: Floats = torch.cat([score(logits(torch.tensor([row])).float()) for row in rows]).numpy()
+            found: Floats = torch.cat([score(logits(model, torch.tensor([row])).float()) for row in rows]).numpy()
         return found
 
     return scores

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from edgeroute.embeddings import check_embeddings, golden_vector, read_embeddings
 from edgeroute.errors import BundleError, EdgeRouteError
 from edgeroute.manifest import FORMAT
+from edgeroute.receipts import GENERATED as OF_GENERATED
 from edgeroute.session import Session
 
 from . import receipts
 from .build import Naming, hashes_of
+from .external import Serialized, as_files
 from .gate import Gate, as_table, judge, reject
 from .heads import embedding_graph
 from .routellm import Released
@@ -29,7 +31,7 @@ from .writing import check_place, write_bundle
 
 Floats = NDArray[np.float32]
 FILE = "model.fp32.onnx"
-GENERATED, GENERATED_ROWS = "generated unit vectors", 2000
+GENERATED, GENERATED_ROWS = f"{OF_GENERATED}unit vectors", 2000
 GOLDEN_SEEDS = range(12)
 GOLDEN_TOLERANCE = 1e-4
 """Scores of random unit vectors lie near 0.5, so only a small difference tells other weights; fp32 allows it."""
@@ -59,15 +61,14 @@ def build_embedded(
     strong, weak = (released.row(name) for name in pair)
     if strong == weak:
         raise BundleError(f"expected two models to decide between, found {released.models[strong]} twice")
-    data = embedding_graph(
-        released.collapsed(strong, weak), released.strengths() if strengths else None
-    ).SerializeToString(deterministic=True)
-    session = Session(data)
-    parity = _parity(session, released, (strong, weak), data, check, check_rows)
+    vector, ranked = released.collapsed(strong, weak), released.strengths() if strengths else None
+    made = as_files(embedding_graph(vector, ranked), FILE)
+    session = Session(made.graph)
+    parity = _parity(session, released, (strong, weak), made, check, check_rows)
     verdicts = judge(gate, "fp32", parity)
     table = as_table(FILE, parity, verdicts)
     if any(verdict.ok is False for verdict in verdicts):
-        raise reject(output, {FILE: data}, parity, table)
+        raise reject(output, made.files, parity, table)
     if calibrate is None:
         progress(f"no --calibrate: quantiles are of {GENERATED}; route by a threshold, since no share is promised")
     entry: dict[str, Any] = {
@@ -78,7 +79,7 @@ def build_embedded(
         "golden": _golden(session, released.width),
         "parity": parity,
     }
-    digest = write_bundle(output, _manifest(released, (strong, weak), naming, entry, strengths), {FILE: data})
+    digest = write_bundle(output, _manifest(released, (strong, weak), naming, entry, strengths), made.files)
     progress("\n".join(table))
     return digest
 
@@ -125,7 +126,7 @@ def _golden(session: Session, width: int) -> dict[str, Any]:
 
 
 def _parity(
-    session: Session, released: Released, pair: tuple[int, int], data: bytes, check: Path | None, rows: int
+    session: Session, released: Released, pair: tuple[int, int], made: Serialized, check: Path | None, rows: int
 ) -> dict[str, Any]:
     """Against the published formula in PyTorch; flips are promised on real embeddings only."""
     name, embeddings = _embeddings(check, released.width)
@@ -134,5 +135,5 @@ def _parity(
     difference = float(np.abs(scores.astype(np.float64) - expected).max())
     if difference > MAX_DIFFERENCE:
         raise BundleError(f"the graph differs from PyTorch by {difference:.2g}, more than {MAX_DIFFERENCE}")
-    hashes = hashes_of(data, None if check is None else file_sha256(check))
+    hashes = hashes_of(made, None if check is None else file_sha256(check))
     return receipts.parity(scores, expected, sample=name, real=check is not None, hashes=hashes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from edgeroute.errors import BundleError
+
+from .tracing import quiet
 
 
 def load_encoder(source: str, digest: str | None = None) -> tuple[Any, bytes]:
@@ -32,18 +33,28 @@ def load_checkpoint(source: str, auto: Any) -> tuple[Any, Any]:
 
     Raises ``BundleError`` when nothing loads, weights are missing, or the tokenizer is a slow one.
     """
-    try:
-        model, info = auto.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    # transformers has a TypeError for a missing tokenizer file
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError, pickle.UnpicklingError) as error:
-        raise BundleError(f"no encoder at {source}: give a local folder or a hub name ({error})") from None
+    model, info = _from_pretrained(source, auto, "checkpoint", output_loading_info=True)
+    tokenizer = _from_pretrained(source, AutoTokenizer, "tokenizer")
     missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]  # a pooler is not always read
     if missing or info["mismatched_keys"]:
         raise BundleError(f"{source} lacks weights of this kind of model: {', '.join(sorted(missing)[:3])}")
     if not tokenizer.is_fast:
         raise BundleError(f"{source} has no tokenizer.json: edgeroute needs a fast tokenizer")
     return model.float().eval(), tokenizer
+
+
+def _from_pretrained(source: str, auto: Any, what: str, **more: Any) -> Any:
+    """What ``auto`` loads; a damaged file raises all kinds of errors there, some of them ``Exception`` itself."""
+    try:
+        with quiet():
+            return auto.from_pretrained(source, trust_remote_code=False, **more)
+    except Exception as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        if "trust_remote_code" in str(error):
+            said = "it brings code of its own, which is never run: only models that transformers has are exported"
+        elif what == "tokenizer":
+            said = f"a fast one is needed, a tokenizer.json; {said}"
+        raise BundleError(f"no {what} loads from {source}, a local folder or a hub name: {said}") from None
 
 
 def tokenizer_json(tokenizer: Any) -> bytes:

@@ -19,6 +19,16 @@ NAMES = ("gates.choice", "gates.quantitative", "gates.length")
 """Tensors of a checkpoint with gates."""
 
 
+def check_constants(config: Mapping[str, Any], *more: str) -> None:
+    """Raise ``KeyError``, ``TypeError`` or ``ValueError`` where a config's ``gates`` lack a constant, or ``more``."""
+    gates = config["gates"]
+    np.array(gates["caps"], np.float32)
+    for name in ("log_divisor", *more):
+        float(gates[name])
+    if not all(isinstance(token, str) for tokens in gates["token_classes"] for token in tokens):
+        raise ValueError("token_classes hold what is no token")
+
+
 @dataclass(frozen=True, slots=True)
 class GateWeights:
     """``choice`` float32 ``[k + 2]`` on capped counts, log length and one; ``quantitative_bias`` of the other gate.

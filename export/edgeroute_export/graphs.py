@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from onnx import ModelProto, compose, helper, numpy_helper
 
 from edgeroute.errors import BundleError
 
+from .external import is_large, save
 from .recipe import Recipe
 from .reshaping import reshape
 from .tracing import quiet
@@ -21,22 +23,21 @@ HEAD = "head/"
 
 
 def attach_head(encoder: ModelProto, head: ModelProto) -> ModelProto:
-    """Put ``head`` behind ``encoder``; its outputs become the graph's only ones.
+    """Put ``head`` behind ``encoder``, in place; its outputs become the graph's only ones.
 
     The head names the encoder's outputs, or the shared inputs ``input_ids`` and ``attention_mask``, as its inputs.
     """
-    joined = ModelProto()
-    joined.CopyFrom(encoder)
     added = compose.add_prefix(head, HEAD, rename_inputs=False, rename_outputs=False)
     known = {each.name for each in [*encoder.graph.input, *encoder.graph.output]}
     if missing := [each.name for each in added.graph.input if each.name not in known]:
         raise BundleError(f"the head asks for {', '.join(missing)}; the encoder gives {', '.join(sorted(known))}")
-    joined.graph.node.extend(added.graph.node)
-    joined.graph.initializer.extend(added.graph.initializer)
-    del joined.graph.output[:]
-    joined.graph.output.extend(added.graph.output)
-    onnx.checker.check_model(joined)
-    return joined
+    encoder.graph.node.extend(added.graph.node)
+    encoder.graph.initializer.extend(added.graph.initializer)
+    del encoder.graph.output[:]
+    encoder.graph.output.extend(added.graph.output)
+    if not is_large(encoder):  # the checker takes no more than 2 GB; onnxruntime sees every graph in any case
+        onnx.checker.check_model(encoder)
+    return encoder
 
 
 def fuse(model: ModelProto, *, heads: int, width: int) -> ModelProto:
@@ -49,11 +50,14 @@ def fuse(model: ModelProto, *, heads: int, width: int) -> ModelProto:
 
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "model.onnx"
-        onnx.save(model, path)
+        save(model, path)
         fused = optimizer.optimize_model(str(path), model_type="bert", num_heads=heads, hidden_size=width, opt_level=0)
     if not fused.get_fused_operator_statistics().get("Attention"):
         raise BundleError("the encoder's attention did not fuse: is this a BERT-like encoder?")
-    result: ModelProto = fused.model
+    result = ModelProto()
+    result.CopyFrom(fused.model)  # without what the optimizer replaced, which its own message never lets go of
+    del fused
+    gc.collect()  # it refers to itself: XLM-RoBERTa base left 5 GB
     return tidy(result)
 
 
@@ -76,7 +80,7 @@ def quantize_int8(
     wide = _kept_wide(shaped, recipe)
     with tempfile.TemporaryDirectory() as folder, quiet():
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(shaped, source)
+        save(shaped, source)
         quantize_dynamic(
             source,
             target,
@@ -84,6 +88,7 @@ def quantize_int8(
             reduce_range=recipe.reduce_range,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[*spared, *wide],
+            use_external_data_format=is_large(shaped),
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
         result = onnx.load(target)

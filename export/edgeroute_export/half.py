@@ -8,11 +8,14 @@ fused attention and layer norms accumulate in float32 themselves.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from .external import save
 from .graphs import HEAD, tidy
 from .tracing import prune, quiet
 
@@ -31,9 +34,10 @@ def to_float16(model: ModelProto) -> ModelProto:
     body, head, head_weights = _without_head(model)
     for node in body.graph.node:
         node.name = node.name or node.output[0]
-    with quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        save(body, path := Path(folder) / "model.onnx")
         half = convert_float_to_float16(
-            body,
+            str(path),
             keep_io_types=True,
             max_finite_val=MOST_NEGATIVE,
             op_block_list=[],

@@ -20,7 +20,7 @@ from edgeroute.manifest import TextPolicy
 
 from .build import Traced
 from .encoder import load_encoder, mean_pooled
-from .gates import NAMES, gate_weights, reference_gates, token_table
+from .gates import NAMES, check_constants, gate_weights, reference_gates, token_table
 from .graphs import attach_head, fuse
 from .heads import GatedHead, Strengths, gated_head, linear_head
 from .names import row_of
@@ -64,6 +64,9 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> MatrixFactorization:
         config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
         weights = load_file(Path(folder) / WEIGHTS)
         TextPolicy(**config["text"])
+        dict(config["training"], source=config["encoder"]["source"], digest=config["encoder"]["digest"])
+        if config.get("gates"):
+            check_constants(config, "length_scale")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BundleError(f"{folder} is no matrix factorization checkpoint: {error!r}") from None
     found = {name: tuple(weight.shape) for name, weight in weights.items()}

@@ -23,7 +23,7 @@ from edgeroute.errors import BundleError
 from edgeroute.manifest import TOKENIZER, TextPolicy
 
 from .build import Rows, Traced
-from .gates import NAMES, gate_weights, reference_gates, token_table
+from .gates import NAMES, check_constants, gate_weights, reference_gates, token_table
 from .graphs import pack
 from .heads import GatedHead, gated_nodes, head_model
 from .recipe import Recipe, refuse
@@ -51,6 +51,9 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Static:
         config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
         weights = load_file(Path(folder) / WEIGHTS)
         tokenizer = (Path(folder) / TOKENIZER).read_bytes()
+        check_constants(config)
+        TextPolicy(**config["text"])
+        dict(config["training"])
         table = token_table(tokenizer, config["gates"]["token_classes"])
         classes, rows = len(config["gates"]["caps"]), len(table)
     except Exception as error:  # a broken tokenizer raises no class of its own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -25,13 +25,23 @@ SHARES = (0.1, 0.25, 0.5, 0.75)
 ENOUGH = 2000
 """Real prompts below which shares are not promised: the interval of 3% flips on 500 prompts reaches 5%."""
 GOLDEN_TOLERANCE = 0.02
+SHORTER = (256, 128, 64)
+"""Token caps of the roads that a deadline may take."""
 LATENCY_TOKENS = (16, 64, 128, 256)
 LATENCY_CALLS = 100
+LATENCY_SECONDS = 60
+"""A 1B decoder would take a quarter of an hour for them; the receipt says how many there were."""
 
 
 def calibration(sample: str, scores: Floats) -> dict[str, Any]:
     """Quantiles of the graph's own scores, as the manifest holds them."""
     return {"sample": sample, "n": len(scores), "quantiles": list(fit_quantiles(scores))}
+
+
+def shortened(text: TextEncoder, score: Callable[[TextEncoder], Floats]) -> list[dict[str, Any]]:
+    """Quantiles under each smaller token cap; ``score`` scores the calibration sample as that text encoder cuts it."""
+    caps = [cap for cap in SHORTER if cap < text.policy.max_tokens]
+    return [{"max_tokens": cap, "quantiles": list(fit_quantiles(score(text.capped(cap))))} for cap in caps]
 
 
 def golden(prompts: Sequence[str], scores: Floats) -> dict[str, Any]:
@@ -129,7 +139,10 @@ def latency(session: Session, text: TextEncoder) -> dict[str, Any]:
     """From ``str`` to score, on this machine: milliseconds by prompt length, lengths interleaved."""
     word = "seven "
     rows: dict[int, list[float]] = {tokens: [] for tokens in LATENCY_TOKENS if tokens <= text.policy.max_tokens}
+    start_all = time.perf_counter()
     for call in range(-5, LATENCY_CALLS):
+        if call > 0 and time.perf_counter() - start_all > LATENCY_SECONDS:
+            break
         for tokens, times in rows.items():
             prompt = word * (tokens - 2)
             start = time.perf_counter()
@@ -140,7 +153,7 @@ def latency(session: Session, text: TextEncoder) -> dict[str, Any]:
     return {
         "machine": f"{name} ({', '.join(features)})",
         "threads": session.threads,
-        "calls": LATENCY_CALLS,
+        "calls": max(map(len, rows.values())),
         "rows": [
             {"tokens": tokens, "p50_ms": _ms(times, 50), "p99_ms": _ms(times, 99)} for tokens, times in rows.items()
         ],

@@ -6,14 +6,19 @@ from collections.abc import Iterator, Sequence
 
 from onnx import ModelProto, NodeProto, helper
 
+from .external import attached
 from .recipe import Recipe
 from .smoothing import smooth
 
 
 def reshape(model: ModelProto, recipe: Recipe, rows: Sequence[Sequence[int]] = ()) -> ModelProto:
-    """A copy of ``model`` as ``recipe`` wants it, the same function in float32; ``rows`` of token ids to smooth on."""
-    shaped = ModelProto()
-    shaped.CopyFrom(model)
+    """``model`` as ``recipe`` wants it, the same function in float32, a copy where that is another graph.
+
+    ``rows`` of token ids are there to smooth on.
+    """
+    if recipe.skip_layer_norm and not recipe.smooth:
+        return model
+    shaped = attached(model)
     if not recipe.skip_layer_norm:
         _split_skip_norms(shaped)
     if recipe.smooth:

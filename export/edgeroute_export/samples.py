@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeroute import receipts
 from edgeroute.benchmarks import benchmark_name
 from edgeroute.errors import BundleError
 from edgeroute.labels import read_battles, read_outcomes
@@ -15,7 +16,7 @@ from edgeroute.labels import read_battles, read_outcomes
 from .golden import GOLDEN_PROMPTS
 
 GENERATED = 256
-GENERATED_NAME = "generated prompts"
+GENERATED_NAME = f"{receipts.GENERATED}prompts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Sample:
 def check_sample(path: Path | None, rows: int, pair: tuple[str, str]) -> Sample:
     """The first ``rows`` dev prompts of an outcomes file, or generated ones. Raises ``BundleError`` for none."""
     if path is None:
-        return Sample(GENERATED_NAME, tuple(generate_prompts()))
+        return Sample(GENERATED_NAME, tuple(generate_prompts(min(rows, GENERATED))))
     found = [each for each in read_outcomes(path, split="dev") if each.prompt.strip()][:rows]
     if len(found) < 2:
         raise BundleError(f"{path} has {len(found)} dev prompts to compare on: give a file with a dev split")
@@ -49,10 +50,10 @@ def check_sample(path: Path | None, rows: int, pair: tuple[str, str]) -> Sample:
     return Sample(name, tuple(each.prompt for each in found), file_sha256(path), (strong, weak) if both else None)
 
 
-def calibration_sample(path: Path | None) -> tuple[str, Sequence[str]]:
-    """Name and prompts that the quantiles are taken on: a battles file's calibration split, or generated prompts."""
+def calibration_sample(path: Path | None, rows: int) -> tuple[str, Sequence[str]]:
+    """Name and prompts that the quantiles are taken on: a battles file's calibration split, or ``rows`` generated."""
     if path is None:
-        return GENERATED_NAME, list(generate_prompts())
+        return GENERATED_NAME, list(generate_prompts(min(rows, GENERATED)))
     found = [each.prompt for each in read_battles(path, split="calibration") if each.prompt.strip()]
     if len(found) < 2:
         raise BundleError(f"{path} has {len(found)} prompts in its calibration split; at least two are needed")

@@ -8,7 +8,9 @@ its own before the product and not folded into the normalisation.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,6 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeroute.errors import BundleError
 
+from .external import save
 from .tracing import quiet
 
 Floats = NDArray[np.float32]
@@ -82,8 +85,9 @@ def _largest(model: ModelProto, names: Iterable[str], rows: Rows) -> dict[str, F
     open_model.CopyFrom(model)
     for name in watched:
         open_model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    with quiet():
-        session = onnxruntime.InferenceSession(open_model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        save(open_model, path := Path(folder) / "model.onnx")
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found: dict[str, Floats] = {}
     for row in rows:
         ids = np.array([row], np.int64)

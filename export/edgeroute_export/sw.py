@@ -20,7 +20,7 @@ from edgeroute.manifest import TextPolicy
 
 from .build import Rows, Traced
 from .encoder import load_encoder, mean_pooled
-from .gates import NAMES, gate_weights, reference_gates, token_table
+from .gates import NAMES, check_constants, gate_weights, reference_gates, token_table
 from .graphs import attach_head, fuse, quantize_int8
 from .names import row_of
 from .ranking_head import LN10, GatedPlace, Ranking, pack_bank, ranking_head
@@ -68,6 +68,11 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         weights = load_file(Path(folder) / WEIGHTS)
         tiers = [*config["models"].values()]
         gated = config["gates"] is not None and {"fade", "level", "turn"} <= config["similarity"].keys()
+        if gated:
+            check_constants(config)
+        TextPolicy(**config["text"])
+        float(config["settings"]["sharpness"]), bool(config["settings"]["compat"]), dict(config["recipe"]["aliases"])
+        dict(config["training"], source=config["encoder"]["source"], digest=config["encoder"]["digest"])
     except (OSError, ValueError, SafetensorError, KeyError, AttributeError, TypeError) as error:
         raise BundleError(f"{folder} is no checkpoint of a similarity-weighted ranking: {error!r}") from None
     expected = {"bank", "wins", "strengths", *(NAMES if gated else ())}

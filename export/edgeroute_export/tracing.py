@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
-import tempfile
+import shutil
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from edgeroute.errors import BundleError
+
+from .external import is_large, load, scratch_folder
 
 OPSET = 18
 IR_VERSION = 10
@@ -64,10 +66,11 @@ def trace_decoder(checkpoint: str | os.PathLike[str]) -> ModelProto:
 def _export(checkpoint: str | os.PathLike[str], task: str) -> ModelProto:
     from optimum.exporters.onnx import main_export
 
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    folder = scratch_folder()
+    with quiet():
         main_export(
             str(checkpoint),
-            folder,
+            str(folder),
             task=task,
             library_name="transformers",
             opset=OPSET,
@@ -75,7 +78,10 @@ def _export(checkpoint: str | os.PathLike[str], task: str) -> ModelProto:
             no_post_process=True,
             trust_remote_code=False,
         )
-        model = onnx.load(Path(folder) / "model.onnx")
+        gc.collect()  # the exporter's models refer to themselves
+        model = load(folder / "model.onnx")
+    if not is_large(model):
+        shutil.rmtree(folder)
     model.ir_version = IR_VERSION
     return model
 

@@ -46,9 +46,16 @@ def write_bundle(target: str | os.PathLike[str], manifest: Mapping[str, Any], fi
 
 
 def check_place(place: Path) -> None:
-    """Raise ``BundleError`` where a bundle cannot go: something is there already."""
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise BundleError(f"{place} exists and is not an empty folder: remove it, or choose another output")
+    """Raise ``BundleError`` where a bundle cannot go: something is there already, or nothing can be written there."""
+    try:
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise BundleError(f"{place} exists and is not an empty folder: remove it, or choose another output")
+        above = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+        # Asked by doing: for root, on a network or on a read-only disk, permissions do not tell.
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=above):
+            pass
+    except OSError as error:
+        raise BundleError(f"{place} cannot be written: {error.strerror or error}") from None
 
 
 def _write(path: Path, data: bytes) -> None:

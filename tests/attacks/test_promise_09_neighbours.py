@@ -70,7 +70,7 @@ def test_a_real_batch_of_fp32_is_within_1e_5(fp32_bundle: Path, monkeypatch: pyt
     """What CUDA would run for graphs without dynamic scales, here on the CPU."""
     router = Router.load(fp32_bundle, threads=1)
     alone = [router.score(prompt) for prompt in PROMPTS]
-    monkeypatch.setattr(router, "provider", "cuda")
+    monkeypatch.setattr(router._session, "provider", "cuda")
     monkeypatch.setattr(router._session, "run_rows", None)
     assert np.abs(router.score_batch(PROMPTS) - alone).max() <= 1e-5
 

@@ -17,6 +17,7 @@ from test_promise_06_scores import constant
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgeroute.errors import EdgeRouteError
+from edgeroute.roads import Road, Roads
 from edgeroute.router import Router
 from edgeroute.session import Session
 
@@ -122,7 +123,9 @@ def test_a_tokenizer_that_quotes_the_prompt_is_not_quoted(router: Router, monkey
 def wide_router(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Router:
     """A router whose text is cut at 64 tokens and whose graph takes 32."""
     router = Router.load(bundle)
-    monkeypatch.setattr(router, "_text", Router.load(make_bundle(tmp_path / "wide", text={"max_tokens": 64}))._text)
+    text = Router.load(make_bundle(tmp_path / "wide", text={"max_tokens": 64}))._text
+    assert text is not None
+    monkeypatch.setattr(router, "_roads", Roads(Road("full", text, router._session)))
     return router
 
 
@@ -133,7 +136,9 @@ def test_a_graph_that_fails_does_not(wide_router: Router) -> None:
 
 
 def test_a_graph_without_a_score_does_not(wide_router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide_router, "_session", Session(constant(float("nan"))))
+    assert wide_router._text is not None
+    road = Road("full", wide_router._text, Session(constant(float("nan"))))
+    monkeypatch.setattr(wide_router, "_roads", Roads(road))
     with pytest.raises(EdgeRouteError, match="not a number from 0 to 1") as caught:
         wide_router.score(TEXT)
     assert SECRET not in everything(caught.value)

@@ -13,6 +13,7 @@ from folder_server import serve_folder
 from installation import digest_of, write_index
 
 from edgeroute import diagnosis, store
+from edgeroute.cli.output import milliseconds
 from edgeroute.errors import MissingExtraError
 
 Run = Callable[..., Any]
@@ -52,6 +53,11 @@ def test_shipped_pulled_and_pullable_bundles_are_listed(
     assert (here["quality"], here["latency"]) == ([QUALITY], [{"graph": "model.int8.onnx", **LATENCY}])
     assert (here["digest"], here["version"]) == (digest_of(pulled), "1")
     assert (more["path"], more["version"], carried["is_default"]) == (None, None, True)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0771, "0.077"), (0.5, "0.5"), (1.25, "1.2"), (16.96, "17.0")])
+def test_tens_of_microseconds_are_not_rounded_to_a_tenth(value: float, text: str) -> None:
+    assert milliseconds(value) == text
 
 
 def size_of(bundle: Path) -> str:

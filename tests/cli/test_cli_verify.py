@@ -49,7 +49,8 @@ def test_json_holds_every_check(run: Run, bundle: Path) -> None:
     code, out, _ = run("verify", bundle, "--json")
     found = json.loads(out)
     assert (code, found["ok"], found["name"]) == (1, False, "tiny")
-    assert {"what": "files", "ok": False, "detail": ["stray: not listed in the manifest"]} in found["checks"]
+    stray = {"what": "files", "ok": False, "detail": ["stray: not listed in the manifest"], "golden": []}
+    assert stray in found["checks"]
 
 
 def test_every_wrong_file_is_named_and_the_others_are_still_run(bundle: Path) -> None:
@@ -119,6 +120,34 @@ def test_every_golden_score_that_differs_is_named(bundle: Path) -> None:
     found = wrong(verify(bundle))
     assert list(found) == [f"graph {FP32} on cpu"]
     assert [line[:15] for line in found[f"graph {FP32} on cpu"]] == ["golden prompt 0", "golden prompt 3"]
+
+
+def test_golden_shows_each_score_at_export_and_now(run: Run, bundle: Path) -> None:
+    def shift(manifest: dict[str, Any]) -> None:
+        manifest["graphs"][0]["golden"]["scores"][0]["score"] = 0.25
+
+    reseal(bundle, shift)
+    recorded = [graph["golden"]["scores"] for graph in json.loads((bundle / "router.json").read_text())["graphs"]]
+    code, out, _ = run("verify", bundle, "--golden")
+    lines = [line.split() for line in out.splitlines() if " at export, " in line]
+    assert code == 1
+    assert [line[1] for line in lines] == [str(i) for scores in recorded for i in range(len(scores))]
+    assert [float(line[2]) for line in lines] == pytest.approx([e["score"] for s in recorded for e in s], abs=1e-6)
+    assert all(float(line[5]) - float(line[2]) == pytest.approx(float(line[7]), abs=2e-6) for line in lines)
+    assert [abs(float(line[7])) > 0.001 for line in lines] == [True] + [False] * (len(lines) - 1)
+    _, plain, _ = run("verify", bundle)
+    assert " at export, " not in plain
+    _, as_json, _ = run("verify", bundle, "--json")
+    (first, *_) = [check for check in json.loads(as_json)["checks"] if check["golden"]]
+    assert first["golden"][0] | {"found": 0} == {"what": "prompt 0", "expected": 0.25, "found": 0, "error": None}
+
+
+def test_a_golden_score_that_cannot_be_replayed_is_shown_without(run: Run, bundle: Path) -> None:
+    reseal(bundle, lambda manifest: manifest["graphs"][0]["golden"]["scores"][1].update(prompt="write a poem " * 40))
+    set_graph(bundle, make_graph("int8", max_tokens=31))
+    code, out, _ = run("verify", bundle, "--golden")
+    assert code == 1
+    assert "at export, no score now" in out
 
 
 def test_a_golden_prompt_that_fails_is_named(bundle: Path) -> None:

@@ -73,7 +73,7 @@ def rows_of(*lengths: int, highest: int = 80) -> list[list[int]]:
 @pytest.mark.parametrize(("family", "labels"), [("bert", 3), ("bert", 2), ("bert", 1), ("xlm", 3)])
 def test_fp32_graph_equals_the_published_formula(tmp_path: Path, family: str, labels: int) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt", family=family, labels=labels)
-    session = Session(serialize(kind.trace(checkpoint).graph, "fp32"))
+    session = Session(serialize(kind.trace(checkpoint).graph, "fp32").graph)
     rows = rows_of(3, 4, 7, 19, 32)
     expected = [routellm_score(checkpoint, row) for row in rows]
     assert np.ptp(expected) > 0.02
@@ -86,7 +86,7 @@ def test_fp32_graph_equals_the_published_formula(tmp_path: Path, family: str, la
 
 def test_padding_reads_as_the_checkpoints_own(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt", family="xlm")
-    session = Session(serialize(kind.trace(checkpoint).graph, "fp32"))
+    session = Session(serialize(kind.trace(checkpoint).graph, "fp32").graph)
     ids, mask = np.array([[2, 9, 8, 3, 7, 7]]), np.array([[1, 1, 1, 1, 0, 0]])
     assert session._call(session._session, ids, mask)[0] == pytest.approx(session.run([2, 9, 8, 3]), abs=1e-6)
 
@@ -98,7 +98,8 @@ def test_the_cap_is_the_checkpoints_own(tmp_path: Path, family: str, longest: in
     assert traced.text.max_tokens == longest
     assert (traced.text.keep, traced.text.chat) == ("head", "last_message")
     row = rows_of(longest)
-    assert Session(serialize(traced.graph, "fp32")).run(row[0]) == pytest.approx(traced.reference(row)[0], abs=1e-5)
+    session = Session(serialize(traced.graph, "fp32").graph)
+    assert session.run(row[0]) == pytest.approx(traced.reference(row)[0], abs=1e-5)
 
 
 def test_four_labels_do_not_add_up(tmp_path: Path) -> None:
@@ -127,6 +128,47 @@ class _Runs:
 
     def __reduce__(self) -> Any:
         return Path.touch, (self.path,)
+
+
+def with_config(checkpoint: Path, **changes: Any) -> None:
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def spoil(checkpoint: Path, damage: str) -> None:
+    weights, tokenizer = checkpoint / "model.safetensors", checkpoint / "tokenizer.json"
+    if damage == "slow":
+        tokenizer.unlink()
+        (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer", "unk_token": "<unk>"}')
+        (checkpoint / "vocab.json").write_text('{"a": 0, "<unk>": 1}')
+        (checkpoint / "merges.txt").write_text("#version: 0.2\n")
+    elif damage == "remote":
+        with_config(checkpoint, model_type="foreign", auto_map={"AutoConfig": "code.Config"})
+        (checkpoint / "code.py").write_text(f"open({str(checkpoint / 'ran')!r}, 'w')")
+    elif damage == "labels":
+        with_config(checkpoint, id2label={str(i): str(i) for i in range(4)})
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        tokenizer.write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("slow", "has no tokenizer.json: edgeroute needs a fast tokenizer"),
+        ("remote", "code of its own, which is never run"),
+        ("labels", "size mismatch"),
+        ("cut weights", "no checkpoint loads"),
+        ("broken tokenizer", "no tokenizer loads .* a fast one is needed, a tokenizer.json"),
+    ],
+)
+def test_what_does_not_load_is_said(tmp_path: Path, damage: str, says: str) -> None:
+    checkpoint = make_checkpoint(tmp_path / "ckpt")
+    spoil(checkpoint, damage)
+    with pytest.raises(BundleError, match=says):
+        kind.trace(checkpoint)
+    assert not (checkpoint / "ran").exists()
 
 
 @pytest.mark.parametrize("damage", ["record", "tokenizer", "too long"])

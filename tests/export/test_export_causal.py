@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(checkpoint: Path) -> Session:
-    return Session(serialize(kind.trace(checkpoint, template=TEMPLATE).graph, "fp32"))
+    return Session(serialize(kind.trace(checkpoint, template=TEMPLATE).graph, "fp32").graph)
 
 
 def routellm_score(checkpoint: Path, ids: list[int], threshold: int = 4) -> float:
@@ -91,7 +91,7 @@ def test_fp32_graph_equals_the_published_formula(session: Session, checkpoint: P
 
 def test_scores_differ_and_the_threshold_moves_them(checkpoint: Path) -> None:
     rows = rows_of(9, 21)
-    other = Session(serialize(kind.trace(checkpoint, template=TEMPLATE, threshold=3).graph, "fp32"))
+    other = Session(serialize(kind.trace(checkpoint, template=TEMPLATE, threshold=3).graph, "fp32").graph)
     expected = [routellm_score(checkpoint, row, threshold=3) for row in rows]
     np.testing.assert_allclose(other.run_rows(rows), expected, atol=1e-5)
     assert abs(expected[0] - expected[1]) > 1e-3

@@ -170,7 +170,7 @@ def test_missing_encoder_says_what_to_give(
         export(checkpoint, bert, labels, tmp_path / "out", encoder=str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("damage", ["no config", "pickle", "missing key", "other count"])
+@pytest.mark.parametrize("damage", ["no config", "pickle", "missing key", "other count", "no encoder", "no training"])
 def test_damaged_checkpoints_are_named(checkpoint: Path, tmp_path: Path, damage: str) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -178,6 +178,8 @@ def test_damaged_checkpoints_are_named(checkpoint: Path, tmp_path: Path, damage:
     if damage != "no config":
         if damage == "other count":
             config = json.dumps(json.loads(config) | {"models": ["one"]})
+        if damage.startswith("no "):
+            config = json.dumps({name: each for name, each in json.loads(config).items() if name != damage[3:]})
         (broken / "mf.json").write_text(config)
     if damage == "missing key":
         del weights["P.weight"]

@@ -25,6 +25,8 @@ from edgeroute_export.build import Naming  # noqa: E402
 from edgeroute_export.embedded import build_embedded  # noqa: E402
 from edgeroute_export.routellm import ARENA_MODELS, read_names, read_released  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore::edgeroute.CalibrationWarning")  # nobody routes by shares here
+
 STRONG, WEAK = "gpt-4-1106-preview", "mixtral-8x7b-instruct-v0.1"
 NAMING = Naming("released", "0.1.0", "A test.")
 

@@ -22,6 +22,8 @@ from edgeroute_export.command import export as command
 from edgeroute_export.foreign import precision_of
 from edgeroute_export.half import to_float16
 
+pytestmark = pytest.mark.filterwarnings("ignore::edgeroute.CalibrationWarning")  # nobody routes by shares here
+
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:

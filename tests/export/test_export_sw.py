@@ -214,8 +214,10 @@ def test_another_encoder_is_refused(checkpoints: dict[str, Path], tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "damage", ["no config", "missing tensor", "other shape", "tier out of range", "not a number", "no constants"]
-)
+    "damage",
+    ["no config", "missing tensor", "other shape", "tier out of range", "not a number", "no constants", "no caps",
+     "no encoder", "no sharpness"],
+)  # fmt: skip
 def test_damaged_checkpoints_are_named(checkpoints: dict[str, Path], tmp_path: Path, damage: str) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -229,6 +231,12 @@ def test_damaged_checkpoints_are_named(checkpoints: dict[str, Path], tmp_path: P
         weights["bank"][0, 0] = np.nan
     if damage == "tier out of range":
         config["models"]["big"] = 99
+    if damage == "no caps":
+        del config["gates"]["caps"]
+    if damage == "no encoder":
+        del config["encoder"]
+    if damage == "no sharpness":
+        del config["settings"]["sharpness"]
     if damage == "no constants":
         del config["similarity"]["turn"]
     save_file(weights, broken / "sw.safetensors")

@@ -39,9 +39,9 @@ def bytes_of(model: onnx.ModelProto, dtype: int) -> int:
 def test_classifiers_are_within_two_thousandths(tmp_path: Path, family: str) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt", family=family)
     graph = bert_kind.trace(checkpoint).graph
-    half = serialize(graph, "fp16")
-    assert half == serialize(graph, "fp16")
-    assert len(half) < 0.6 * len(serialize(graph, "fp32"))
+    half = serialize(graph, "fp16").graph
+    assert half == serialize(graph, "fp16").graph
+    assert len(half) < 0.6 * len(serialize(graph, "fp32").graph)
     session, rows = Session(half), rows_of(3, 4, 7, 19, 32)
     expected = [routellm_score(checkpoint, row) for row in rows]
     np.testing.assert_allclose([session.run(row) for row in rows], expected, atol=2e-3)
@@ -50,7 +50,7 @@ def test_classifiers_are_within_two_thousandths(tmp_path: Path, family: str) -> 
 
 def test_decoders_are_within_two_thousandths_with_padding_on_either_side(tmp_path: Path) -> None:
     router = causal.trace(make_decoder(tmp_path / "ckpt"), template="Q {prompt} A")
-    session = Session(serialize(router.graph, "fp16"))
+    session = Session(serialize(router.graph, "fp16").graph)
     rows = rows_of(3, 5, 17, 30)
     assert router.reference is not None
     expected = router.reference(rows)
@@ -104,7 +104,7 @@ def test_the_mean_square_of_an_rms_norm_does_not_overflow(tmp_path: Path) -> Non
     router = causal.trace(folder, template="Q {prompt} A")
     rows = rows_of(3, 12, 30)
     assert router.reference is not None
-    session = Session(serialize(router.graph, "fp16"))
+    session = Session(serialize(router.graph, "fp16").graph)
     np.testing.assert_allclose([session.run(row) for row in rows], router.reference(rows), atol=2e-3)
 
 
@@ -131,13 +131,13 @@ def test_rankings_keep_bank_and_fit_in_float32(
     router = sw.trace(train_sw(form, bert, labels, tmp_path / form), ("big", "small"), encoder=str(bert))
     rows = rows_of(3, 9, 30)
     assert router.reference is not None
-    session = Session(serialize(router.graph, "fp16"))
+    session = Session(serialize(router.graph, "fp16").graph)
     np.testing.assert_allclose([session.run(row) for row in rows], router.reference(rows), atol=2e-3)
 
 
 def test_strengths_stay_float32(checkpoint: Path, bert: Path) -> None:
     router = mf.trace(checkpoint, ("big", "small"), encoder=str(bert), strengths=True)
-    session, full = Session(serialize(router.graph, "fp16")), Session(serialize(router.graph, "fp32"))
+    session, full = Session(serialize(router.graph, "fp16").graph), Session(serialize(router.graph, "fp32").graph)
     assert session.contract == full.contract  # which has them in float32
     for row in rows_of(3, 30):
         np.testing.assert_allclose(session.strengths(row), full.strengths(row), atol=1e-2)

@@ -24,6 +24,8 @@ from edgeroute_export.gate import Gate, as_table, judge
 from edgeroute_export.receipts import ENOUGH
 from edgeroute_export.samples import check_sample, generate_prompts
 
+pytestmark = pytest.mark.filterwarnings("ignore::edgeroute.CalibrationWarning")  # nobody routes by shares here
+
 RNG = np.random.default_rng(5)
 REFERENCE = RNG.uniform(0.2, 0.8, ENOUGH).astype(np.float32)
 STRONG = tuple((RNG.uniform(size=ENOUGH) < 0.9).astype(float).tolist())

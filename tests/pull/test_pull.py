@@ -61,6 +61,15 @@ def test_a_url_and_a_path_are_pulled_without_an_index(server: FolderServer, bund
     assert store.pulled_names() == ["tiny"]
 
 
+def test_a_name_that_the_wheel_knows_and_does_not_carry_needs_an_index(home: Path) -> None:
+    index = home / "wheel" / "edgeroute_models" / "index.json"
+    raw = json.loads(index.read_text())
+    raw["bundles"]["elsewhere"] = raw["bundles"]["carried"] | {"url": "elsewhere"}
+    index.write_text(json.dumps(raw))
+    with pytest.raises(PullError, match=r"knows elsewhere but neither has it.*give --index"):
+        pull("elsewhere")
+
+
 def test_a_shipped_bundle_needs_no_pull(home: Path) -> None:
     assert pull("carried").path == home / "wheel" / "edgeroute_models" / "carried"
     assert not store.cache_folder().exists()

@@ -229,6 +229,8 @@ def test_files_that_only_gates_read_are_on_record(bert: Path, labels: tuple[Path
         config = json.loads((folder / "sw.json").read_text())
         names[settings.compat] = [each["name"] for each in config["training"]["data"]]
         assert (config["gates"] is None) == settings.compat
+        assert config["metrics"]["bank"] > 0
+        assert config["versions"]["torch"]
     assert names == {False: ["outcomes", "battles"], True: ["outcomes"]}
 
 

@@ -22,7 +22,7 @@ from .checkpoints import write_weights
 from .examples import FIVE, collapse
 from .gating import Gates, gates_record, token_table
 from .pairs import Comparison
-from .reading import LabelFile, Place, gate_parts, prompt_weights, read_files, read_gates, records
+from .reading import LabelFile, Place, gate_parts, gate_records, prompt_weights, read_files, read_gates, records
 from .recipe import Recipe
 from .students import load_tokenizer
 from .teachers import Teacher, label, pair_of
@@ -90,18 +90,21 @@ def train_nano(
     gates = bags.fit_gates(made, parts["choice"], parts["quantitative"], settings, lambda done: fitting(done / 2))
     targets = _targets(lessons, prompts)
     weights = bags.fit(made, gates, targets, settings, lambda done: fitting(0.5 + done / 2))
+    data = records(files)
+    data += gate_records(recipe, place.labels, data)
     config = {
         "pair": pair or taught,
         "gates": gates_record(),
         "text": asdict(policy),
         "settings": asdict(settings),
         "recipe": asdict(recipe),
+        "metrics": {"lessons": len(lessons), "prompts": len({each.prompt for each in lessons})},
         "training": {
             "command": f"edgeroute {'train' if pair else 'distill'} nano",
             "seed": SEED,
             "base": "none",
             "ties": "half",
-            "data": records(files) + [_record(each, lessons) for each in teachers],
+            "data": data + [_record(each, lessons) for each in teachers],
         },
     }
     _save(output, gates, weights, level(recipe, lessons, weights.levels), config, tokenizer)

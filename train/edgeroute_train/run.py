@@ -16,7 +16,7 @@ from . import mf
 from .embedding import load_encoder
 from .gating import QUANTITATIVE, gates_record
 from .pairs import Pairs, collect
-from .reading import Place, embed_texts, fit_gates_of, read_files, read_gates, records
+from .reading import Place, embed_texts, fit_gates_of, gate_records, read_files, read_gates, records
 from .recipe import Recipe
 
 EMBEDDING_SHARE = 0.8
@@ -44,7 +44,7 @@ def train_mf(
     policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
     frozen = load_encoder(place.source, policy)
     texts = embed_texts(frozen, prompts, place.cache, lambda done: progress(EMBEDDING_SHARE * done, None))
-    gates = fit_gates_of(texts, prompts, gate_prompts) if recipe.gates else None
+    gates = fit_gates_of(texts, prompts, gate_prompts, settings.gate_shift) if recipe.gates else None
     x = (gates.features(texts) if gates else texts.unit.astype(np.float32))[: len(pairs.prompts)]
     blind = {i: QUANTITATIVE for i, labels in enumerate(recipe.labels) if gates and labels.kind == "battles"}
     losses: list[float] = []
@@ -59,6 +59,7 @@ def train_mf(
         weights["gates.choice"] = torch.from_numpy(gates.choice).float()
         weights["gates.quantitative"] = torch.from_numpy(gates.quantitative).float()
         weights["gates.length"] = torch.tensor([gates.length])
+    data = records(files)
     config = {
         "models": list(pairs.models),
         "encoder": {"source": place.base_name, "digest": frozen.digest},
@@ -72,7 +73,7 @@ def train_mf(
             "seed": settings.seed,
             "base": place.base_name,
             "ties": "half",
-            "data": records(files),
+            "data": [*data, *gate_records(recipe, place.labels, data)],
         },
     }
     mf.save(output, weights, config)

@@ -188,6 +188,7 @@ def train_sw(
         "recipe": asdict(recipe),
         "gates": gates_record() if gates else None,
         "similarity": similarity_record() if gates else None,
+        "metrics": {"bank": len(bank.prompts), "comparisons": len(pairs.won), "prompts": len(pairs.prompts)},
         "training": {
             "command": "edgeroute train sw",
             "seed": settings.seed,

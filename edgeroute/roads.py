@@ -1,0 +1,172 @@
+"""Roads: ways to score a prompt, and which of them a deadline affords.
+
+``full`` is the bundle's graph on what its text policy keeps of a prompt, ``shortened`` the same graph under a smaller
+token cap, ``nano`` the cheaper bundle that the manifest names as its fallback. A cheaper road's score is carried onto
+the full road's scale through the quantiles of both on one and the same sample, so that one threshold serves all.
+(Quantiles per road would erase "long prompts need the strong model", since only long prompts take a cheap road.)
+
+What is affordable is measured once, at load: from then on the token count alone picks the road, so that a prompt's
+decision does not depend on its neighbours or on a busy moment.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .bundle import Bundle, open_bundle
+from .calibration import carry
+from .errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning
+from .loading import choose_graph, open_graph
+from .manifest import Fallback, GraphEntry, Manifest, Pair
+from .session import Session
+from .store import find_shipped, pulled_folder
+from .text import Prompt, TextEncoder, Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RoadName = Literal["full", "shortened", "nano"]
+RESERVE = 1.5
+"""A run may take this many times its median: p99 over p50 was 1.2 to 1.7 on shared two-core machines."""
+TRIES = 5
+LENGTHS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
+# Every character a token of its own: what a tokenizer takes longest for.
+_DENSE = "\u6c34\u706b"
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """One way to score; ``scales`` are its own quantiles and those of the full road, on one sample."""
+
+    name: RoadName
+    text: TextEncoder
+    session: Session
+    scales: tuple[Sequence[float], Sequence[float]] | None = None
+
+    def score(self, ids: Sequence[int]) -> float:
+        """The score of token ids on the full road's scale."""
+        return self.carried(self.session.run(ids))
+
+    def carried(self, score: float) -> float:
+        """A score of this road's graph on the full road's scale."""
+        return score if self.scales is None else carry(score, *self.scales)
+
+
+@dataclass(frozen=True, slots=True)
+class Roads:
+    """The full road and, under a deadline, the cheaper one for prompts of more than ``affordable`` tokens."""
+
+    full: Road
+    cheaper: Road | None = None
+    affordable: int = 0
+
+    def take(self, prompt: Prompt) -> tuple[Road, Tokens]:
+        """The road of a prompt, and its tokens there. Raises what ``TextEncoder.encode`` raises."""
+        tokens = self.full.text.encode(prompt)
+        if self.cheaper is None or len(tokens.ids) <= self.affordable:
+            return self.full, tokens
+        return self.cheaper, self.cheaper.text.encode(prompt)
+
+
+def check_deadline(deadline_ms: Any) -> None:
+    """Raise ``CalibrationError`` unless this is a number of milliseconds above 0."""
+    right = isinstance(deadline_ms, int | float) and not isinstance(deadline_ms, bool)
+    if not right or not 0 < deadline_ms < float("inf"):
+        raise CalibrationError(f"expected a deadline above 0 ms, found {deadline_ms!r}")
+
+
+def plan(full: Road, bundle: Bundle, graph: GraphEntry, deadline_ms: float) -> Roads:
+    """Measure what ``deadline_ms`` affords, and pick the cheaper road: the longest shortened one that fits, else nano.
+
+    ``full`` runs ``graph`` of ``bundle``. Takes some ten deadlines' time. Raises ``BundleError`` when the fallback that
+    the manifest names is not here or does not fit. Warns ``DeadlineWarning`` where no road is fast enough; the cheapest
+    is taken then.
+    """
+    nano = None if bundle.manifest.fallback is None else _open_nano(bundle, graph, bundle.manifest.fallback, full)
+    budget_ms = deadline_ms / RESERVE
+    affordable = _affordable(full, budget_ms)
+    if affordable >= full.text.policy.max_tokens:
+        return Roads(full)
+    scales = {each.max_tokens: each.quantiles for each in graph.shortened}
+    caps = [cap for cap in scales if cap <= affordable] or ([] if nano else sorted(scales)[:1])
+    cheaper = nano
+    if caps:
+        cap = max(caps)
+        cheaper = Road("shortened", full.text.capped(cap), full.session, (scales[cap], graph.calibration.quantiles))
+    held = f"a deadline of {deadline_ms:g} ms holds up to {affordable} tokens on this machine"
+    if cheaper is None:
+        warnings.warn(f"{held}, and the bundle has no cheaper road", DeadlineWarning, stacklevel=3)
+    elif (taken := _median_ms(cheaper, cheaper.text.policy.max_tokens)) > budget_ms:
+        message = f"{held}, and the cheapest road, {cheaper.name}, took {taken:.2f} ms"
+        warnings.warn(message, DeadlineWarning, stacklevel=3)
+    return Roads(full, cheaper, affordable)
+
+
+def _open_nano(bundle: Bundle, graph: GraphEntry, fallback: Fallback, full: Road) -> Road:
+    """The bundle's fallback as a road: the one of that digest in the wheel, pulled, or beside the bundle."""
+    shipped = find_shipped(fallback.name)
+    places = [pulled_folder(fallback.digest), bundle.path.parent / fallback.name]
+    if shipped is not None and shipped.digest == fallback.digest:
+        places.insert(0, shipped.path)
+    place = next(filter(Path.is_dir, places), None)
+    if place is None:
+        raise BundleNotFoundError(
+            f"a deadline needs the fallback {fallback.name}, which is not here: run `edgeroute pull {fallback.name}`"
+        )
+    other = open_bundle(place, digest=fallback.digest)
+    own = graph.calibration
+    cheap = check_fallback(other.manifest, bundle.manifest.pair, own.sample, own.n)
+    session, text = open_graph(other, cheap, "cpu", threads=full.session.threads, chat=full.text.policy.chat)
+    assert text is not None  # as checked
+    return Road("nano", text, session, (cheap.calibration.quantiles, own.quantiles))
+
+
+def check_fallback(cheaper: Manifest, pair: Pair, sample: str, n: int) -> GraphEntry:
+    """The graph of a fallback that scores for a bundle of ``pair``, calibrated on ``n`` prompts of ``sample``.
+
+    Raises ``BundleError`` when it decides between other models, takes no text, or was calibrated on another sample.
+    """
+    if cheaper.pair != pair:
+        raise BundleError(f"the fallback {cheaper.name} decides between other models than this bundle")
+    if cheaper.text is None:
+        raise BundleError(f"the fallback {cheaper.name} takes embeddings, not text")
+    graph, _, _ = choose_graph(cheaper, "cpu")
+    theirs = graph.calibration
+    if (sample, n) != (theirs.sample, theirs.n):
+        raise BundleError(
+            f"the fallback {cheaper.name} was calibrated on {theirs.sample} ({theirs.n} prompts), this bundle on "
+            f"{sample} ({n}): scores can only be carried over on one and the same sample"
+        )
+    return graph
+
+
+def _affordable(road: Road, budget_ms: float) -> int:
+    """The largest token count that fits, between two that were measured by a straight line."""
+    last, last_ms = 0, 0.0
+    most = road.text.policy.max_tokens
+    for tokens in [*(each for each in LENGTHS if each < most), most]:
+        taken = _median_ms(road, tokens)
+        if taken > budget_ms:
+            return int(last + (tokens - last) * (budget_ms - last_ms) / (taken - last_ms)) if last else 0
+        last, last_ms = tokens, taken
+    return most
+
+
+def _median_ms(road: Road, tokens: int) -> float:
+    """From a dense text to a score at ``tokens`` tokens, in milliseconds."""
+    text = _DENSE * (road.text.policy.max_tokens * 5)
+    ids = [road.text.highest_id] * tokens
+    times = []
+    for _ in range(TRIES + 1):  # the first touches memory that the others find
+        start = time.perf_counter()
+        if tokens == road.text.policy.max_tokens:
+            road.text.encode(text)
+        else:
+            road.text.encode(text[:tokens])
+        road.session.run(ids)
+        times.append((time.perf_counter() - start) * 1e3)
+    return sorted(times[1:])[TRIES // 2]
