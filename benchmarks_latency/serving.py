@@ -106,7 +106,9 @@ async def serve_upstream(port: int, wait_s: float, faults: float) -> None:
 
 
 @contextlib.contextmanager
-def running(bundle: str, wait_s: float, faults: float = 0.0) -> Iterator[tuple[str, str, int]]:
+def running(
+    bundle: str, wait_s: float, faults: float = 0.0, deadline_ms: float | None = None
+) -> Iterator[tuple[str, str, int]]:
     """An upstream and a server before it: both URLs, and the server's process id."""
     command = [sys.executable, __file__, "upstream", "--wait-s", str(wait_s), "--faults", str(faults)]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -116,8 +118,11 @@ def running(bundle: str, wait_s: float, faults: float = 0.0) -> Iterator[tuple[s
         direct = f"http://127.0.0.1:{int(upstream.stdout.readline())}/v1"
         toml = Path(folder) / "edgeroute.toml"
         tables = "".join(f'[endpoints.{n}]\nurl = "{direct}"\nmodel = "{n}"\nretries = 0\n' for n in ("big", "small"))
+        deadline = "" if deadline_ms is None else f"score_deadline_ms = {deadline_ms}\n"
         log = '[serve]\ndecision_log = "decisions.jsonl"\n'
-        toml.write_text(f'bundle = "{bundle}"\nthreads = 1\nstrong = ["big"]\nweak = ["small"]\n{tables}{log}')
+        toml.write_text(
+            f'bundle = "{bundle}"\nthreads = 1\n{deadline}strong = ["big"]\nweak = ["small"]\n{tables}{log}'
+        )
         command = [sys.executable, "-m", "edgeroute", "serve", "--config", str(toml), "--port", "0"]
         server = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE))
         stack.callback(server.send_signal, signal.SIGTERM)
@@ -248,15 +253,16 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--wait-s", type=float, default=0.2)
+    parser.add_argument("--deadline-ms", type=float, help="For scoring; long prompts take a cheaper road.")
     parser.add_argument("--faults", type=float, default=0.01)
     options = parser.parse_args()
     if options.what == "upstream":
         asyncio.run(serve_upstream(0, options.wait_s, options.faults))
     elif options.what == "open":
-        with running(options.bundle, options.wait_s) as (direct, routed, _):
+        with running(options.bundle, options.wait_s, deadline_ms=options.deadline_ms) as (direct, routed, _):
             print(json.dumps(asyncio.run(open_loop(direct, routed, options.rate, options.seconds))))
     elif options.what == "saturate":
-        with running(options.bundle, 0.0) as (direct, routed, _):
+        with running(options.bundle, 0.0, deadline_ms=options.deadline_ms) as (direct, routed, _):
             for name, url in (("direct", direct), ("routed", routed)):
                 print(f"{name}\n{saturate(url, options.seconds, 32)}")
     else:

@@ -92,7 +92,7 @@ def _check_limits(settings: Settings) -> Iterator[Problem]:
     for key in given:
         if not 0 <= getattr(settings, key) <= 1:
             yield f".{key}", "expected a number from 0 to 1"
-    for key in ("threads", "daily_budget_usd", "deadline_s", "output_tokens"):
+    for key in ("threads", "score_deadline_ms", "daily_budget_usd", "deadline_s", "output_tokens"):
         value = getattr(settings, key)
         if value is not None and not value > 0:
             yield f".{key}", "expected a number above 0"

@@ -153,7 +153,7 @@ class Chooser:
             score=decision.score,
             threshold=edge,
             strong_share=self.router.threshold(threshold=edge)[1] if edge <= 1 else 0.0,
-            road=getattr(decision, "road", "full"),
+            road=decision.road,
             n_tokens=decision.n_tokens,
         )
 
@@ -188,7 +188,12 @@ def load_router(settings: Settings, folder: Path) -> tuple[Router, TrafficCalibr
     if bundle is not None and (folder / bundle).is_dir():
         bundle = str(folder / bundle)
     router = Router.load(
-        bundle, provider=settings.provider, threads=settings.threads, digest=settings.digest, chat=settings.chat
+        bundle,
+        provider=settings.provider,
+        threads=settings.threads,
+        digest=settings.digest,
+        chat=settings.chat,
+        deadline_ms=settings.score_deadline_ms,
     )
     if settings.calibration is None:
         return router, None

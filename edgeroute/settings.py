@@ -68,6 +68,7 @@ class Settings:
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     chat: ChatPolicy | None = None
+    score_deadline_ms: float | None = None
     strong_share: float | None = None
     threshold: float | None = None
     calibration: str | None = None

@@ -13,7 +13,7 @@ from operators import endpoint
 from upstream import Upstream
 
 from edgeroute.budget import Budget
-from edgeroute.errors import BudgetError, BundleError, CalibrationError, ConfigError
+from edgeroute.errors import BudgetError, BundleError, CalibrationError, ConfigError, DeadlineWarning
 from edgeroute.gateway import Gateway
 from edgeroute.router import Router
 
@@ -182,3 +182,8 @@ def test_options_do_not_reach_the_endpoint(load: Load, strong: Upstream) -> None
     load().complete(TEXT, threshold=0.0, user="me")
     body: dict[str, Any] = strong.asked[0].body
     assert body == {"model": "big-model", "messages": [{"role": "user", "content": TEXT}], "user": "me"}
+
+
+def test_a_deadline_for_scoring_goes_to_the_router(load: Load) -> None:
+    with pytest.warns(DeadlineWarning):  # no road of the tiny bundle is so fast
+        load("score_deadline_ms = 0.000001")
