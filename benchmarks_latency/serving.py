@@ -127,7 +127,7 @@ def running(
         server = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE))
         stack.callback(server.send_signal, signal.SIGTERM)
         assert server.stderr
-        line = server.stderr.readline().decode()
+        line = next(each.decode() for each in server.stderr if each.startswith(b"serving"))  # after any warnings
         yield direct, line.rpartition(" ")[2].strip(), server.pid
 
 
