@@ -1,4 +1,7 @@
-"""LiteLLM as a client, as a router in front, and with the plug-in of ``examples``. Runs where LiteLLM is installed."""
+"""LiteLLM as a client, as a router in front, and with the plug-in of ``examples``, where LiteLLM is installed.
+
+Run it with ``-W ignore``: LiteLLM leaves an event loop open.
+"""
 
 from __future__ import annotations
 
