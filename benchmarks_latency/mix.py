@@ -74,7 +74,7 @@ def count(labels: Path) -> dict[str, Any]:
 
 def word_pieces() -> Tokenizer:
     """The tokenizer of the shipped bundles, without its caps."""
-    tokenizer = Tokenizer.from_file(str(shipped_folder() / "mf-minilm" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(shipped_folder() / "mf-small" / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

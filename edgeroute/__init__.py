@@ -16,10 +16,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import (
+    BrokenAnswerError,
+    BudgetError,
     BundleError,
     BundleNotFoundError,
     CalibrationError,
     CalibrationWarning,
+    ConfigError,
     DeadlineWarning,
     EdgeRouteError,
     ForkError,
@@ -32,24 +35,31 @@ from .errors import (
     PromptError,
     ProviderError,
     PullError,
+    RefusedError,
     ScoreError,
+    UpstreamError,
 )
 
 if TYPE_CHECKING:
+    from .gateway import Gateway
     from .ranking import Ranking
     from .router import Decision, Router
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BrokenAnswerError",
+    "BudgetError",
     "BundleError",
     "BundleNotFoundError",
     "CalibrationError",
     "CalibrationWarning",
+    "ConfigError",
     "DeadlineWarning",
     "Decision",
     "EdgeRouteError",
     "ForkError",
+    "Gateway",
     "GoldenWarning",
     "GraphError",
     "InputFileError",
@@ -60,8 +70,10 @@ __all__ = [
     "ProviderError",
     "PullError",
     "Ranking",
+    "RefusedError",
     "Router",
     "ScoreError",
+    "UpstreamError",
     "__version__",
 ]
 
@@ -71,6 +83,10 @@ def __getattr__(name: str) -> object:
         from . import router
 
         return getattr(router, name)
+    if name == "Gateway":
+        from .gateway import Gateway
+
+        return Gateway
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -13,7 +13,12 @@
     ├── MissingExtraError        an optional part is not installed
     ├── ForkError                a router was carried into a forked process
     ├── InputFileError           a line of an input file cannot be read
-    └── PullError                a bundle could not be fetched
+    ├── PullError                a bundle could not be fetched
+    ├── ConfigError              the operator's TOML cannot be used
+    ├── BudgetError              today's budget is spent and no cheaper endpoint is left
+    └── UpstreamError            no endpoint answered
+        ├── RefusedError             an endpoint answered that the request is wrong
+        └── BrokenAnswerError        an answer began and did not end well
 
 A message says what was expected, what was found and what to do. None holds a prompt or a key.
 """
@@ -75,6 +80,47 @@ class InputFileError(EdgeRouteError):
 
 class PullError(EdgeRouteError):
     """A bundle could not be fetched."""
+
+
+class ConfigError(EdgeRouteError):
+    """The operator's TOML cannot be used; the message names line and key."""
+
+
+class BudgetError(EdgeRouteError):
+    """Today's budget is spent and no cheaper endpoint is left."""
+
+
+class UpstreamError(EdgeRouteError):
+    """No endpoint answered.
+
+    ``causes``: what became of each call, in order, as (endpoint, what happened). ``status``: the last HTTP status,
+    where there was one. ``retry_after_s``: the shortest time that an endpoint asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        causes: tuple[tuple[str, str], ...] = (),
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.causes = causes
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class RefusedError(UpstreamError):
+    """An endpoint answered that the request is wrong; ``body`` is its answer, which the message does not repeat."""
+
+    def __init__(self, message: str, *, status: int, body: bytes) -> None:
+        super().__init__(message, status=status)
+        self.body = body
+
+
+class BrokenAnswerError(UpstreamError):
+    """An answer began and did not end well: it was cut, fell silent, grew too large, or is no JSON."""
 
 
 class CalibrationWarning(UserWarning):

@@ -118,5 +118,5 @@ def _decode_scalar(kind: Any, value: Any, where: str, problems: list[str]) -> An
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=True)
+    text = json.dumps(value, ensure_ascii=True, default=str)  # TOML has dates
     return text if len(text) <= 60 else text[:57] + "..."

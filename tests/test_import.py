@@ -21,14 +21,18 @@ print(json.dumps(sorted(new - set(sys.stdlib_module_names))))
 
 def test_the_public_names() -> None:
     assert edgeroute.__all__ == [
+        "BrokenAnswerError",
+        "BudgetError",
         "BundleError",
         "BundleNotFoundError",
         "CalibrationError",
         "CalibrationWarning",
+        "ConfigError",
         "DeadlineWarning",
         "Decision",
         "EdgeRouteError",
         "ForkError",
+        "Gateway",
         "GoldenWarning",
         "GraphError",
         "InputFileError",
@@ -39,8 +43,10 @@ def test_the_public_names() -> None:
         "ProviderError",
         "PullError",
         "Ranking",
+        "RefusedError",
         "Router",
         "ScoreError",
+        "UpstreamError",
         "__version__",
     ]
     assert dir(edgeroute) == edgeroute.__all__
@@ -75,6 +81,6 @@ def test_every_error_stands_in_the_tree_that_its_module_draws() -> None:
         if each is errors.EdgeRouteError:
             continue
         parent = each.__bases__[0]
-        assert parent in (errors.EdgeRouteError, errors.BundleError)
-        assert lines[each.__name__].startswith("    │") == (parent is errors.BundleError)
+        assert parent in (errors.EdgeRouteError, errors.BundleError, errors.UpstreamError)
+        assert lines[each.__name__].startswith(("    │   ", "        ")) == (parent is not errors.EdgeRouteError)
     assert len(lines) == len(exceptions) - 1

@@ -16,7 +16,7 @@ from edgeroute.mix import SPECIAL, load_mix, mixed_prompts, prompt_of, text_of, 
 from edgeroute.pieces import PIECES
 from edgeroute.store import shipped_folder
 
-BUNDLES = ("mf-minilm", "nano")
+BUNDLES = ("mf-small", "nano")
 STRANGE = {"accents", "script"}
 """Kinds that nano's tokenizer, which keeps accents and knows none, splits in another way: .4% of the mix."""
 

@@ -24,6 +24,10 @@ CORE = {
     "bench": "Measure what a decision costs on this machine.",
     "evaluate": "Say what routing by a bundle would be worth on labelled prompts.",
     "labels": "Turn preference data of other forms into labels, cleaned and split.",
+    "ask": "Send a prompt to the model it needs and stream the answer.",
+    "calibrate": "Set a threshold on your own prompts.",
+    "serve": "Serve an OpenAI-compatible API that routes.",
+    "replay": "Show what another share would have changed, from a decision log.",
     "pull": "Fetch a bundle, verify it, and keep it in the cache folder.",
 }
 EXTRAS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -13,19 +14,50 @@ from .output import write_json
 
 
 @click.command(short_help=CORE["doctor"])
+@click.option("--log", metavar="PATH", help="Look at a decision log instead: has the traffic changed?")
+@click.option("--config", metavar="PATH", help="With --log: the TOML it was served by, for bundle and calibration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(as_json: bool) -> int:
+def doctor(log: str | None, config: str | None, as_json: bool) -> int:
     """Show versions, execution providers that really load, the CPU, threads, the cache folder and the default bundle.
 
     The exit code is 1 when something is wrong: onnxruntime is missing or installed twice, or the default bundle does
     not verify.
+
+    With --log: how far scores have drifted from the calibration (PSI; above 0.25 the calibration says little about
+    this traffic, and the exit code is 1), which share was realised, and a threshold that would give the one that was
+    wanted. Nothing is changed.
     """
+    if log is not None:
+        return _look_at_log(log, config, as_json)
     found = diagnose()
     if as_json:
         write_json(asdict(found))
     else:
         click.echo("\n".join(_as_text(found)))
     return FAILED if found.problems else OK
+
+
+def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
+    from ..choosing import load_router
+    from ..config import read_settings
+    from ..decisions import read_decisions
+    from ..drift import drift_of
+    from ..router import Router
+
+    if config is None:
+        router = Router.load()
+    else:
+        router, _ = load_router(read_settings(config, keys=False)[0], Path(config).parent)
+    found = drift_of((row for _, row in read_decisions(log)), router.graph.calibration.quantiles)
+    if as_json:
+        write_json(asdict(found) | {"changed": found.changed})
+    else:
+        verdict = "the traffic has changed" if found.changed else "no reason to calibrate again"
+        click.echo(f"decisions     {found.n} with a score")
+        click.echo(f"drift         PSI {found.stability_index:.3f}: {verdict}")
+        click.echo(f"strong share  {found.realised_share:.1%} realised, {found.wanted_share:.1%} wanted")
+        click.echo(f"threshold     {found.threshold:.5f}; {found.suggested_threshold:.5f} would give what is wanted")
+    return FAILED if found.changed else OK
 
 
 def _as_text(found: Diagnosis) -> list[str]:

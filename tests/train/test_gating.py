@@ -55,6 +55,19 @@ def test_logistic_agrees_with_the_gradient_of_its_loss() -> None:
         assert abs(loss(v + step) - loss(v - step)) / 2e-4 < 1e-5
 
 
+def test_a_shift_leans_the_quantitative_gate_alone_and_changes_no_order() -> None:
+    rng = np.random.default_rng(2)
+    unit = rng.normal(size=(60, 5))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    texts = gating.Texts(unit, rng.integers(0, 4, (60, 3)).astype(float), rng.integers(5, 50, 60).astype(float))
+    parts = [(np.arange(30), True, 1.0), (np.arange(30, 60), False, 1.0)]
+    plain, leaning = gating.fit_gates(texts, parts, parts), gating.fit_gates(texts, parts, parts, shift=4.0)
+    np.testing.assert_array_equal(plain.choice, leaning.choice)
+    np.testing.assert_array_equal(plain.quantitative[:-1], leaning.quantitative[:-1])
+    assert leaning.quantitative[-1] - plain.quantitative[-1] == pytest.approx(4.0 - gating.SHIFT)
+    assert (leaning.quantitative_of(texts) > plain.quantitative_of(texts)).all()
+
+
 def test_a_gate_needs_both_kinds_of_rows() -> None:
     with pytest.raises(InputFileError, match="members and rows that are not"):
         gating.logistic(np.ones((2, 1)), [(np.array([0, 1]), True, 1.0)], decay=1.0)

@@ -71,8 +71,8 @@ def train_classifier(
     recipe = asdict(lessons.recipe)
     run = {
         "kind": student.kind,
-        "shapes": _digest(str({name: tuple(each.shape) for name, each in student.model.state_dict().items()})),
-        "data": _digest(json.dumps([sources, recipe, lessons.golden, lessons.ties])),
+        "shapes": digest_of(str({name: tuple(each.shape) for name, each in student.model.state_dict().items()})),
+        "data": digest_of(json.dumps([sources, recipe, lessons.golden, lessons.ties])),
         "text": json.dumps(asdict(student.policy)),
         **asdict(settings),
     }
@@ -135,9 +135,14 @@ def unlabelled_prompts(paths: Sequence[Path]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def held_out(prompt: str) -> bool:
+    """Whether a prompt is measured on and not trained on: one in ``HOLDOUT``, by its hash."""
+    return int(digest_of(prompt)[:8], 16) % HOLDOUT == 0
+
+
 def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Rows to train on and rows held out, by a hash of the prompt, so that all rows of one prompt fall together."""
-    held = [int(_digest(row.prompt)[:8], 16) % HOLDOUT == 0 for row in rows]
+    held = [held_out(row.prompt) for row in rows]
     return [row for row, out in zip(rows, held, strict=True) if not out], [
         row for row, out in zip(rows, held, strict=True) if out
     ]
@@ -163,5 +168,6 @@ def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0
 
 
-def _digest(text: str) -> str:
+def digest_of(text: str) -> str:
+    """SHA-256 of a text, lone surrogates included."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

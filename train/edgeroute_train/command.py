@@ -9,6 +9,7 @@ import click
 
 from . import options
 from .classifier_command import KINDS, distill, train_command
+from .encoder_command import encoder
 from .nano_command import distill_nano, train_nano
 from .sw_command import sw
 
@@ -24,6 +25,7 @@ for _kind in KINDS:
     train.add_command(train_command(_kind))
 train.add_command(train_nano)
 distill.add_command(distill_nano)
+distill.add_command(encoder)
 train.add_command(sw)
 
 
@@ -35,6 +37,13 @@ train.add_command(sw)
     "--decay", type=click.FloatRange(0), default=2.5e-3, show_default=True, help="L2 weight on what a comparison sees."
 )
 @click.option("--steps", type=click.IntRange(1), default=150, show_default=True, help="L-BFGS iterations.")
+@click.option(
+    "--gate-shift",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="How far the quantitative gate leans towards yes; an encoder of few layers is less sure and needs more.",
+)
 @click.option(
     "--extend",
     type=options.FOLDER,
@@ -56,6 +65,7 @@ def mf(
     width: int,
     decay: float,
     steps: int,
+    gate_shift: float,
     seed: int,
     cache: Path | None,
     extend: Path | None,
@@ -82,6 +92,6 @@ def mf(
         if extend is not None:
             extend_mf(recipe, extend, place, output, prior=prior, steps=steps, seed=seed, progress=told)
         else:
-            settings = Settings(width, decay, steps, seed)
+            settings = Settings(width, decay, steps, seed, gate_shift)
             train_mf(recipe, place, output, settings=settings, max_tokens=max_tokens, progress=told)
     click.echo(output)

@@ -1,4 +1,4 @@
-"""The training loop that all classifier students share.
+"""The training loop that all students of an encoder's weights share.
 
 AdamW with linear warm-up and decay, batches of rows of like length. All that is random comes from the seed, and a
 checkpoint holds all that moves, so a run that was killed and resumed ends with the weights of one that was not.
@@ -65,15 +65,37 @@ def fit(
     run: dict[str, Any],
     progress: Progress = lambda _step, _steps, _loss: None,
 ) -> Fitted:
-    """Train ``student`` in place on token ids ``rows``, one a row of ``examples``; checkpoints go into ``folder``.
+    """``descend`` on the labels of ``examples``, of which each has a row of token ids in ``rows``."""
+    columns = (examples.target, examples.censored, examples.weight)
+    target, censored, weight = (torch.from_numpy(column).to(device()) for column in columns)
 
-    A checkpoint of the same ``run`` is gone on from. Raises ``EdgeRouteError`` when the loss is no number (the last
-    good checkpoint stays), when a checkpoint is of another run, or when the disk is full.
+    def loss(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        return label_loss(logits, target[chosen], censored[chosen]) * weight[chosen]
+
+    return descend(student.model, student.logits, loss, rows, settings, folder, run=run, progress=progress)
+
+
+def descend(
+    model: Any,
+    forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    rows: Rows,
+    settings: Settings,
+    folder: Path,
+    *,
+    run: dict[str, Any],
+    progress: Progress = lambda _step, _steps, _loss: None,
+) -> Fitted:
+    """Train ``model`` in place on token ids ``rows``; checkpoints go into ``folder``.
+
+    ``forward`` maps right-padded ids and mask, int64 ``[batch, tokens]``, to what the model says, and ``loss_of`` that,
+    in float32, with the indices of those rows to the loss of each, ``[batch]``. A checkpoint of the same ``run`` is
+    gone on from. Raises ``EdgeRouteError`` when the loss is no number (the last good checkpoint stays), when a
+    checkpoint is of another run, or when the disk is full.
     """
     start = time.monotonic()
-    where, model = device(), student.model.to(device())
-    columns = (examples.target, examples.censored, examples.weight)
-    target, censored, weight = (torch.from_numpy(column).to(where) for column in columns)
+    where = device()
+    model.to(where)
     per_epoch = -(-len(rows) // settings.batch)
     steps = per_epoch * settings.epochs
     optimizer = torch.optim.AdamW(_groups(model, settings.decay), lr=settings.learning_rate)
@@ -101,8 +123,8 @@ def fit(
             ids, mask = padded([rows[i] for i in batch])
             chosen = torch.from_numpy(batch).to(where)
             with _autocast(settings, where):
-                logits = student.logits(ids, mask)
-            loss = (label_loss(logits.float(), target[chosen], censored[chosen]) * weight[chosen]).mean()
+                found = forward(ids, mask)
+            loss = loss_of(found.float(), chosen).mean()
             value = loss.item()
             if not np.isfinite(value):
                 raise EdgeRouteError(

@@ -28,6 +28,8 @@ TOKEN_CLASSES = (("b", "c", "d"), ("e", "f", "g", "h", "j"), ("answer", "answers
 CAPS = (4, 4, 1)
 LENGTH_SCALE = 0.1
 LOG_DIVISOR = 5.0
+SHIFT = 2.0
+"""The quantitative gate's logit leans towards "yes": a word problem taken for chat costs more than the reverse."""
 QUANTITATIVE = slice(-4, -2)
 """The columns ``o q`` and ``o q l``."""
 
@@ -113,13 +115,15 @@ Part = tuple[NDArray[np.int64], bool, float]
 """Indices of prompts, whether they are members, total weight."""
 
 
-def fit_gates(texts: Texts, choice: Sequence[Part], quantitative: Sequence[Part]) -> Gates:
-    """Fit both gates by weighted logistic regression. Raises ``InputFileError`` unless each has members and others."""
+def fit_gates(texts: Texts, choice: Sequence[Part], quantitative: Sequence[Part], shift: float = SHIFT) -> Gates:
+    """Fit both gates by weighted logistic regression. Raises ``InputFileError`` unless each has members and others.
+
+    ``shift`` is added to the quantitative gate's sharpened logit; an encoder of few layers is less sure and needs more.
+    """
     direction = logistic(texts.unit, quantitative, decay=1e-4)
     members = np.concatenate([indices for indices, member, _ in quantitative if member])
-    # Sharpened and shifted towards "yes": a word problem scored as chat costs more than the reverse.
     sharpened = 2 * direction
-    sharpened[-1] += 2
+    sharpened[-1] += shift
     return Gates(
         choice=logistic(choice_inputs(texts), choice, decay=1e-4),
         quantitative=sharpened,

@@ -28,6 +28,7 @@ from torch.nn import functional
 from edgeroute.errors import BundleError, EdgeRouteError
 
 from .checkpoints import write_weights
+from .gating import SHIFT
 from .pairs import Pairs
 
 Floats = NDArray[np.float32]
@@ -38,12 +39,13 @@ FREE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Hyperparameters: width of the model embeddings, L2 weight on ``v_ab``, L-BFGS iterations, seed."""
+    """Hyperparameters: width of the model embeddings, L2 weight on ``v_ab``, L-BFGS iterations, seed, gate's lean."""
 
     width: int = 64
     decay: float = 2.5e-3
     steps: int = 150
     seed: int = 0
+    gate_shift: float = SHIFT
 
 
 class MatrixFactorization(torch.nn.Module):

@@ -16,7 +16,7 @@ from edgeroute.errors import InputFileError
 from edgeroute.labels import Battle, Outcome
 
 from .embedding import DEFAULT_ENCODER, FrozenEncoder, embed, name_of
-from .gating import Gates, Part, Texts, fit_gates, make_texts, token_table
+from .gating import SHIFT, Gates, Part, Texts, fit_gates, make_texts, token_table
 from .pairs import Comparison, from_battles, from_outcomes
 from .recipe import GateRows, Labels, Recipe, file_record, in_form, read_rows
 
@@ -118,10 +118,10 @@ def gate_parts(prompts: Sequence[str], gates: GatePrompts) -> dict[str, list[Par
     return parts
 
 
-def fit_gates_of(texts: Texts, prompts: Sequence[str], gates: GatePrompts) -> Gates:
-    """Both gates on the encoder's embeddings."""
+def fit_gates_of(texts: Texts, prompts: Sequence[str], gates: GatePrompts, shift: float = SHIFT) -> Gates:
+    """Both gates on the encoder's embeddings; ``shift`` as in ``gating.fit_gates``."""
     parts = gate_parts(prompts, gates)
-    return fit_gates(texts, parts["choice"], parts["quantitative"])
+    return fit_gates(texts, parts["choice"], parts["quantitative"], shift)
 
 
 def embed_texts(

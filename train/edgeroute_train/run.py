@@ -44,7 +44,7 @@ def train_mf(
     policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
     frozen = load_encoder(place.source, policy)
     texts = embed_texts(frozen, prompts, place.cache, lambda done: progress(EMBEDDING_SHARE * done, None))
-    gates = fit_gates_of(texts, prompts, gate_prompts) if recipe.gates else None
+    gates = fit_gates_of(texts, prompts, gate_prompts, settings.gate_shift) if recipe.gates else None
     x = (gates.features(texts) if gates else texts.unit.astype(np.float32))[: len(pairs.prompts)]
     blind = {i: QUANTITATIVE for i, labels in enumerate(recipe.labels) if gates and labels.kind == "battles"}
     losses: list[float] = []

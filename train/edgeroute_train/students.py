@@ -85,7 +85,7 @@ def make_bert(encoder: str, *, layers: int, max_tokens: int, dropout: float, see
     """
     torch.manual_seed(seed)
     config = load_config(encoder)
-    _check_layers(config, layers)
+    check_layers(config, layers)
     config.update({"num_hidden_layers": layers, "num_labels": THREE.labels})
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         if hasattr(config, name):
@@ -110,7 +110,7 @@ def make_causal(encoder: str, *, layers: int, max_tokens: int, dropout: float, s
     feed-forward weights are taken over, and the gate starts at one, where it does nothing.
     """
     torch.manual_seed(seed)
-    _check_layers(load_config(encoder), layers)
+    check_layers(load_config(encoder), layers)
     bert = AutoModel.from_pretrained(encoder, trust_remote_code=False)
     tokenizer, _ = load_tokenizer(encoder)
     tokenizer.add_special_tokens({"additional_special_tokens": list(LABEL_TOKENS)})
@@ -182,6 +182,7 @@ def _initialise(model: Any, bert: Any) -> None:
             ours.mlp.up_proj.bias.fill_(1.0)
 
 
-def _check_layers(config: Any, layers: int) -> None:
+def check_layers(config: Any, layers: int) -> None:
+    """Raise ``BundleError`` unless an encoder has that many layers."""
     if not 1 <= layers <= config.num_hidden_layers:
         raise BundleError(f"the encoder has {config.num_hidden_layers} layers; asked for the first {layers}")

@@ -1,0 +1,230 @@
+"""Which target a call goes to: the operator's rules first, then the budget, then the router's score.
+
+Targets stand in order from weak to strong. Two of them, or score bands, are one thing: edges between targets, and a
+score belongs to the last target whose edge it reaches (RouteLLM's ``score >= threshold``).
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .budget import Budget
+from .chats import Messages, beginning, check_messages, has_image, texts_of
+from .endpoints import Endpoint
+from .errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
+from .router import Router
+from .settings import Rule, Settings
+from .traffic import TrafficCalibration, read_calibration
+
+MAX_SEARCHED = 20_000
+"""Characters of a message that a pattern sees: time to search a text must be bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where a call goes and why. ``endpoints`` are in fallback order; a score is there when one was taken."""
+
+    target: str
+    endpoints: tuple[str, ...]
+    reason: str
+    score: float | None = None
+    threshold: float | None = None
+    strong_share: float | None = None
+    road: str | None = None
+    n_tokens: int = 0
+    latency_ms: float = 0.0
+
+
+class Chooser:
+    """The settings' way to choose, with its router loaded."""
+
+    def __init__(self, settings: Settings, endpoints: Mapping[str, Endpoint], router: Router, budget: Budget | None):
+        self.settings = settings
+        self.router = router
+        self.budget = budget
+        self._endpoints = endpoints
+        self._targets = settings.targets
+        if settings.rank is not None:  # from cheap to dear
+            self._targets = dict(sorted(self._targets.items(), key=lambda item: self._price(item[1][0])))
+            router.rank("a", models=list(self._targets))  # names that the bundle does not know are an error now
+        self._names = list(self._targets)
+        self._patterns = [re.compile(rule.pattern) if rule.pattern else None for rule in settings.rules]
+        self._edges = _edges(settings, router)
+
+    @classmethod
+    def load(cls, settings: Settings, endpoints: Mapping[str, Endpoint], folder: Path) -> Chooser:
+        """Load the router, as ``load_router`` does, and take the calibration's threshold where none is set.
+
+        Raises what that raises, and ``ConfigError`` for a budget's file.
+        """
+        router, own = load_router(settings, folder)
+        if own is not None and settings.strong_share is None and settings.threshold is None and settings.strong:
+            settings = dataclasses.replace(settings, threshold=min(own.threshold, 1.0))
+        path = settings.budget_file
+        cap = settings.daily_budget_usd
+        return cls(settings, endpoints, router, None if cap is None else Budget(cap, folder / path if path else None))
+
+    def choose(
+        self,
+        messages: Messages,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        target: str | None = None,
+        strong_share: float | None = None,
+        threshold: float | None = None,
+    ) -> Choice:
+        """Choose for a chat and the other fields of its call (``tools`` are looked at, for the rules).
+
+        ``target`` overrides everything but the budget; ``strong_share`` or ``threshold`` the settings' own, for one
+        call. Raises ``PromptError`` for what is no chat, ``BudgetError``, ``CalibrationError``, and with
+        ``on_error = "raise"`` what scoring raises.
+        """
+        start = time.perf_counter()
+        chat = check_messages(messages)
+        if self.budget is not None and self.budget.exhausted:
+            choice = self._cheapest()
+        elif target is not None:
+            choice = self._to(target, "asked for by the caller")
+        elif (rule := self._rule(chat, fields or {})) is not None:
+            choice = rule
+        else:
+            limits = self._limits(strong_share, threshold)
+            choice = self._score(beginning(chat) if self.settings.sticky else chat, limits)
+        return dataclasses.replace(choice, latency_ms=(time.perf_counter() - start) * 1e3)
+
+    def _to(self, target: str, reason: str, **more: Any) -> Choice:
+        name = {"weak": self._names[0], "strong": self._names[-1]}.get(target, target)
+        name = target if target in self._targets else name
+        if name not in self._targets:
+            raise CalibrationError(f"expected a target of {', '.join(self._names)}, found {target!r}")
+        return Choice(name, self._targets[name], reason, **more)
+
+    def _cheapest(self) -> Choice:
+        assert self.budget is not None
+        dearer = {endpoint for name in self._names[1:] for endpoint in self._targets[name]}
+        left = tuple(endpoint for endpoint in self._targets[self._names[0]] if endpoint not in dearer)
+        reason = f"the daily budget of ${self.budget.usd_per_day:g} is spent"
+        if not left:
+            raise BudgetError(f"{reason}, and {self._names[0]} has no endpoint that no dearer target has")
+        return Choice(self._names[0], left, reason)
+
+    def _rule(self, chat: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Choice | None:
+        for number, (rule, pattern) in enumerate(zip(self.settings.rules, self._patterns, strict=True), 1):
+            if what := _matches(rule, pattern, chat, fields):
+                return self._to(rule.target, f"rule {number}: {what}")
+        return None
+
+    def _limits(self, strong_share: float | None, threshold: float | None) -> Sequence[float]:
+        if strong_share is None and threshold is None:
+            return self._edges
+        if not self.settings.strong:
+            raise CalibrationError("a share or threshold for one call is for the two lists strong and weak")
+        return [self.router.threshold(strong_share=strong_share, threshold=threshold)[0]]
+
+    def _score(self, chat: Sequence[Mapping[str, Any]], edges: Sequence[float]) -> Choice:
+        try:
+            return self._band(chat, edges) if self.settings.rank is None else self._rank(chat)
+        except Exception as error:  # whatever it is, the operator said what is to happen then
+            ours = isinstance(error, EdgeRouteError)
+            if self.settings.on_error == "raise" and ours:
+                raise
+            why = f"{type(error).__name__}: {error}" if ours else type(error).__name__
+        if self.settings.on_error == "raise":  # outside of the except: a foreign error may hold the prompt
+            raise ScoreError(f"scoring failed ({why})")
+        return self._to(self.settings.on_error, f"scoring failed ({why})")
+
+    def _band(self, chat: Sequence[Mapping[str, Any]], edges: Sequence[float]) -> Choice:
+        # The edges decide: choose takes no threshold above 1, which is what share 0 stands for.
+        decision = self.router.choose(chat, threshold=min(edges[-1], 1.0))
+        place = bisect.bisect_right(edges, decision.score)
+        edge, sign = (edges[place], "<") if place < len(edges) else (edges[-1], ">=")
+        name = self._names[place]
+        return Choice(
+            target=name,
+            endpoints=self._targets[name],
+            reason=f"score {decision.score:.4f} {sign} {edge:.4f}",
+            score=decision.score,
+            threshold=edge,
+            strong_share=self.router.threshold(threshold=edge)[1] if edge <= 1 else 0.0,
+            road=decision.road,
+            n_tokens=decision.n_tokens,
+        )
+
+    def _rank(self, chat: Sequence[Mapping[str, Any]]) -> Choice:
+        assert self.settings.rank is not None
+        ranking = self.router.rank(chat, models=self._names)
+        floor = 0.5 - self.settings.rank.margin
+        rates = {each.model: each.win_rate for each in ranking.standings if each.win_rate >= floor}
+        name = next(name for name in self._names if name in rates)
+        return Choice(
+            target=name,
+            endpoints=self._targets[name],
+            reason=f"the cheapest within {self.settings.rank.margin:g} of {ranking.best}",
+            score=rates[name],
+            threshold=floor,
+            road="full",
+            n_tokens=ranking.n_tokens,
+        )
+
+    def _price(self, endpoint: str) -> float:
+        """Dollars of a call with as many tokens in as out are expected: an order, not a forecast."""
+        return self._endpoints[endpoint].cost_usd(self.settings.output_tokens, self.settings.output_tokens) or 0.0
+
+
+def load_router(settings: Settings, folder: Path) -> tuple[Router, TrafficCalibration | None]:
+    """The settings' router, and the calibration on the user's own traffic in the place of the bundle's.
+
+    Relative paths are seen from ``folder``, that of the TOML. Raises what ``Router.load`` raises, and
+    ``CalibrationError``.
+    """
+    bundle = settings.bundle
+    if bundle is not None and (folder / bundle).is_dir():
+        bundle = str(folder / bundle)
+    router = Router.load(
+        bundle,
+        provider=settings.provider,
+        threads=settings.threads,
+        digest=settings.digest,
+        chat=settings.chat,
+        deadline_ms=settings.score_deadline_ms,
+    )
+    if settings.calibration is None:
+        return router, None
+    own = read_calibration(folder / settings.calibration, router)
+    router.graph = dataclasses.replace(router.graph, calibration=own.as_receipt())
+    return router, own
+
+
+def _edges(settings: Settings, router: Router) -> Sequence[float]:
+    if settings.rank is not None:
+        return ()
+    if not settings.tiers:
+        return [router.threshold(strong_share=settings.strong_share, threshold=settings.threshold)[0]]
+    if settings.tiers[0].below is not None:
+        return [tier.below or 0.0 for tier in settings.tiers[:-1]]
+    above, edges = 1.0, []
+    for tier in settings.tiers[:-1]:
+        above -= tier.share or 0.0
+        edges.append(router.threshold(strong_share=above)[0])
+    return edges
+
+
+def _matches(
+    rule: Rule, pattern: re.Pattern[str] | None, chat: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
+) -> str | None:
+    if rule.tools and (fields.get("tools") or fields.get("functions")):
+        return "tools"
+    if rule.images and any(has_image(message) for message in chat):
+        return "images"
+    if pattern is not None and any(
+        pattern.search(text[:MAX_SEARCHED]) for message in chat for text in texts_of(message)
+    ):
+        return "a pattern"
+    return None

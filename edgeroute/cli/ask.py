@@ -1,0 +1,56 @@
+"""``edgeroute ask``: send a prompt where it belongs, and show the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..answers import text_of
+from ..gateway import Gateway
+from .commands import CORE
+from .reading import read_prompt
+
+
+@click.command(short_help=CORE["ask"])
+@click.argument("prompt")
+@click.option("--config", metavar="PATH", default="edgeroute.toml", show_default=True, help="The operator's TOML.")
+@click.option("--target", metavar="NAME", help="Call this target, such as strong or weak, whatever the score.")
+@click.option("--strong-share", type=click.FloatRange(0, 1), help="Share of traffic for the strong model.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Strong from this score on, instead of a share.")
+@click.option("--system", metavar="TEXT", help="A system message before the prompt.")
+@click.option("--dry-run", is_flag=True, help="Say who would answer and why, and call nobody.")
+def ask(
+    prompt: str,
+    config: str,
+    target: str | None,
+    strong_share: float | None,
+    threshold: float | None,
+    system: str | None,
+    dry_run: bool,
+) -> None:
+    """Send PROMPT (- reads standard input) to the model that it needs, and stream the answer to stdout.
+
+    Endpoints, prices and rules stand in the TOML. Who answers and why is said on stderr, then tokens and cost. Needs
+    the extra [gateway].
+    """
+    if strong_share is not None and threshold is not None:
+        raise click.UsageError("Give --strong-share or --threshold, not both.")
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": read_prompt(prompt)})
+    options: dict[str, Any] = {"target": target, "strong_share": strong_share, "threshold": threshold}
+    with Gateway.load(config) as gateway:
+        if dry_run:
+            choice = gateway.choose(messages, **options)
+            click.echo(f"{choice.target} ({', then '.join(choice.endpoints)}): {choice.reason}", err=True)
+            return
+        stream = gateway.stream(messages, **options)
+        model = gateway.endpoints[stream.endpoint].model
+        click.echo(f"{stream.choice.target}: {stream.endpoint} ({model}), {stream.choice.reason}", err=True)
+        for chunk in stream:
+            click.echo(text_of(chunk, "delta"), nl=False)
+        click.echo()
+        if (used := stream.completion) is not None:
+            about = "about " if used.tokens_estimated else ""
+            cost = "" if used.cost_usd is None else f", {about}${used.cost_usd:.6f}"
+            click.echo(f"{about}{used.input_tokens} tokens in, {about}{used.output_tokens} out{cost}", err=True)

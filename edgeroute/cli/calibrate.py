@@ -1,0 +1,211 @@
+"""``edgeroute calibrate``: a log of prompts to a threshold, its interval, its cost, and a file that gateways load."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ..chats import estimate_tokens
+from ..choosing import load_router
+from ..config import read_settings
+from ..errors import CalibrationError
+from ..inputs import BadLine, format_of, read_prompts
+from ..labels import read_outcomes
+from ..routellm import share_of
+from ..router import Router
+from ..text import Prompt
+from ..traffic import (
+    Outcomes,
+    Traffic,
+    TrafficCalibration,
+    make_calibration,
+    write_calibration,
+)
+from .commands import CORE
+from .reading import opened_input
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+CHUNK = 256
+TOML = "edgeroute.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The command line of ``calibrate``."""
+
+    prompts: str
+    field: str
+    strong_share: float | None
+    budget_usd_per_1k: float | None
+    quality: float | None
+    routellm_threshold: str | None
+    routellm_scores: str | None
+    outcomes: str | None
+    strong: str | None
+    weak: str | None
+    confidence: float
+    config: str | None
+    model: str | None
+    output: str | None
+    as_json: bool
+
+
+@click.command(short_help=CORE["calibrate"])
+@click.option("--prompts", metavar="PATH", required=True, help="Your prompts: .txt, .jsonl or .csv.")
+@click.option(
+    "--field", "--column", default="prompt", show_default=True, metavar="NAME", help="JSON key or CSV column."
+)
+@click.option("--strong-share", type=click.FloatRange(0, 1), help="Share of strong calls.  [default: the bundle's]")
+@click.option(
+    "--budget-usd-per-1k", type=click.FloatRange(0), help="The largest share that a thousand prompts may cost."
+)
+@click.option("--quality", type=click.FloatRange(0, 1), help="The least share that keeps so much of strong's quality.")
+@click.option("--routellm-threshold", metavar="NAME:NUMBER", help="The share of a RouteLLM threshold, as mf:0.11593.")
+@click.option("--routellm-scores", metavar="PATH", help="RouteLLM's scores of a sample, a CSV with a column NAME.")
+@click.option(
+    "--outcomes", metavar="PATH", help="Marked answers, as JSON Lines of prompt and scores (edgeroute labels)."
+)
+@click.option("--strong", metavar="NAME", help="The strong model in --outcomes.  [default: the bundle's]")
+@click.option("--weak", metavar="NAME", help="The weak model in --outcomes.  [default: the bundle's]")
+@click.option("--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True)
+@click.option("--config", metavar="PATH", help=f"TOML for prices and the bundle.  [default: {TOML} where it is]")
+@click.option("--model", metavar="NAME_OR_PATH", help="A bundle.  [default: the TOML's, else the shipped default]")
+@click.option("--output", metavar="PATH", help="Write the calibration there, for the TOML's key calibration.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def calibrate(**options: Any) -> None:
+    """Set a threshold on your own prompts: by share, budget, quality, or a threshold of RouteLLM's.
+
+    Shown are the threshold, the strong share with its interval for other prompts like these, and a table of share,
+    expected cost and threshold. Prices are those of the first strong and the first weak endpoint of the TOML; token
+    counts are estimates (a token for 4 bytes of the prompt, output_tokens of the TOML for the answer).
+
+    With --outcomes the quality is shown as a fraction of the strong model's own mark, with an interval that holds
+    whatever the distribution of marks. --quality 0.95 finds the least share that keeps 95% of it at the stated
+    confidence; it takes a few hundred outcomes.
+    """
+    chosen = _Options(**options)
+    goals = ("strong_share", "budget_usd_per_1k", "quality", "routellm_threshold")
+    if sum(getattr(chosen, goal) is not None for goal in goals) > 1:
+        raise click.UsageError("Give one of --strong-share, --budget-usd-per-1k, --quality and --routellm-threshold.")
+    if chosen.quality is not None and chosen.outcomes is None:
+        raise click.UsageError("--quality needs --outcomes.")
+    router, traffic = _open(chosen)
+    outcomes = _read_outcomes(chosen, router)
+    threshold = _threshold(chosen, router, traffic, outcomes)
+    made = make_calibration(
+        router, traffic.scores, threshold, sample=Path(chosen.prompts).name, confidence=chosen.confidence
+    )
+    if chosen.output is not None:
+        write_calibration(Path(chosen.output), made)
+    _show(chosen, made, traffic, outcomes)
+
+
+def _open(options: _Options) -> tuple[Router, Traffic]:
+    config = options.config or (TOML if Path(TOML).is_file() else None)
+    strong = weak = None
+    output_tokens = 400
+    if config is not None:
+        settings, endpoints = read_settings(config, keys=False)
+        targets = list(settings.targets.values())
+        weak, strong = endpoints[targets[0][0]], endpoints[targets[-1][0]]
+        output_tokens = settings.output_tokens
+        settings = dataclasses.replace(settings, calibration=None)
+        if options.model is not None:
+            settings = dataclasses.replace(settings, bundle=options.model, digest=None)
+        router, _ = load_router(settings, Path(config).parent if options.model is None else Path())
+    else:
+        router = Router.load(options.model)
+    prompts = _read_prompts(options)
+    scores = _score(router, prompts)
+    tokens = np.array([estimate_tokens(each if isinstance(each, str) else json.dumps(each)) for each in prompts])
+    return router, Traffic(scores, tokens.astype(np.float64), strong, weak, output_tokens)
+
+
+def _read_prompts(options: _Options) -> list[Prompt]:
+    found: list[Prompt] = []
+    with opened_input(options.prompts) as file:
+        form = "jsonl" if options.prompts == "-" else format_of(options.prompts)
+        for line in read_prompts(file, form, field=options.field):
+            if isinstance(line, BadLine):
+                click.echo(f"line {line.line}: {line.error}: left out", err=True)
+            else:
+                found.append(line.prompt)
+    if len(found) < 2:
+        raise CalibrationError(f"{options.prompts}: expected at least two prompts, found {len(found)}")
+    return found
+
+
+def _score(router: Router, prompts: Sequence[Prompt]) -> np.ndarray:
+    parts = [router.score_batch(prompts[i : i + CHUNK]) for i in range(0, len(prompts), CHUNK)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _read_outcomes(options: _Options, router: Router) -> Outcomes | None:
+    if options.outcomes is None:
+        return None
+    strong, weak = options.strong or router.manifest.pair.strong, options.weak or router.manifest.pair.weak
+    rows = list(read_outcomes(options.outcomes))
+    fitting = [row for row in rows if strong in row.scores and weak in row.scores]
+    if not fitting:
+        names = sorted({name for row in rows for name in row.scores})
+        raise CalibrationError(
+            f"{options.outcomes}: expected marks of {strong} and {weak}, found {', '.join(names[:8]) or 'none'}: "
+            "name the models with --strong and --weak"
+        )
+    scores = _score(router, [row.prompt for row in fitting])
+    return Outcomes(
+        scores, np.array([row.scores[strong] for row in fitting]), np.array([row.scores[weak] for row in fitting])
+    )
+
+
+def _threshold(options: _Options, router: Router, traffic: Traffic, outcomes: Outcomes | None) -> float:
+    if options.quality is not None and outcomes is not None:
+        thresholds = [traffic.threshold(share / 100) for share in range(100, -1, -1)]
+        return thresholds[outcomes.share_for_quality(options.quality, thresholds, options.confidence)]
+    share = router.manifest.default.strong_share if options.strong_share is None else options.strong_share
+    if options.budget_usd_per_1k is not None:
+        share = traffic.share_for_budget(options.budget_usd_per_1k)
+    if options.routellm_threshold is not None:
+        share = share_of(options.routellm_threshold, options.routellm_scores)
+    return traffic.threshold(share)
+
+
+def _show(options: _Options, made: TrafficCalibration, traffic: Traffic, outcomes: Outcomes | None) -> None:
+    table = traffic.table(SHARES)
+    quality = None
+    if outcomes is not None:
+        low, high = outcomes.ratio_interval(made.threshold, options.confidence)
+        quality = {"value": outcomes.quality(made.threshold), "low": low, "high": high, "n": len(outcomes.scores)}
+    if options.as_json:
+        summary = {key: value for key, value in asdict(made).items() if key != "quantiles"}
+        cost = {"usd_per_1k": traffic.cost(made.threshold)}
+        click.echo(json.dumps(summary | cost | {"quality": quality, "table": [asdict(row) for row in table]}))
+        return
+    sure = f"{options.confidence:.0%}"
+    click.echo(f"threshold     {made.threshold:.5f}")
+    click.echo(
+        f"strong share  {made.strong_share:.1%} of {made.n} prompts; "
+        f"{made.share_low:.1%} to {made.share_high:.1%} of others like them ({sure})"
+    )
+    if (usd := traffic.cost(made.threshold)) is not None:
+        click.echo(f"cost          ${usd:.2f} a thousand prompts (tokens estimated)")
+    if quality is not None:
+        click.echo(
+            f"quality       {quality['value']:.1%} of the strong model's on {quality['n']} outcomes; "
+            f"{quality['low']:.1%} to {quality['high']:.1%} ({sure})"
+        )
+        if options.quality is not None:
+            click.echo(f"              at least {options.quality:.1%} at {sure} confidence, the choice included")
+    click.echo("\nshare  threshold  usd/1k")
+    for row in table:
+        money = "-" if row.usd_per_1k is None else f"{row.usd_per_1k:.2f}"
+        click.echo(f"{row.strong_share:>5.0%}  {row.threshold:>9.5f}  {money:>6}")
+    if options.output is not None:
+        click.echo(f'\nWritten. In the TOML: calibration = "{options.output}"', err=True)

@@ -1,0 +1,56 @@
+"""``edgeroute replay``: what another share, threshold or bundle would have changed, before switching."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ..errors import CalibrationError
+from ..replay import Replayed, replay_log
+from ..router import Router
+from .commands import CORE
+
+
+@click.command(short_help=CORE["replay"])
+@click.argument("log", metavar="LOG")
+@click.option("--strong-share", type=click.FloatRange(0, 1), help="The share of strong calls to try.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="The threshold to try.")
+@click.option("--model", metavar="NAME_OR_PATH", help="A bundle to try; the log must hold prompts, or --prompts.")
+@click.option("--prompts", metavar="PATH", help="JSON Lines of prompts, one for each decision with a score.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def replay(
+    log: str,
+    strong_share: float | None,
+    threshold: float | None,
+    model: str | None,
+    prompts: str | None,
+    as_json: bool,
+) -> None:
+    """Show what would have changed in the decisions of LOG, the file that serve.decision_log names.
+
+    A share is taken of the logged scores themselves. With --model the prompts are scored again, by another bundle.
+    Decisions without a score (rules, overrides) stay as they were. Costs are those of the tokens that were logged.
+    """
+    if strong_share is not None and threshold is not None:
+        raise click.UsageError("Give --strong-share or --threshold, not both.")
+    if strong_share is None and threshold is None and model is None:
+        raise click.UsageError("Give --strong-share, --threshold or --model.")
+    router = Router.load(model) if model is not None else None
+    if prompts is not None and router is None:
+        raise CalibrationError("--prompts are scored by a bundle: name it with --model")
+    found = replay_log(log, strong_share=strong_share, threshold=threshold, router=router, prompts=prompts)
+    click.echo(json.dumps(found.as_json()) if as_json else _as_text(found))
+
+
+def _as_text(found: Replayed) -> str:
+    lines = [
+        f"decisions     {found.n} with a score, {found.unscored} without",
+        f"threshold     {found.threshold:.5f}",
+        f"strong share  {found.share_before:.1%} as logged, {found.share_after:.1%} replayed",
+        f"to strong     {found.to_strong}",
+        f"to weak       {found.to_weak}",
+    ]
+    if found.usd_before is not None and found.usd_after is not None:
+        lines.append(f"cost          about ${found.usd_before:.4f} as logged, about ${found.usd_after:.4f} replayed")
+    return "\n".join(lines)

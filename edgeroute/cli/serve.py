@@ -1,0 +1,35 @@
+"""``edgeroute serve``: the gateway as an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from ..errors import EdgeRouteError, MissingExtraError
+from .commands import CORE
+
+
+@click.command(short_help=CORE["serve"])
+@click.option("--config", metavar="PATH", default="edgeroute.toml", show_default=True, help="The operator's TOML.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+def serve(config: str, host: str, port: int) -> None:
+    """Serve an OpenAI-compatible API whose easy prompts go to the weak model.
+
+    Point a client's base URL to http://HOST:PORT/v1 and ask for the model edgeroute. The TOML is loaded again when it
+    changes; a file that cannot be used changes nothing. On SIGTERM and Ctrl-C answers that have begun are finished.
+    Needs the extra [serve].
+    """
+    try:
+        from ..server import serve as serve_gateway
+    except ModuleNotFoundError as error:
+        name = error.name or ""
+        if name.startswith("edgeroute"):
+            raise
+        raise MissingExtraError(f'edgeroute serve needs {name}: run pip install "edgeroute[serve]"') from None
+    try:
+        asyncio.run(serve_gateway(Path(config), host, port, say=lambda text: click.echo(text, err=True)))
+    except OSError as error:
+        raise EdgeRouteError(f"{host}:{port} cannot be listened on: {error.strerror or error}") from None

@@ -1,0 +1,79 @@
+"""The decision log: a JSON line a call, without prompts unless the operator says so; and what is read back from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, InputFileError
+from .tables import read_json_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A call as it is logged. ``target`` is what was chosen, ``endpoint`` who answered: in shadow mode the strong one.
+
+    Tokens are the endpoint's count, or estimates where ``estimated``; ``usd_strong`` is what the same tokens would have
+    cost at the strong target's first endpoint.
+    """
+
+    time: str
+    target: str
+    endpoint: str | None
+    status: int
+    reason: str
+    score: float | None = None
+    threshold: float | None = None
+    strong_share: float | None = None
+    road: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: bool = True
+    usd: float | None = None
+    usd_strong: float | None = None
+    latency_ms: float = 0.0
+    shadow: bool = False
+    messages: Sequence[Mapping[str, Any]] | str | None = dataclasses.field(default=None, repr=False)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+class DecisionLog:
+    """Appends lines to a file, each in one write, so that several processes may share it."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(f"decision_log: {path} cannot be written: {error.strerror}") from None
+
+    def write(self, logged: Logged) -> None:
+        """Append a line; fields that say nothing are left out."""
+        row = {key: value for key, value in dataclasses.asdict(logged).items() if value is not None}
+        os.write(self._file, json.dumps(row).encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def read_decisions(path: str | os.PathLike[str]) -> Iterator[tuple[str, Logged]]:
+    """Yield (place, decision) of a log; unknown fields are left alone. Raises ``InputFileError`` naming the line."""
+    names = {each.name for each in dataclasses.fields(Logged)}
+    for where, row in read_json_rows(path):
+        try:
+            logged = Logged(**{key: value for key, value in row.items() if key in names})
+        except TypeError:
+            raise InputFileError(f"{where}: expected a decision with time, target, endpoint, status, reason") from None
+        if logged.score is not None and not isinstance(logged.score, int | float):
+            raise InputFileError(f"{where}: expected a score, a number")
+        yield where, logged

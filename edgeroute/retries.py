@@ -1,0 +1,188 @@
+"""Whom to call next, without any I/O: one loop of calls, waits and fallbacks under one deadline, a breaker each.
+
+``plan`` is a generator. It yields ``Call`` or ``Wait``, is sent the ``Outcome`` of a call, and returns when an
+endpoint answered; when none did it raises one ``UpstreamError`` that lists the causes. Whoever drives it does the I/O,
+so a test drives it with a clock of its own.
+
+An answer of 4xx other than 408 and 429 is an answer: the request is wrong, and would be wrong again. Once bytes of an
+answer arrived there is an answer too, and ``plan`` is done: nothing is asked twice that may have been told once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+from .endpoints import Endpoint
+from .errors import UpstreamError
+
+Clock = Callable[[], float]
+"""Seconds that never go back."""
+
+FAILURES_TO_OPEN = 5
+COOLDOWN_S, MAX_COOLDOWN_S = 5.0, 120.0
+MAX_RETRY_AFTER_S = 60.0
+"""A longer Retry-After is kept up to here."""
+MAX_WAIT_S, LAST_MAX_WAIT_S = 2.0, 10.0
+"""Who must wait longer than this goes to the next endpoint; for the last there is more patience."""
+BACKOFF_S, MAX_BACKOFF_S = 0.25, 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call ``endpoint``; ``left_s`` is what remains of the deadline."""
+
+    endpoint: Endpoint
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Do nothing for so long."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No byte of an answer came. ``again``: the same call may do better; ``retry_after_s``: what it asked for."""
+
+    reason: str
+    again: bool = True
+    status: int | None = None
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer has begun."""
+
+
+Outcome = Failed | Answered
+Step = Call | Wait
+
+
+class Breaker:
+    """Keeps calls away from an endpoint that fails: after five failures in a row it rests, then one call may try.
+
+    Each failed try doubles the rest, up to two minutes. A Retry-After is a rest as well, for every caller.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._until = 0.0
+        self._tickets = 0
+        self._trying = 0
+        self._lock = threading.Lock()
+
+    @property
+    def open(self) -> bool:
+        """Whether it rests, or waits for the outcome of a try."""
+        return self._failures >= FAILURES_TO_OPEN
+
+    def wait_s(self, now: float) -> float:
+        """How long until a call may go out; 0 when one may now."""
+        with self._lock:
+            return self._wait_s(now)
+
+    def enter(self, now: float) -> int:
+        """A ticket above 0 when a call may go out now, else 0. It is owed back: ``succeed``, ``fail`` or ``leave``."""
+        with self._lock:
+            if self._wait_s(now) > 0:
+                return 0
+            self._tickets += 1
+            if self.open:
+                self._trying = self._tickets
+            return self._tickets
+
+    def succeed(self) -> None:
+        """The endpoint answered: whichever call it was, it is well again."""
+        with self._lock:
+            self._failures, self._trying = 0, 0
+
+    def fail(self, ticket: int, now: float, retry_after_s: float | None = None) -> None:
+        """The endpoint did not answer the call of ``ticket``."""
+        with self._lock:
+            self._failures += 1
+            self._return(ticket)
+            rest = 0.0 if retry_after_s is None else min(retry_after_s, MAX_RETRY_AFTER_S)
+            if self.open:
+                doublings = min(self._failures - FAILURES_TO_OPEN, 10)
+                rest = max(rest, min(COOLDOWN_S * 2**doublings, MAX_COOLDOWN_S))
+            self._until = max(self._until, now + rest)
+
+    def leave(self, ticket: int) -> None:
+        """The call of ``ticket`` was given up before its outcome was known."""
+        with self._lock:
+            self._return(ticket)
+
+    def _return(self, ticket: int) -> None:
+        if self._trying == ticket:
+            self._trying = 0
+
+    def _wait_s(self, now: float) -> float:
+        rest = max(self._until - now, 0.0)
+        return max(rest, COOLDOWN_S) if self.open and self._trying else rest
+
+
+def plan(
+    route: Sequence[Endpoint],
+    breakers: Mapping[str, Breaker],
+    *,
+    deadline_s: float,
+    clock: Clock,
+    jitter: Callable[[], float],
+) -> Generator[Step, Outcome | None, None]:
+    """Call the endpoints of ``route`` in order, each up to ``1 + retries`` times, until one answers.
+
+    ``jitter`` gives numbers in [0, 1): half of a backoff is drawn, so that callers do not come back all at once.
+    Raises ``UpstreamError``. Closing the generator in the middle of a call gives its breaker back.
+    """
+    deadline = clock() + deadline_s
+    failures: list[tuple[str, Failed]] = []
+    for endpoint in route:
+        breaker = breakers[endpoint.name]
+        patience = LAST_MAX_WAIT_S if endpoint is route[-1] else MAX_WAIT_S
+        for attempt in range(1 + endpoint.retries):
+            wait = breaker.wait_s(clock())
+            if attempt:
+                wait = max(wait, min(BACKOFF_S * 2 ** (attempt - 1), MAX_BACKOFF_S) * (0.5 + jitter() / 2))
+                if wait <= patience and clock() + wait < deadline and not breaker.open:
+                    yield Wait(wait)
+                    wait = breaker.wait_s(clock())
+            if clock() >= deadline:
+                failures.append((endpoint.name, Failed(f"the deadline of {deadline_s:g} s has passed")))
+                raise _all_down(failures)
+            ticket = 0 if wait > 0 else breaker.enter(clock())
+            if not ticket:
+                failures.append((endpoint.name, Failed(f"not called: it rests for {max(wait, 0.1):.1f} s more")))
+                break
+            outcome: Outcome | None = None
+            try:
+                outcome = yield Call(endpoint, deadline - clock())
+            finally:
+                if outcome is None:  # cancelled: nobody knows
+                    breaker.leave(ticket)
+            if isinstance(outcome, Answered):
+                breaker.succeed()
+                return
+            assert outcome is not None
+            breaker.fail(ticket, clock(), outcome.retry_after_s)
+            failures.append((endpoint.name, outcome))
+            if not outcome.again:
+                break
+    raise _all_down(failures)
+
+
+def _all_down(failures: Sequence[tuple[str, Failed]]) -> UpstreamError:
+    causes = tuple((name, failed.reason) for name, failed in failures)
+    told = "; ".join(f"{name} {reason}" for name, reason in causes) or "there is none to call"
+    statuses = [failed.status for _, failed in failures if failed.status is not None]
+    waits = [failed.retry_after_s for _, failed in failures if failed.retry_after_s is not None]
+    return UpstreamError(
+        f"no endpoint answered: {told}",
+        causes=causes,
+        status=statuses[-1] if statuses else None,
+        retry_after_s=min(waits) if waits else None,
+    )

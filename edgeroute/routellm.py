@@ -1,0 +1,64 @@
+"""RouteLLM's thresholds as shares: the same number means another share for other weights.
+
+A share is known where RouteLLM published it, for the router that draws scores at random, and for a sample of scores
+that the user has (``routellm.calibrate_threshold`` computes one). Anything else would be a guess, and is refused.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from .errors import CalibrationError
+from .tables import read_csv_rows
+
+NAMES = ("causal_llm", "sw_ranking", "random", "bert", "mf")
+PUBLISHED = {("mf", 0.11593): 0.5}
+"""Thresholds and shares that RouteLLM's README states."""
+_TOLERANCE = 5e-6
+"""They are rounded to five digits."""
+
+
+def parse_threshold(text: str) -> tuple[str, float]:
+    """``mf:0.11593`` as name and number; raises ``CalibrationError``."""
+    name, _, number = text.rpartition(":")
+    try:
+        threshold = float(number)
+    except ValueError:
+        threshold = -1.0
+    if name not in NAMES or not 0 <= threshold <= 1:
+        raise CalibrationError(
+            f"expected one of {', '.join(NAMES)}, a colon and a number from 0 to 1, such as mf:0.11593"
+        )
+    return name, threshold
+
+
+def share_of(text: str, scores: str | os.PathLike[str] | None = None) -> float:
+    """The strong share that a threshold of RouteLLM's stands for; ``scores`` is a CSV with a column of its name."""
+    name, threshold = parse_threshold(text)
+    if scores is not None:
+        return float((_read_scores(scores, name) >= threshold).mean())
+    if name == "random":
+        return 1 - threshold
+    if threshold in (0, 1):
+        return 1 - threshold
+    for (known, at), share in PUBLISHED.items():
+        if name == known and abs(threshold - at) <= _TOLERANCE:
+            return share
+    raise CalibrationError(
+        f"what share {name}:{threshold:g} stands for is not published: give RouteLLM's own scores of a sample with "
+        f"--routellm-scores, a CSV with a column {name}, or the share itself with --strong-share"
+    )
+
+
+def _read_scores(path: str | os.PathLike[str], name: str) -> np.ndarray:
+    found = []
+    for where, row in read_csv_rows(path, [name]):
+        try:
+            found.append(float(row[name]))
+        except ValueError:
+            raise CalibrationError(f"{where}: expected a number in the column {name}") from None
+    if not found:
+        raise CalibrationError(f"{path}: expected scores in the column {name}, found none")
+    return np.array(found)

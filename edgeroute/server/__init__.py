@@ -1,0 +1,165 @@
+"""``edgeroute serve``: what speaks to OpenAI speaks to this, and easy prompts go to the cheap model.
+
+An ASGI application (Starlette) around a ``Gateway``. Bodies are passed on unread in both directions; scoring runs on
+worker threads, never on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from ..choosing import Choice
+from .errors import answer_for, refuse, unknown_model
+from .fields import Fields
+from .limits import FullError, check_bearer, read_body
+from .live import Holder, Live
+from .metrics import Metrics
+from .names import OWN, offered, understand
+from .relay import Relay
+
+MAX_BATCH = 256
+RELAYED = ("chat/completions", "completions", "embeddings")
+Answer = Callable[[Live, Request], Awaitable[Response]]
+
+
+async def serve(
+    path: Path, host: str, port: int, *, environment: Mapping[str, str] | None = None, say: Callable[[str], None]
+) -> None:
+    """Load the TOML and serve until the process is told to end; then answers that have begun are finished.
+
+    ``say`` is told the address, and of each reload. Raises ``EdgeRouteError`` when the file or the bundle cannot be
+    used, ``OSError`` when the address cannot.
+    """
+    holder = Holder(path, Metrics(), environment)
+    await holder.load()
+    assert holder.live is not None
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=1024)
+    config = uvicorn.Config(
+        make_app(holder, say),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(holder.live.gateway.settings.serve.shutdown_timeout_s),
+    )
+    shown = f"[{host}]" if ":" in host else host
+    say(f"serving {path} on http://{shown}:{listening.getsockname()[1]}/v1")
+    await uvicorn.Server(config).serve(sockets=[listening])
+
+
+def make_app(holder: Holder, say: Callable[[str], None], reload_s: float = 0.5) -> Starlette:
+    """The application; ``say`` is told when the TOML was loaded again, or could not be."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        follower = asyncio.create_task(_follow(holder, say, reload_s))
+        try:
+            yield
+        finally:
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+            await holder.close()
+
+    def guarded(answer: Answer, *, everyone: bool = False) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            assert holder.live is not None
+            async with holder.live.used() as live:
+                if not everyone and (refused := check_bearer(request, live.token)) is not None:
+                    return refused
+                try:
+                    return await answer(live, request)
+                except FullError as full:
+                    return full.response
+                except Exception as error:
+                    return answer_for(error)
+
+        return endpoint
+
+    async def metrics(live: Live, _: Request) -> Response:
+        return PlainTextResponse(holder.metrics.text(live.gateway), media_type="text/plain; version=0.0.4")
+
+    return Starlette(
+        routes=[
+            *(Route(f"/v1/{name}", Relay(holder, name), methods=["POST"]) for name in RELAYED),
+            Route("/v1/models", guarded(_models), methods=["GET"]),
+            Route("/v1/route", guarded(_route), methods=["POST"]),
+            Route("/health", guarded(_health, everyone=True), methods=["GET"]),
+            Route("/ready", guarded(_ready, everyone=True), methods=["GET"]),
+            Route("/metrics", guarded(metrics), methods=["GET"]),
+        ],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _http_error},
+    )
+
+
+async def _follow(holder: Holder, say: Callable[[str], None], every_s: float) -> None:
+    async for told in holder.follow(every_s):
+        say(told)
+
+
+async def _models(live: Live, _: Request) -> Response:
+    data = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "edgeroute" if name == OWN else "endpoint"}
+        for name in offered(live.gateway.endpoints)
+    ]
+    return JSONResponse({"object": "list", "data": data})
+
+
+async def _route(live: Live, request: Request) -> Response:
+    """Score and decision only: an object with ``messages`` or ``prompt``, or with ``batch``, a list of such."""
+    try:
+        values = Fields(await read_body(request, int(live.gateway.settings.serve.max_body_mb * 1e6))).values
+    except ValueError as error:
+        return refuse(400, f"the body is {error}")
+    if "batch" not in values:
+        return JSONResponse(await _choice(live, values))
+    batch = values["batch"]
+    if not isinstance(batch, list) or len(batch) > MAX_BATCH or not all(isinstance(each, dict) for each in batch):
+        return refuse(400, f"expected batch, a list of at most {MAX_BATCH} objects", param="batch")
+    shared = {key: value for key, value in values.items() if key != "batch"}
+    return JSONResponse({"decisions": [await _choice(live, shared | each) for each in batch]})
+
+
+async def _choice(live: Live, values: Mapping[str, Any]) -> dict[str, Any]:
+    gateway = live.gateway
+    asked = understand(values.get("model", OWN), gateway.endpoints, gateway.router.manifest.name)
+    if asked is None:
+        raise FullError(unknown_model(gateway.endpoints))
+    if asked.endpoints:
+        return dataclasses.asdict(Choice(asked.endpoints[0], asked.endpoints, "asked for by name"))
+    rest = {key: values[key] for key in ("tools", "functions") if key in values}
+    prompt = values.get("messages", values.get("prompt"))
+    return dataclasses.asdict(await gateway.achoose(prompt, **asked.options, **rest))
+
+
+async def _health(_live: Live, _: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _ready(live: Live, _: Request) -> Response:
+    """Ready when each target has an endpoint whose breaker lets calls through."""
+    gateway = live.gateway
+    down = [
+        target
+        for target, names in gateway.settings.targets.items()
+        if all(gateway.breakers[name].open for name in names)
+    ]
+    return JSONResponse({"status": "down" if down else "ok", "down": down}, 503 if down else 200)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return refuse(error.status_code, f"there is no such path or method ({error.detail})", code="not_found")

@@ -1,0 +1,61 @@
+"""Errors in OpenAI's shape, and the status that each of ours has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+
+from ..endpoints import Endpoint
+from ..errors import (
+    BrokenAnswerError,
+    BudgetError,
+    CalibrationError,
+    EdgeRouteError,
+    PromptError,
+    UpstreamError,
+)
+from .names import offered
+
+FORMS = "edgeroute-share-<0..1> and router-<name>-<0..1>"
+
+
+def refuse(
+    status: int,
+    message: str,
+    *,
+    kind: str = "invalid_request_error",
+    code: str | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """An error as OpenAI answers it."""
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(body, status, headers=dict(headers or {}))
+
+
+def unknown_model(endpoints: Mapping[str, Endpoint]) -> JSONResponse:
+    """404 with the names that exist."""
+    text = f"there is no such model; there are {', '.join(offered(endpoints))}, {FORMS}"
+    return refuse(404, text, param="model", code="model_not_found")
+
+
+def answer_for(error: Exception) -> JSONResponse:
+    """What a caller is told of an error. Of one that is a bug only the kind: its words may hold a prompt."""
+    if not isinstance(error, EdgeRouteError):
+        return refuse(500, f"a bug in edgeroute ({type(error).__name__}); please report it", kind="server_error")
+    if isinstance(error, PromptError):
+        return refuse(400, str(error), param="messages")
+    if isinstance(error, CalibrationError):
+        return refuse(400, str(error), param="model")
+    if isinstance(error, BudgetError):
+        return refuse(429, str(error), kind="insufficient_quota", code="insufficient_quota")
+    if isinstance(error, BrokenAnswerError):
+        return refuse(502, str(error), kind="upstream_error", code="broken_answer")
+    if isinstance(error, UpstreamError):
+        wait = error.retry_after_s
+        headers = {} if wait is None else {"Retry-After": str(max(1, round(min(wait, 60))))}
+        if error.status == 429:
+            return refuse(429, str(error), kind="rate_limit_error", code="rate_limit_exceeded", headers=headers)
+        return refuse(502, str(error), kind="upstream_error", code="no_endpoint", headers=headers)
+    return refuse(500, str(error), kind="server_error", code=type(error).__name__)

@@ -1,0 +1,79 @@
+"""A request's JSON, read without being rewritten: what goes on is the caller's bytes with another model in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from json.decoder import scanstring  # type: ignore[attr-defined]  # it has stood there since 2.6
+from typing import Any
+
+_DECODER = json.JSONDecoder()
+_BLANKS = " \t\r\n"
+
+
+class Fields:
+    """The top-level fields of a JSON object, each with its place in the text.
+
+    Raises ``ValueError`` for anything but one JSON object in UTF-8; no message quotes it.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        try:
+            self._text = body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
+        self.values: dict[str, Any] = {}
+        self._places: list[tuple[str, int, int]] = []
+        self._start = 0
+        problem = ""
+        try:
+            self._read()
+        except json.JSONDecodeError as error:
+            problem = f"not JSON: {error.msg} at character {error.pos + 1}"
+        except (StopIteration, IndexError):
+            problem = "not JSON: it ends too early"
+        except (ValueError, RecursionError):
+            problem = "not JSON that can be read: nested too deep or a number too long"
+        if problem:
+            raise ValueError(problem)
+
+    def render(self, model: str, more: Mapping[str, Any] | None = None) -> bytes:
+        """The caller's text with another ``model``, and fields added that it does not have; nothing else changes."""
+        text, missing = self._text, {key: value for key, value in (more or {}).items() if key not in self.values}
+        if "model" not in self.values:
+            missing["model"] = model
+        for _, start, stop in reversed([place for place in self._places if place[0] == "model"]):
+            text = text[:start] + json.dumps(model) + text[stop:]
+        if missing:
+            head = json.dumps(missing)[1:-1] + (", " if self._places else "")
+            text = text[: self._start] + head + text[self._start :]
+        return text.encode()
+
+    def _read(self) -> None:
+        text, at = self._text, self._skip(0)
+        if text[at] != "{":
+            raise json.JSONDecodeError("expected an object", text, at)
+        self._start = at + 1
+        at = self._skip(at + 1)
+        while text[at] != "}":
+            if self._places:
+                at = self._skip(self._expect(",", at))
+            at = self._expect('"', at)
+            key, at = scanstring(text, at, True)
+            at = self._skip(self._expect(":", self._skip(at)))
+            value, stop = _DECODER.raw_decode(text, at)
+            self.values[key] = value
+            self._places.append((key, at, stop))
+            at = self._skip(stop)
+        if self._skip(at + 1) != len(text):
+            raise json.JSONDecodeError("expected nothing after the object", text, at + 1)
+
+    def _skip(self, at: int) -> int:
+        while at < len(self._text) and self._text[at] in _BLANKS:
+            at += 1
+        return at
+
+    def _expect(self, what: str, at: int) -> int:
+        if self._text[at] != what:
+            raise json.JSONDecodeError(f"expected {what}", self._text, at)
+        return at + 1

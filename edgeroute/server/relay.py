@@ -1,0 +1,183 @@
+"""A call from its first byte to its last: read, choose, call, pass on, and account for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ..choosing import Choice
+from ..errors import BrokenAnswerError, EdgeRouteError
+from ..transport import Reply
+from .accounts import Account, Headers, as_chat, usage_of_body, usage_of_stream
+from .errors import answer_for, refuse, unknown_model
+from .fields import Fields
+from .limits import FullError, check_bearer, read_body
+from .live import Holder, Live
+from .names import Asked, understand
+
+# Of this connection, not of the answer; the length is told anew.
+_HOP = frozenset(
+    [
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "upgrade"),
+        *("transfer-encoding", "content-length", "date", "server", "set-cookie"),
+    ]
+)
+
+
+class Relay:
+    """An ASGI application for one path of OpenAI's, such as ``chat/completions``."""
+
+    def __init__(self, holder: Holder, path: str) -> None:
+        self._holder = holder
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a call; a caller that hangs up ends the call of the endpoint as well."""
+        request, account = Request(scope, receive), Account()
+        assert self._holder.live is not None
+        async with self._holder.live.used() as live:
+            try:
+                if (refused := check_bearer(request, live.token)) is not None:
+                    raise FullError(refused)
+                body = await read_body(request, int(live.gateway.settings.serve.max_body_mb * 1e6))
+                work = asyncio.create_task(self._serve(live, request, body, account, send))
+                await _until_hung_up(work, receive)
+            except FullError as full:
+                account.status = full.response.status_code
+                await full.response(scope, receive, send)
+            except ClientDisconnect:  # in the middle of its body
+                pass
+            finally:
+                self._holder.metrics.requests.labels(self._path, str(account.status)).inc()
+                self._settle(live, account)
+
+    async def _serve(self, live: Live, request: Request, body: bytes, account: Account, send: Send) -> None:
+        start = time.perf_counter()
+        async with live.gate.entered():
+            refused: Response
+            try:
+                fields, asked = self._understood(live, body)
+                await self._choose(live, request, fields, asked, account)
+                await self._call(live, fields, account, start, send)
+                return
+            except FullError as full:
+                refused = full.response
+            except Exception as error:
+                if account.started:
+                    raise
+                refused = answer_for(error)
+            finally:
+                if account.reply is not None:
+                    account.reply.close()
+        account.status = refused.status_code
+        refused.raw_headers += account.told()
+        await refused(request.scope, request.receive, send)
+
+    def _understood(self, live: Live, body: bytes) -> tuple[Fields, Asked]:
+        try:
+            fields = Fields(body)
+        except ValueError as error:
+            raise FullError(refuse(400, f"the body is {error}")) from None
+        gateway = live.gateway
+        if "model" not in fields.values:
+            raise FullError(refuse(400, "the field model is missing", param="model"))
+        asked = understand(fields.values["model"], gateway.endpoints, gateway.router.manifest.name)
+        if asked is None:
+            raise FullError(unknown_model(gateway.endpoints))
+        return fields, asked
+
+    async def _choose(self, live: Live, request: Request, fields: Fields, asked: Asked, account: Account) -> None:
+        gateway, settings = live.gateway, live.gateway.settings
+        if self._path == "embeddings":
+            asked = Asked(endpoints=asked.endpoints or settings.serve.embeddings)
+            if not asked.endpoints:
+                text = "name an endpoint's model, or let the operator set serve.embeddings"
+                raise FullError(refuse(404, text, param="model", code="model_not_found"))
+        account.messages = fields.values.get("messages" if self._path == "chat/completions" else "prompt")
+        if asked.endpoints:
+            account.choice = Choice(asked.endpoints[0], asked.endpoints, "asked for by name")
+            return
+        options = dict(asked.options)
+        if settings.override_header is not None and (target := request.headers.get(settings.override_header)):
+            options["target"] = target
+        rest = {key: fields.values[key] for key in ("tools", "functions") if key in fields.values}
+        account.choice = await gateway.achoose(as_chat(account.messages), **options, **rest)
+
+    async def _call(self, live: Live, fields: Fields, account: Account, start: float, send: Send) -> None:
+        gateway, serve, choice = live.gateway, live.gateway.settings.serve, account.choice
+        assert choice is not None
+        called = choice
+        if serve.shadow and choice.reason != "asked for by name":
+            called = Choice("strong", list(gateway.settings.targets.values())[-1], "shadow")
+        streams = fields.values.get("stream") is True
+        adds = {"stream_options": {"include_usage": True}} if streams and serve.stream_usage else None
+        account.added_ms = (time.perf_counter() - start) * 1e3
+        deadline = time.monotonic() + gateway.settings.deadline_s
+        reply = await gateway.call(called, self._path, lambda model: fields.render(model, adds), deadline)
+        account.reply = reply
+        kept = [(k.lower().encode("latin-1"), v.encode("latin-1", "replace")) for k, v in reply.headers]
+        headers = [each for each in kept if each[0].decode("latin-1") not in _HOP] + account.told()
+        if streams and reply.status == 200:
+            await self._stream(reply, account, headers, deadline, send)
+            return
+        data = await reply.read(deadline)
+        account.status = reply.status
+        account.usage, account.started = usage_of_body(data), True
+        await send(_start(reply.status, [*headers, (b"content-length", str(len(data)).encode())]))
+        await send({"type": "http.response.body", "body": data})
+
+    async def _stream(self, reply: Reply, account: Account, headers: Headers, deadline: float, send: Send) -> None:
+        account.started = True
+        await send(_start(reply.status, headers))
+        try:
+            async for chunk in reply.chunks(deadline):
+                account.see(chunk)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            account.status = reply.status
+        except BrokenAnswerError as error:  # too late for a status: OpenAI's clients know an error among the events
+            account.status = 502
+            told = b"\n\ndata: " + bytes(answer_for(error).body) + b"\n\n"
+            await send({"type": "http.response.body", "body": told, "more_body": True})
+        account.usage = usage_of_stream(account.tail)
+        await send({"type": "http.response.body", "body": b""})
+
+    def _settle(self, live: Live, account: Account) -> None:
+        """Log and count a call that was chosen for."""
+        logged = account.logged(live.gateway.settings, live.gateway.endpoints)
+        if logged is None:
+            return
+        self._holder.metrics.decided(logged, logged.target == list(live.gateway.settings.targets)[-1])
+        with contextlib.suppress(EdgeRouteError, OSError):  # a full disk may fail no call
+            if live.log is not None:
+                live.log.write(logged)
+            if logged.usd is not None:
+                live.gateway.spend(logged.usd)
+
+
+async def _until_hung_up(work: asyncio.Task[None], receive: Receive) -> None:
+    """Wait for ``work``, and cancel it when the caller goes away."""
+    watch = asyncio.create_task(_hung_up(receive))
+    try:
+        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not work.done():
+            work.cancel()
+        watch.cancel()
+        await asyncio.gather(work, watch, return_exceptions=True)
+    if not work.cancelled():
+        work.result()
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _start(status: int, headers: Headers) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": headers}

@@ -1,0 +1,239 @@
+"""A threshold for the user's own traffic: from a log of prompts, with what it costs and, given outcomes, what it keeps.
+
+A bundle's calibration sample is somebody else's traffic. The share that a threshold sends to the strong model is only
+known for prompts like those it was set on, and even then within an interval, which is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .bounds import highest_ratio, lowest_ratio, mean_above, share_interval
+from .calibration import fit_quantiles, threshold_for
+from .errors import CalibrationError
+from .receipts import Calibration
+from .strict import decode, parse_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .endpoints import Endpoint
+    from .router import Router
+
+MAX_BYTES = 256 << 10
+SHARES = tuple(round(i / 100, 2) for i in range(101))
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficCalibration:
+    """What ``edgeroute calibrate`` writes: quantiles of one graph's score on the user's prompts, and a threshold.
+
+    ``strong_share`` is what the threshold sends to the strong model of these prompts, ``share_low`` and ``share_high``
+    the interval for others like them at ``confidence``.
+    """
+
+    format: int
+    bundle: str
+    digest: str
+    graph: str
+    chat: str | None
+    sample: str
+    n: int
+    quantiles: tuple[float, ...]
+    threshold: float
+    strong_share: float
+    share_low: float
+    share_high: float
+    confidence: float
+
+    def as_receipt(self) -> Calibration:
+        """The form in which a graph carries its calibration: put in its place, it changes what shares mean."""
+        return Calibration(self.sample, self.n, self.quantiles)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: what a share of strong calls costs, US dollars a thousand prompts, tokens estimated."""
+
+    strong_share: float
+    threshold: float
+    usd_per_1k: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Prompts of a log: scores and estimated tokens, ``[n]`` each, and what a call costs where prices are known."""
+
+    scores: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    strong: Endpoint | None = None
+    weak: Endpoint | None = None
+    output_tokens: int = 400
+
+    def threshold(self, strong_share: float) -> float:
+        """The threshold at which a share of these prompts goes to the strong model."""
+        return threshold_for(fit_quantiles(self.scores), strong_share)
+
+    def cost(self, threshold: float) -> float | None:
+        """Estimated dollars a thousand prompts cost at a threshold; long prompts cost more, wherever they go."""
+        dear, cheap = self._usd(self.strong), self._usd(self.weak)
+        if dear is None or cheap is None:
+            return None
+        return float(np.where(self.scores >= threshold, dear, cheap).mean() * 1000)
+
+    def _usd(self, endpoint: Endpoint | None) -> NDArray[np.float64] | None:
+        """What a call of each prompt costs: a price for the call, and one for each token of the prompt."""
+        call = endpoint.cost_usd(0, self.output_tokens) if endpoint else None
+        token = endpoint.cost_usd(1_000_000, 0) if endpoint else None
+        return None if call is None or token is None else call + self.tokens * (token / 1e6)
+
+    def table(self, shares: Sequence[float]) -> list[Row]:
+        """Share, threshold and cost."""
+        rows = [(share, self.threshold(share)) for share in shares]
+        return [Row(share, threshold, self.cost(threshold)) for share, threshold in rows]
+
+    def share_for_budget(self, usd_per_1k: float) -> float:
+        """The largest share whose estimated cost is within a budget. Raises ``CalibrationError`` when none is."""
+        if self.cost(0.0) is None:
+            raise CalibrationError("a budget needs prices: name a TOML whose endpoints have them with --config")
+        within = [row.strong_share for row in self.table(SHARES) if (row.usd_per_1k or 0.0) <= usd_per_1k]
+        if not within:
+            least = self.table([0.0])[0].usd_per_1k or 0.0
+            raise CalibrationError(f"weak calls alone cost ${least:.2f} a thousand prompts, more than {usd_per_1k:g}")
+        return max(within)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Prompts whose answers were marked from 0 to 1: scores of the router and both models' marks, ``[n]`` each."""
+
+    scores: NDArray[np.float64]
+    strong: NDArray[np.float64]
+    weak: NDArray[np.float64]
+
+    def quality(self, threshold: float) -> float:
+        """Mean mark when routing at a threshold, as a fraction of the strong model's own. Raises when that is 0."""
+        if not self.strong.mean() > 0:
+            raise CalibrationError("the strong model's marks are all 0: there is no quality to keep")
+        return float(self._routed(threshold).mean() / self.strong.mean())
+
+    def keeps(self, threshold: float, quality: float, confidence: float) -> bool:
+        """Whether routing keeps ``quality`` of the strong model's mark, at a confidence; true for none is chance."""
+        margin = self._shuffled(self._routed(threshold) - quality * self.strong)
+        return mean_above(margin, 0.0, low=-quality, delta=1 - confidence)
+
+    def share_for_quality(self, quality: float, thresholds: Sequence[float], confidence: float) -> int:
+        """The index of the last of ``thresholds`` that keeps ``quality``, tried in order until one fails.
+
+        They must rise from 0 (strong calls only) and must not come from these outcomes. Trying in a fixed order and
+        stopping at the first failure, the whole search errs with probability ``1 - confidence`` at most (fixed
+        sequence testing; Angelopoulos et al., "Learn then Test", 2021). Raises ``CalibrationError`` when none holds.
+        """
+        last = -1
+        for i, threshold in enumerate(thresholds):
+            if not self.keeps(threshold, quality, confidence):
+                break
+            last = i
+        if last < 0:
+            raise CalibrationError(
+                f"{len(self.scores)} outcomes are too few to say at {confidence:.0%} confidence that even strong calls "
+                f"only keep {quality:.0%}: give more outcomes, or ask for less"
+            )
+        return last
+
+    def ratio_interval(self, threshold: float, confidence: float) -> tuple[float, float]:
+        """The interval of ``quality`` at a threshold that these outcomes did not choose; the high end may be infinite.
+
+        A ratio is above ``q`` exactly when the mean of ``routed - q * strong`` is above 0, so bounds of means of
+        paired differences are bounds of the ratio, and as narrow as the pairing makes them.
+        """
+        routed, delta = self._routed(threshold), (1 - confidence) / 2
+        return lowest_ratio(self._shuffled(routed), self._shuffled(self.strong), delta), highest_ratio(
+            self._shuffled(routed), self._shuffled(self.strong), delta
+        )
+
+    def _routed(self, threshold: float) -> NDArray[np.float64]:
+        return np.where(self.scores >= threshold, self.strong, self.weak)
+
+    def _shuffled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values[np.random.default_rng(0).permutation(len(values))]
+
+
+def make_calibration(
+    router: Router, scores: NDArray[np.float64], threshold: float, *, sample: str, confidence: float
+) -> TrafficCalibration:
+    """What to write for a router and a threshold on the scores of the user's prompts, ``[n]``."""
+    count, n = int((scores >= threshold).sum()), len(scores)
+    low, high = share_interval(count, n, confidence)
+    return TrafficCalibration(
+        format=1,
+        bundle=router.manifest.name,
+        digest=router.manifest.digest,
+        graph=router.graph.file,
+        chat=router.manifest.text.chat if router.manifest.text else None,
+        sample=sample,
+        n=n,
+        quantiles=fit_quantiles(scores),
+        threshold=threshold,
+        strong_share=count / n,
+        share_low=low,
+        share_high=high,
+        confidence=confidence,
+    )
+
+
+def write_calibration(path: Path, calibration: TrafficCalibration) -> None:
+    """Write a calibration file, whole or not at all. Raises ``CalibrationError``."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(dataclasses.asdict(calibration)) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise CalibrationError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def read_calibration(path: Path, router: Router) -> TrafficCalibration:
+    """Read a calibration file and see that it was taken on this router's bundle and graph.
+
+    Raises ``CalibrationError`` that says what differs.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise CalibrationError(f"{path} cannot be read: {error.strerror}") from None
+    problems: list[str] = []
+    try:
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES >> 10} KB")
+        found: TrafficCalibration = decode(TrafficCalibration, parse_json(data), "calibration", problems)
+    except ValueError as error:
+        problems.append(f"not a JSON file of edgeroute calibrate: {error}")
+    if not problems and not _sound(found):
+        problems.append("expected rising quantiles from 0 to 1 and a threshold among them")
+    if problems:
+        raise CalibrationError(f"{path}: {'; '.join(problems)}")
+    for what, theirs, ours in (
+        ("the bundle", f"{found.bundle} {found.digest}", f"{router.manifest.name} {router.manifest.digest}"),
+        ("the graph", found.graph, router.graph.file),
+    ):
+        if theirs != ours:
+            raise CalibrationError(
+                f"{path} was taken on {what} {theirs}, and this is {ours}: scores differ, run edgeroute calibrate again"
+            )
+    return found
+
+
+def _sound(found: TrafficCalibration) -> bool:
+    quantiles = found.quantiles
+    rising = all(a <= b for a, b in pairwise(quantiles))
+    return len(quantiles) >= 2 and rising and quantiles[0] >= 0 and quantiles[-1] <= 1 and 0 <= found.threshold <= 1.01

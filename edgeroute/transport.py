@@ -1,0 +1,257 @@
+"""One call to one endpoint over HTTP, bounded in time and bytes. The only importer of aiohttp (extra ``[gateway]``).
+
+No redirect is followed, no proxy or cookie is used, and no body is ever inflated: an answer that comes compressed,
+though that was not asked for, is refused. Names are resolved here, so that every address is checked before it is
+connected to. What aiohttp raises holds headers, and so keys: nothing of it is passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import socket
+import time
+import weakref
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from .addresses import LOCALHOST, refused_text
+from .endpoints import Endpoint
+from .errors import BrokenAnswerError, MissingExtraError
+from .retries import Failed
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_CHUNK = 1 << 16
+_CONNECTIONS = 256
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer that has begun: its first bytes are there. ``close`` it, or read it to the end."""
+
+    endpoint: Endpoint
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    _first: bytes
+    _response: aiohttp.ClientResponse
+
+    async def chunks(self, deadline: float) -> AsyncIterator[bytes]:
+        """The body as it comes, until ``deadline`` (of ``time.monotonic``).
+
+        Raises ``BrokenAnswerError`` when it is cut, silent for longer than the endpoint may be, or too large.
+        """
+        chunk, size = self._first, 0
+        self._first = b""
+        while chunk:
+            size += len(chunk)
+            if size > self.endpoint.max_response_bytes:
+                self.close()
+                raise self._broken(f"is larger than {self.endpoint.max_response_bytes / 1e6:g} MB")
+            yield chunk
+            outcome = await _read(self._response, min(self.endpoint.idle_timeout_s, deadline - time.monotonic()))
+            if isinstance(outcome, Failed):
+                self.close()
+                raise self._broken(outcome.reason)
+            chunk = outcome
+
+    async def read(self, deadline: float) -> bytes:
+        """The whole body; raises as ``chunks`` does."""
+        return b"".join([chunk async for chunk in self.chunks(deadline)])
+
+    def close(self) -> None:
+        """Drop the connection, unless the body was read to its end."""
+        self._response.close()
+
+    def _broken(self, why: str) -> BrokenAnswerError:
+        return BrokenAnswerError(
+            f"the answer of {self.endpoint.name} {why}", causes=((self.endpoint.name, why),), status=self.status
+        )
+
+
+class Transport:
+    """Connections to endpoints, kept open between calls; a pool for each event loop."""
+
+    def __init__(self) -> None:
+        _aiohttp()
+        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def call(
+        self, endpoint: Endpoint, path: str, body: bytes | None, left_s: float, accept: str = "*/*"
+    ) -> Reply | Failed:
+        """POST ``body`` (JSON; GET without one) and wait for the first byte of the answer, ``left_s`` at most."""
+        headers = {name: secret.reveal() for name, secret in endpoint.headers.items()}
+        headers |= {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "edgeroute"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        limit = min(endpoint.timeout_s, left_s)
+        start = time.monotonic()
+        response = await self._open(endpoint, path, body, headers, limit)
+        if isinstance(response, Failed):
+            return response
+        try:
+            failed = _refusal(response)
+            first = failed or await _read(response, limit - (time.monotonic() - start))
+        except BaseException:
+            response.close()
+            raise
+        if isinstance(first, Failed):
+            response.close()
+            return first
+        if not first:
+            response.close()
+            return Failed(f"ended its answer before a first byte (status {response.status})", status=response.status)
+        return Reply(endpoint, response.status, tuple(response.headers.items()), first, response)
+
+    async def _open(
+        self, endpoint: Endpoint, path: str, body: bytes | None, headers: dict[str, str], limit_s: float
+    ) -> aiohttp.ClientResponse | Failed:
+        import aiohttp
+        from yarl import URL
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=endpoint.connect_timeout_s)
+        try:
+            async with asyncio.timeout(max(limit_s, 0)):
+                return await self._session().request(
+                    "GET" if body is None else "POST",
+                    URL(endpoint.url_of(path), encoded=True),
+                    data=body,
+                    headers=headers,
+                    timeout=timeout,
+                    allow_redirects=False,
+                )
+        except (aiohttp.ConnectionTimeoutError, aiohttp.SocketTimeoutError):
+            return Failed(f"could not be connected to in {endpoint.connect_timeout_s:g} s")
+        except TimeoutError:
+            return Failed(f"was silent for {limit_s:.3g} s")
+        except _RefusedAddressError as error:
+            return Failed(f"was not called: its name resolves to {error}", again=False)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Failed(_why(error))
+
+    def _session(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.closed:
+            connector = aiohttp.TCPConnector(resolver=_resolver(), limit=_CONNECTIONS)
+            session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
+            )
+            self._sessions[loop] = session
+        return session
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+
+
+def _refusal(response: aiohttp.ClientResponse) -> Failed | None:
+    """Why a status or a header is no answer; 4xx but 408 and 429 is one."""
+    status = response.status
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        return Failed("sent a compressed answer, though that was not asked for", again=False, status=status)
+    if 300 <= status < 400:
+        return Failed(f"answered {status}: a redirect, which is not followed", again=False, status=status)
+    if status in (408, 429) or status >= 500:
+        return Failed(f"answered {status}", status=status, retry_after_s=_retry_after_s(response.headers))
+    return None
+
+
+def _retry_after_s(headers: object) -> float | None:
+    """Seconds that a Retry-After asks to wait, as a number or a date; OpenAI's ``retry-after-ms`` is finer."""
+    get = headers.get  # type: ignore[attr-defined]
+    for name, unit in (("retry-after-ms", 1e3), ("retry-after", 1.0)):
+        text = (get(name) or "").strip()
+        if text.isascii() and text.replace(".", "", 1).isdecimal() and len(text) < 12:
+            return float(text) / unit
+        if text and unit == 1.0:
+            with contextlib.suppress(ValueError, TypeError, OverflowError):
+                when = parsedate_to_datetime(text)
+                when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
+                return max((when - datetime.datetime.now(datetime.UTC)).total_seconds(), 0.0)
+    return None
+
+
+async def _read(response: aiohttp.ClientResponse, limit_s: float) -> bytes | Failed:
+    """The next bytes of a body, empty at its end."""
+    import aiohttp
+
+    try:
+        async with asyncio.timeout(max(limit_s, 0)):
+            return await response.content.readany()
+    except TimeoutError:
+        return Failed(f"fell silent for {max(limit_s, 0):.3g} s after its headers")
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return Failed(f"was cut ({_why(error)})")
+
+
+def _why(error: BaseException) -> str:
+    """The kind of an error in words of ours: aiohttp's own words hold URLs and headers."""
+    if isinstance(error, OSError) and error.errno:
+        # aiohttp wraps the socket's error and keeps its number
+        names = {socket.EAI_NONAME: "no such host"} if error.errno < 0 else {}
+        return f"cannot be reached: {names.get(error.errno) or _strerror(error.errno)}"
+    kind = type(error).__name__
+    known = {
+        "ServerDisconnectedError": "hung up before an answer",
+        "ClientPayloadError": "it ended in the middle",
+        "ClientConnectorCertificateError": "cannot be reached: its certificate is not valid",
+        "ClientConnectorDNSError": "cannot be reached: no such host",
+    }
+    return known.get(kind, f"cannot be understood: {kind}")
+
+
+def _strerror(number: int) -> str:
+    import os
+
+    return os.strerror(number)
+
+
+class _RefusedAddressError(Exception):
+    """A name resolves to an address that may not be called."""
+
+
+def _resolver() -> aiohttp.abc.AbstractResolver:
+    """The system's resolver, whose every address is checked; connections go to checked addresses only."""
+    from aiohttp.abc import AbstractResolver, ResolveResult
+    from aiohttp.resolver import ThreadedResolver
+
+    class Checked(AbstractResolver):
+        def __init__(self) -> None:
+            self._inner = ThreadedResolver()
+
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        ) -> list[ResolveResult]:
+            found = await self._inner.resolve(host, port, family)
+            for each in found:
+                address = each["host"]
+                if why := refused_text(address):
+                    raise _RefusedAddressError(why)
+                if host.rstrip(".") == LOCALHOST and not (address.startswith("127.") or address == "::1"):
+                    raise _RefusedAddressError("an address that is not this machine's")
+            return found
+
+        async def close(self) -> None:
+            await self._inner.close()
+
+    return Checked()
+
+
+def _aiohttp() -> None:
+    try:
+        import aiohttp  # noqa: F401
+    except ModuleNotFoundError:
+        raise MissingExtraError(
+            'calling an endpoint needs aiohttp, which is not installed: run pip install "edgeroute[gateway]"'
+        ) from None

@@ -1,0 +1,202 @@
+"""``edgeroute ask`` and ``edgeroute calibrate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process import run_process
+from upstream import Upstream, cut_after, serve_upstream, status
+
+from edgeroute.router import Router
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with serve_upstream() as each:
+        yield each
+
+
+@pytest.fixture
+def toml(home: Path, upstream: Upstream) -> Path:
+    prices = {"big": (10, 30), "small": (1, 2)}
+    tables = [
+        f'[endpoints.{name}]\nurl = "{upstream.url}"\nmodel = "{name}-1"\n'
+        f"usd_per_1m_input = {given}\nusd_per_1m_output = {made}\n"
+        for name, (given, made) in prices.items()
+    ]
+    path = home / "edgeroute.toml"
+    path.write_text('strong = ["big"]\nweak = ["small"]\noutput_tokens = 100\n' + "\n".join(tables))
+    return path
+
+
+@pytest.fixture
+def log(home: Path) -> Path:
+    path = home / "log.jsonl"
+    words = ("milk", "tea", "bread", "river", "city", "poem", "proof", "quantum", "graph", "car")
+    path.write_text("".join(json.dumps({"prompt": f"explain {a} and {b}"}) + "\n" for a in words for b in words))
+    return path
+
+
+def test_ask_streams_the_answer_and_says_who_gave_it(run: Run, toml: Path, upstream: Upstream) -> None:
+    ran = run("ask", "What is the capital of Peru?", "--threshold", "0")
+    assert (ran.code, ran.out) == (0, "Lima is the capital.\n")
+    first, second = ran.err.splitlines()
+    assert first.startswith("strong: big (big-1), score 0.")
+    assert second == "about 7 tokens in, about 5 out, about $0.000220"
+    assert upstream.asked[0].body["messages"] == [{"role": "user", "content": "What is the capital of Peru?"}]
+
+
+def test_ask_in_a_process_of_its_own(toml: Path) -> None:
+    code, out, err = run_process("ask", "-", "--target", "weak", "--system", "be short", stdin=b"hello")
+    assert (code, out) == (0, "Lima is the capital.\n")
+    assert err.startswith("weak: small (small-1), asked for by the caller\n")
+
+
+def test_a_dry_run_calls_nobody(run: Run, toml: Path, upstream: Upstream) -> None:
+    ran = run("ask", "hello", "--strong-share", "0", "--dry-run")
+    assert (ran.code, ran.out, upstream.asked) == (0, "", [])
+    assert ran.err.startswith("weak (small): score 0.")
+
+
+def test_ask_says_why_nobody_answers(run: Run, toml: Path, upstream: Upstream) -> None:
+    upstream.always = status(401)
+    assert run("ask", "hello", "--target", "weak").err == "Error: small answered 401: it refused the request\n"
+    upstream.always = cut_after(2)
+    ran = run("ask", "hello", "--target", "weak")
+    assert (ran.code, ran.out) == (1, "Lima is")
+    assert "Error: the answer of small was cut" in ran.err
+    ran = run("ask", "hello", "--config", "none.toml")
+    assert (ran.code, ran.err) == (1, "Error: none.toml cannot be read: No such file or directory\n")
+    assert run("ask", "hello", "--threshold", "0", "--strong-share", "0").code == 2
+
+
+def test_calibrate_shows_share_interval_cost_and_a_table(run: Run, toml: Path, log: Path) -> None:
+    ran = run("calibrate", "--prompts", log, "--strong-share", "0.4", "--output", "own.json")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[1] == "strong share  40.0% of 100 prompts; 30.3% to 50.3% of others like them (95%)"
+    assert lines[2].startswith("cost          $1.")
+    assert lines[2].endswith("a thousand prompts (tokens estimated)")
+    assert [line.split()[0] for line in lines[5:]] == [f"{share}%" for share in range(0, 101, 10)]
+    assert ran.err == '\nWritten. In the TOML: calibration = "own.json"\n'
+    toml.write_text('calibration = "own.json"\n' + toml.read_text())
+    limit = float(lines[0].split()[1])
+    assert f"{limit:.4f}" in run("ask", "hello", "--dry-run").err
+
+
+def test_calibrate_without_prices_knows_no_cost(run: Run, log: Path) -> None:
+    ran = run("calibrate", "--prompts", log)
+    assert (ran.code, "cost" in ran.out.splitlines()[2]) == (0, False)
+    assert "a budget needs prices" in run("calibrate", "--prompts", log, "--budget-usd-per-1k", "2").err
+
+
+def test_calibrate_by_budget(run: Run, toml: Path, log: Path) -> None:
+    ran = run("calibrate", "--prompts", log, "--budget-usd-per-1k", "1.5", "--json")
+    found = json.loads(ran.out)
+    assert 1.4 < found["usd_per_1k"] <= 1.5
+    assert len(found["table"]) == 11
+
+
+def test_calibrate_by_a_threshold_of_routellm(run: Run, log: Path) -> None:
+    by_name = json.loads(run("calibrate", "--prompts", log, "--routellm-threshold", "mf:0.11593", "--json").out)
+    by_share = json.loads(run("calibrate", "--prompts", log, "--strong-share", "0.5", "--json").out)
+    assert by_name == by_share
+    assert "is not published" in run("calibrate", "--prompts", log, "--routellm-threshold", "mf:0.2").err
+
+
+def test_calibrate_by_quality(run: Run, log: Path, home: Path) -> None:
+    router = Router.load()
+    words = ("write", "go", "see", "help", "think")
+    prompts = [f"{word} {json.loads(line)['prompt']}" for word in words for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    scores = router.score_batch(prompts)
+    cut = sorted(scores)[len(scores) * 7 // 10]
+    marks = [{"s": 1.0, "w": float(score < cut)} for score in scores]
+    rows = [{"prompt": prompt, "scores": mark} for prompt, mark in zip(prompts, marks, strict=True)]
+    (home / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("calibrate", "--prompts", log, "--outcomes", "scored.jsonl", "--strong", "s", "--weak", "w")
+    found = json.loads(run(*arguments, "--quality", "0.9", "--json").out)
+    assert found["quality"]["value"] >= 0.9
+    assert found["quality"]["low"] <= found["quality"]["value"] <= found["quality"]["high"]
+    assert 0.1 < found["strong_share"] < 0.6
+    out = run(*arguments, "--quality", "0.9").out
+    assert "at least 90.0% at 95% confidence, the choice included" in out
+    assert "too few" in run(*arguments, "--quality", "1.0").err
+    ran = run("calibrate", "--prompts", log, "--outcomes", "scored.jsonl")
+    assert "expected marks of big-model and small-model, found s, w" in ran.err
+
+
+def test_calibrate_refuses_what_it_cannot_use(run: Run, log: Path, home: Path) -> None:
+    assert run("calibrate", "--prompts", log, "--quality", "0.9").code == 2
+    assert run("calibrate", "--prompts", log, "--strong-share", "0.5", "--budget-usd-per-1k", "1").code == 2
+    (home / "one.txt").write_text("hello\n")
+    assert "expected at least two prompts, found 1" in run("calibrate", "--prompts", "one.txt").err
+    log.write_text('{"prompt": "hello"}\n{"promt": "x"}\n{"prompt": "milk"}\n')
+    ran = run("calibrate", "--prompts", log)
+    assert (ran.code, ran.err) == (0, 'line 2: the object has neither "prompt" nor "messages": left out\n')
+    assert "cannot be written" in run("calibrate", "--prompts", log, "--output", home).err
+
+
+@pytest.fixture
+def decisions(home: Path) -> Path:
+    router, path = Router.load(), home / "decisions.jsonl"
+    words = ("milk", "tea", "bread", "river", "city", "poem", "proof", "quantum", "graph", "car")
+    with path.open("w") as file:
+        for prompt in (f"explain {a} and {b}" for a in words for b in words):
+            chosen = router.choose(prompt)
+            row = {"time": "t", "target": chosen.target, "endpoint": "e", "status": 200, "reason": "r"}
+            row |= {"score": chosen.score, "threshold": chosen.threshold, "strong_share": chosen.strong_share}
+            file.write(json.dumps(row | {"messages": prompt, "usd": 0.001, "usd_strong": 0.01}) + "\n")
+    return path
+
+
+def test_replay_shows_what_would_change(run: Run, decisions: Path) -> None:
+    ran = run("replay", decisions, "--strong-share", "0.1")
+    assert ran.code == 0
+    assert "decisions     100 with a score, 0 without" in ran.out
+    assert "10.0% replayed" in ran.out
+    same = json.loads(run("replay", decisions, "--model", "carried", "--json").out)
+    assert (same["n"], same["to_strong"] - same["to_weak"]) == (100, 0)
+    assert run("replay", decisions).code == 2
+    assert "name it with --model" in run("replay", decisions, "--threshold", "0.5", "--prompts", decisions).err
+    assert run("replay", "none.jsonl", "--threshold", "0.5").code == 1
+
+
+def test_doctor_looks_at_a_log(run: Run, decisions: Path, toml: Path) -> None:
+    found = json.loads(run("doctor", "--log", decisions, "--json").out)
+    assert found["n"] == 100
+    assert found["wanted_share"] == pytest.approx(0.5, abs=0.01)
+    again = run("replay", decisions, "--threshold", found["suggested_threshold"], "--json")
+    assert json.loads(again.out)["share_after"] == pytest.approx(0.5, abs=0.02)
+    ran = run("doctor", "--log", decisions, "--config", toml)
+    assert ran.code == (1 if found["changed"] else 0)
+    assert "would give what is wanted" in ran.out
+    decisions.write_text("")
+    assert "at least 100 decisions with a score, found 0" in run("doctor", "--log", decisions).err
+
+
+def test_serve_says_what_is_wrong_with_its_file(run: Run, home: Path) -> None:
+    assert run("serve", "--config", "none.toml").err == "Error: none.toml cannot be read: No such file or directory\n"
+    (home / "bad.toml").write_text("strong = 1")
+    ran = run("serve", "--config", "bad.toml")
+    assert (ran.code, "bad.toml:1: strong: expected a list, found 1" in ran.err) == (1, True)
+
+
+def test_serve_without_its_extra_names_it(run: Run, toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("edgeroute.server", "starlette"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    ran = run("serve", "--config", toml)
+    assert (ran.code, 'run pip install "edgeroute[serve]"' in ran.err) == (1, True)
+
+
+def test_serve_on_an_address_that_is_taken(run: Run, toml: Path, upstream: Upstream) -> None:
+    ran = run("serve", "--config", toml, "--port", upstream.url.split(":")[2].removesuffix("/v1"))
+    assert (ran.code, "cannot be listened on" in ran.err) == (1, True)

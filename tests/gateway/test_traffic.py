@@ -1,0 +1,120 @@
+"""Thresholds on the user's own prompts: shares, costs, files, and RouteLLM's numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeroute.chats import estimate_tokens
+from edgeroute.endpoints import EndpointTable, make_endpoint
+from edgeroute.errors import CalibrationError
+from edgeroute.gateway import Gateway
+from edgeroute.routellm import parse_threshold, share_of
+from edgeroute.router import Router
+from edgeroute.traffic import Traffic, make_calibration, read_calibration, write_calibration
+
+PROMPTS = [
+    f"write a poem about {word} and {other}" for word in ["milk", "tea", "bread", "river", "city"] for other in "acid"
+]
+
+
+def priced(name: str, given: float, made: float) -> object:
+    table = EndpointTable("https://a/v1", "m", usd_per_1m_input=given, usd_per_1m_output=made)
+    return make_endpoint(name, table, {})[0]
+
+
+@pytest.fixture
+def traffic() -> Traffic:
+    scores = np.linspace(0.05, 0.95, 10)
+    return Traffic(scores, np.full(10, 100.0), priced("big", 10, 30), priced("small", 1, 2), output_tokens=200)
+
+
+def test_costs_are_those_of_the_calls(traffic: Traffic) -> None:
+    dear, cheap = (100 * 10 + 200 * 30) / 1e6, (100 * 1 + 200 * 2) / 1e6
+    assert traffic.cost(0.0) == pytest.approx(1000 * dear)
+    assert traffic.cost(1.0) == pytest.approx(1000 * cheap)
+    assert traffic.cost(0.5) == pytest.approx(1000 * (dear + cheap) / 2)
+    rows = traffic.table([0.0, 0.5, 1.0])
+    assert [row.usd_per_1k for row in rows] == pytest.approx([500 * 2 * cheap, 500 * (dear + cheap), 1000 * dear])
+
+
+def test_long_prompts_weigh_more(traffic: Traffic) -> None:
+    longer = dataclasses.replace(traffic, tokens=np.where(traffic.scores > 0.5, 1000.0, 100.0))
+    assert (longer.cost(0.5) or 0) - (traffic.cost(0.5) or 0) == pytest.approx(1000 * 0.5 * 900 * 10 / 1e6)
+
+
+def test_a_budget_is_the_largest_share_within_it(traffic: Traffic) -> None:
+    share = traffic.share_for_budget(3.75)
+    assert traffic.cost(traffic.threshold(share)) <= 3.75 < traffic.cost(traffic.threshold(share + 0.1))
+    with pytest.raises(CalibrationError, match=r"weak calls alone cost \$0.50"):
+        traffic.share_for_budget(0.3)
+    with pytest.raises(CalibrationError, match="a budget needs prices"):
+        dataclasses.replace(traffic, strong=None).share_for_budget(3)
+
+
+def test_a_file_goes_to_the_gateway_and_changes_what_a_share_means(
+    load: Callable[..., Gateway], router: Router, tmp_path: Path
+) -> None:
+    scores = router.score_batch(PROMPTS).astype(np.float64)
+    threshold = Traffic(scores, scores).threshold(0.3)
+    write_calibration(tmp_path / "own.json", make_calibration(router, scores, threshold, sample="log", confidence=0.95))
+    gateway = load('calibration = "own.json"')
+    assert gateway.choose("hello").threshold == pytest.approx(threshold)
+    assert sum(gateway.choose(prompt).target == "strong" for prompt in PROMPTS) == round(0.3 * len(PROMPTS))
+    gateway = load('calibration = "own.json"\nstrong_share = 0.5')
+    assert sum(gateway.choose(prompt).target == "strong" for prompt in PROMPTS) == round(0.5 * len(PROMPTS))
+
+
+def test_a_file_of_another_bundle_is_refused(router: Router, fp32_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    made = make_calibration(router, np.linspace(0, 1, 9), 0.5, sample="log", confidence=0.95)
+    write_calibration(path, made)
+    assert read_calibration(path, router) == made
+    with pytest.raises(CalibrationError, match=r"was taken on the bundle tiny sha256:.* run edgeroute calibrate again"):
+        read_calibration(path, Router.load(fp32_bundle))
+    write_calibration(path, dataclasses.replace(made, graph="model.fp32.onnx"))
+    with pytest.raises(CalibrationError, match=r"was taken on the graph model.fp32.onnx"):
+        read_calibration(path, router)
+
+
+@pytest.mark.parametrize("change", [{"quantiles": [0.5, 0.4]}, {"threshold": 7}, {"more": 1}, {"n": "x"}, None])
+def test_a_file_that_is_not_one_is_refused(change: dict[str, object] | None, router: Router, tmp_path: Path) -> None:
+    made = dataclasses.asdict(make_calibration(router, np.linspace(0, 1, 9), 0.5, sample="log", confidence=0.95))
+    path = tmp_path / "own.json"
+    path.write_text("{" if change is None else json.dumps(made | change))
+    with pytest.raises(CalibrationError, match=r"own\.json: "):
+        read_calibration(path, router)
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        read_calibration(tmp_path / "none.json", router)
+
+
+def test_published_thresholds_of_routellm(tmp_path: Path) -> None:
+    assert share_of("mf:0.11593") == 0.5
+    assert (share_of("random:0.3"), share_of("bert:0"), share_of("bert:1")) == (0.7, 1, 0)
+    with pytest.raises(CalibrationError, match=r"what share bert:0.5 stands for is not published"):
+        share_of("bert:0.5")
+    path = tmp_path / "scores.csv"
+    path.write_text("mf,bert\n0.1,0.2\n0.2,0.6\n0.3,0.5\n0.4,0.1\n")
+    assert (share_of("mf:0.25", path), share_of("bert:0.5", path)) == (0.5, 0.5)
+    path.write_text("mf\nx\n")
+    with pytest.raises(CalibrationError, match=r"scores.csv, line 2: expected a number"):
+        share_of("mf:0.25", path)
+
+
+@pytest.mark.parametrize("text", ["mf", "mf:", "mf:x", "mf:2", "mf:-0.1", "nn:0.1", "mf:nan", ":0.5"])
+def test_what_is_no_threshold_of_routellm(text: str) -> None:
+    with pytest.raises(CalibrationError, match="such as mf"):
+        parse_threshold(text)
+
+
+def test_numbers_may_have_exponents() -> None:
+    assert parse_threshold("causal_llm:1e-05") == ("causal_llm", 1e-05)
+
+
+def test_tokens_are_estimated_by_bytes() -> None:
+    assert [estimate_tokens(text) for text in ("", "a", "abcd", "abcde", "éé", "\ud800")] == [0, 1, 1, 2, 1, 1]

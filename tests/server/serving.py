@@ -1,0 +1,127 @@
+"""``edgeroute serve`` on a thread of the test, or as a process of its own; and the TOML that it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+from upstream import Upstream
+
+from edgeroute.server import make_app
+from edgeroute.server.live import Holder
+from edgeroute.server.metrics import Metrics
+
+KEYS = {"BIG_KEY": "sk-heliotrope", "TOKEN": "let-me-in"}
+
+
+@dataclass
+class Served:
+    """The server's address, its file, and all that it said."""
+
+    url: str
+    toml: Path
+    said: list[str] = field(default_factory=list)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def root(self) -> str:
+        """The address without /v1."""
+        return self.url.removesuffix("/v1")
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it said so."""
+        for _ in range(200):
+            if any(text in line for line in self.said):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{text!r} was not said: {self.said}")
+
+    def end(self) -> None:
+        """Tell the process to end, and wait for it."""
+        assert self.process
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+
+
+@contextlib.contextmanager
+def served(toml: Path, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
+    """Serve on a thread of this process until the block ends."""
+    said: list[str] = []
+    holder = Holder(toml, Metrics(), environment)
+    config = uvicorn.Config(make_app(holder, said.append, 0.05), port=0, log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+
+    async def main() -> None:
+        await holder.load()
+        await server.serve()
+
+    thread = threading.Thread(target=asyncio.run, args=[main()])
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Served(f"http://127.0.0.1:{port}/v1", toml, said)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def served_by_process(toml: Path) -> Iterator[Served]:
+    """Start ``edgeroute serve`` and wait until it listens; a traceback in what it says is a failure."""
+    command = [sys.executable, "-m", "edgeroute", "serve", "--config", str(toml), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | KEYS) as process:
+        assert process.stderr
+        first = process.stderr.readline().decode()
+        state = Served(first.rpartition(" ")[2].strip(), toml, [first], process)
+        lines = process.stderr
+        thread = threading.Thread(target=lambda: state.said.extend(line.decode() for line in lines))
+        thread.start()
+        try:
+            assert first.startswith("serving"), first
+            yield state
+        finally:
+            state.end()
+            thread.join()
+    assert not any("Traceback" in line for line in state.said), state.said
+
+
+def write(path: Path, bundle: Path, strong: Upstream, weak: Upstream, top: str = "", serve: str = "") -> Path:
+    """The TOML of a server."""
+    path.write_text(f"""
+bundle = "{bundle}"
+strong = ["big"]
+weak = ["small", "big"]
+{top or "strong_share = 0.5"}
+[endpoints.big]
+url = "{strong.url}"
+model = "big-model"
+api_key_env = "BIG_KEY"
+usd_per_1m_input = 10
+usd_per_1m_output = 30
+timeout_s = 2
+idle_timeout_s = 1
+retries = 0
+[endpoints.small]
+url = "{weak.url}"
+model = "small-model"
+usd_per_1m_input = 1
+usd_per_1m_output = 2
+timeout_s = 2
+idle_timeout_s = 1
+retries = 0
+[serve]
+{serve}
+""")
+    return path

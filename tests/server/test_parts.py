@@ -1,0 +1,179 @@
+"""Parts of the server that need no server: fields, names, drift, replay."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeroute.decisions import DecisionLog, Logged, read_decisions
+from edgeroute.drift import CHANGED, stability_index, suggested_threshold
+from edgeroute.endpoints import EndpointTable, make_endpoint
+from edgeroute.errors import ConfigError, InputFileError
+from edgeroute.replay import replay_log
+from edgeroute.router import Router
+from edgeroute.server.fields import Fields
+from edgeroute.server.names import Asked, offered, understand
+
+ENDPOINTS = {
+    name: make_endpoint(name, EndpointTable("https://a/v1", model), {})[0]
+    for name, model in (("big", "gpt-4o"), ("also-big", "gpt-4o"), ("small", "llama-3-8b"))
+}
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), values, max_size=5), st.text(), st.sampled_from([None, 1]), st.booleans())
+def test_only_the_model_is_changed(body: dict[str, Any], model: str, indent: int | None, ascii_only: bool) -> None:
+    text = json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    try:
+        fields = Fields(text)
+    except ValueError:
+        text.decode()  # the only reason: lone surrogates are no UTF-8
+        raise
+    except UnicodeDecodeError:
+        return
+    assert fields.values == json.loads(text)
+    assert json.loads(fields.render(model)) == body | {"model": model}
+    more = {"stream_options": {"include_usage": True}}
+    assert json.loads(fields.render(model, more)) == more | body | {"model": model}
+
+
+def test_the_text_around_it_stays() -> None:
+    fields = Fields(b' {"a":1.50 , "model" :"x", "model":"y","b":[ 1e400 ]} \n')
+    assert fields.render("big") == b' {"a":1.50 , "model" :"big", "model":"big","b":[ 1e400 ]} \n'
+    assert Fields(b"{}").render("m") == b'{"model": "m"}'
+    assert Fields(b'{"a":1}').render("m", {"a": 2, "b": 3}) == b'{"b": 3, "model": "m", "a":1}'
+
+
+@given(st.binary(max_size=60) | st.text(alphabet='{}[]":,\\ a1', max_size=30).map(str.encode))
+def test_what_is_no_object_is_a_value_error(body: bytes) -> None:
+    try:
+        fields = Fields(body)
+    except ValueError:
+        return
+    assert fields.values == json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("edgeroute", Asked()),
+        ("edgeroute-share-0.3", Asked({"strong_share": 0.3})),
+        ("router-mf-0.11593", Asked({"threshold": 0.11593})),
+        ("router-sw_ranking-1e-05", Asked({"threshold": 1e-05})),
+        ("router-my-own-router-0.5", Asked({"threshold": 0.5})),
+        ("router-my-own-router-2-1e-05", None),
+        ("router-random-1", Asked({"threshold": 1.0})),
+        ("gpt-4o", Asked(endpoints=("big", "also-big"))),
+        ("small", Asked(endpoints=("small",))),
+        ("router-mf-", None),
+        ("router-mf- 0.5", None),
+        ("router-mf-inf", None),
+        ("router-mf--0.1", None),
+        ("edgeroute-share-1.1", None),
+        ("Edgeroute", None),
+        (None, None),
+        (["edgeroute"], None),
+    ],
+)
+def test_names(name: object, asked: Asked | None) -> None:
+    assert understand(name, ENDPOINTS, "my-own-router") == asked
+
+
+def test_the_longest_name_that_fits_is_taken() -> None:
+    assert understand("router-mf-0.5-0.25", ENDPOINTS, "mf-0.5") == Asked({"threshold": 0.25})
+
+
+def test_offered_names_are_told_once() -> None:
+    assert offered(ENDPOINTS) == ["edgeroute", "gpt-4o", "llama-3-8b"]
+
+
+def test_drift_is_none_on_the_calibration_and_grows() -> None:
+    quantiles = np.linspace(0.2, 0.8, 201)
+    rng = np.random.default_rng(0)
+    same, shifted = rng.uniform(0.2, 0.8, 4000), rng.uniform(0.4, 0.8, 4000)
+    assert stability_index(quantiles, same) < 0.02
+    assert CHANGED < stability_index(quantiles, shifted) < stability_index(quantiles, rng.uniform(0.7, 0.8, 4000))
+    # By hand: of two halves, one empty: (1 - .5) ln 2 + (.0001 - .5) ln(.0001 / .5), bins of a tenth add up to it
+    assert stability_index([0.0, 0.5, 1.0], rng.uniform(0, 0.5, 10_000)) == pytest.approx(0.3466 + 4 * 0.9, rel=0.2)
+
+
+def test_drift_of_tied_scores_is_finite() -> None:
+    quantiles = [0.5] * 150 + list(np.linspace(0.5, 0.9, 51))
+    assert 0 <= stability_index(quantiles, [0.5] * 75 + list(np.linspace(0.5, 0.9, 25))) < 0.5
+
+
+def test_a_suggested_threshold_gives_the_share() -> None:
+    scores = np.random.default_rng(1).random(1000)
+    assert (scores >= suggested_threshold(scores, 0.3)).mean() == pytest.approx(0.3, abs=0.002)
+
+
+def logged(score: float | None, target: str = "weak", **more: Any) -> Logged:
+    money = {"usd": 0.001 if target == "weak" else 0.01, "usd_strong": 0.01}
+    return Logged("t", target, "e", 200, "r", score=score, threshold=0.5, **(money | more))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "log.jsonl"
+    writer = DecisionLog(path)
+    for i in range(10):
+        score = (i + 0.5) / 10
+        writer.write(logged(score, "strong" if score >= 0.5 else "weak", messages=f"write a poem {i}"))
+    writer.write(dataclasses.replace(logged(None), threshold=None))
+    writer.close()
+    return path
+
+
+def test_a_log_is_read_back(log: Path) -> None:
+    rows = [row for _, row in read_decisions(log)]
+    assert len(rows) == 11
+    assert rows[0] == logged(0.05, messages="write a poem 0")
+
+
+def test_replay_by_share_and_threshold(log: Path) -> None:
+    found = replay_log(log, strong_share=0.2)
+    assert (found.n, found.unscored, found.share_before, found.share_after) == (10, 1, 0.5, 0.2)
+    assert (found.to_strong, found.to_weak) == (0, 3)
+    assert (found.usd_before, found.usd_after) == (pytest.approx(0.055), pytest.approx(0.028))
+    found = replay_log(log, threshold=0.04)
+    assert (found.to_strong, found.to_weak, found.usd_after) == (5, 0, pytest.approx(0.1))
+
+
+def test_replay_with_another_bundle(log: Path, router: Router, tmp_path: Path) -> None:
+    found = replay_log(log, router=router)
+    assert (found.n, found.share_before, found.share_after) == (10, 0.5, pytest.approx(0.5))
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a"}\n' * 9)
+    with pytest.raises(InputFileError, match="expected 10 prompts, one for each decision with a score; found 9"):
+        replay_log(log, router=router, prompts=path)
+
+
+def test_replay_says_what_is_missing(tmp_path: Path, router: Router) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"time": "t"}\n')
+    with pytest.raises(InputFileError, match="line 1: expected a decision"):
+        replay_log(path, strong_share=0.5)
+    path.write_text("")
+    with pytest.raises(InputFileError, match="at least two decisions with a score, found 0"):
+        replay_log(path, strong_share=0.5)
+    path.write_text((json.dumps(dataclasses.asdict(logged(0.5, usd=None, usd_strong=None))) + "\n") * 2)
+    assert replay_log(path, strong_share=0.5).usd_before is None
+    with pytest.raises(InputFileError, match="the log holds no prompts"):
+        replay_log(path, router=router)
+
+
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        DecisionLog(tmp_path)
