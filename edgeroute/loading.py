@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from threading import Thread
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from .buckets import Shapes
 from .bundle import Bundle
 from .contract import check_manifest
 from .errors import PromptError, ProviderError
@@ -15,6 +14,9 @@ from .manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest
 from .session import Device, Session, onnxruntime, why_no_cuda, why_no_device
 from .store import cache_folder
 from .text import TextEncoder
+
+if TYPE_CHECKING:
+    from .buckets import Shapes
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -84,6 +86,8 @@ def _for_tensorrt(manifest: Manifest) -> GraphEntry:
 
 def shapes_of(bundle: Bundle, graph: GraphEntry) -> Shapes | None:
     """What a device must know of the graph's rows, ``None`` where they may not be padded."""
+    from .buckets import Shapes
+
     text, digest = bundle.manifest.text, bundle.manifest.digest
     if text is None or graph.precision == "int8":
         return None
@@ -111,7 +115,7 @@ def open_graph(
     # Hashing and onnxruntime let go of the GIL: each overlap saves a tenth of a cold start.
     files, _ = beside(lambda: bundle.read(*names), onnxruntime)
     data = (graph.data, files[graph.data]) if graph.data else None
-    shapes = shapes_of(bundle, graph)
+    shapes = None if provider == "cpu" else shapes_of(bundle, graph)
     session, text = beside(
         lambda: Session(
             files[graph.file], provider=provider, threads=threads, spinning=spinning, data=data, shapes=shapes

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .buckets import NEEDS, Buckets, Shapes, device_options
 from .contract import EMBEDDING, SCORE, STRENGTHS, read_contract
 from .errors import ForkError, GraphError, MissingExtraError, ProviderError, ScoreError
 from .graph import check_graph
-from .machine import usable_threads
+from .machine import installed_builds, usable_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from .buckets import Buckets, Shapes
 
     Row = Sequence[int] | NDArray[np.float32]
     """Token ids or, where the graph takes embeddings, float32 ``[width]``."""
@@ -32,7 +33,6 @@ INSTALL_CPU = 'pip install "edgeroute[cpu]"'
 INSTALL_GPU = 'pip install "edgeroute[gpu]"'
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _NAME = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
-_DISTRIBUTION = re.compile(r"(onnxruntime(?:_gpu)?)-([^-]+)\.dist-info")
 # Where in onnxruntime's source an error was thrown, before and behind what it says.
 _SIGNATURE = re.compile(r"\A\S+\.(?:cc|h):\d+ (?:.*(?=\b\w+ failure \d)|.*?\) )| ; GPU=.*")
 # The smallest model: y = Identity(x), float32 [1], opset 17.
@@ -53,19 +53,6 @@ def onnxruntime() -> Any:
             f"onnxruntime does not import ({error}): run {INSTALL_CPU}, or {INSTALL_GPU} on a CUDA machine"
         ) from None
     return ort
-
-
-def installed_builds() -> dict[str, str]:
-    """Installed distributions that provide the ``onnxruntime`` module, with their versions.
-
-    More than one overwrite each other's files (fastembed issue 608).
-    """
-    found: dict[str, str] = {}
-    for folder in sys.path:  # importlib.metadata would add 12 ms to every cold start
-        with contextlib.suppress(OSError):
-            for match in filter(None, map(_DISTRIBUTION.fullmatch, os.listdir(folder or "."))):
-                found.setdefault(match[1].replace("_", "-"), match[2])
-    return found
 
 
 def why_no_cuda() -> str | None:
@@ -257,6 +244,8 @@ class Session:
             raise GraphError("a name of the graph's inputs, outputs or axes is not UTF-8") from None
         if self.provider == "cpu" or self._shapes is None or self.contract.width is not None:
             return
+        from .buckets import Buckets
+
         try:
             ort, most = onnxruntime(), self._shapes.max_tokens
             buckets = Buckets(ort, self._session, most, device="cuda", graphs=graphs)
@@ -282,6 +271,8 @@ class Session:
         wanted, name = _PROVIDER[self.provider], _NAME[self.provider]
         chosen: dict[str, Any] = {"providers": [wanted]}
         if self.provider != "cpu":
+            from .buckets import NEEDS, device_options  # 2 ms that a cold start on the CPU need not pay
+
             if reason := why_no_device(self.provider):
                 raise ProviderError(f"{name} was asked for, but {reason}")
             if self.provider == "tensorrt":  # which leaves to CUDA the operators that it does not know

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeroute import session as session_module
 from edgeroute.errors import GraphError, MissingExtraError, ProviderError, ScoreError
-from edgeroute.machine import usable_threads
-from edgeroute.session import Session, installed_builds, probe_providers, why_no_cuda
+from edgeroute.machine import installed_builds, usable_threads
+from edgeroute.session import Session, probe_providers, why_no_cuda
 from edgeroute.session import onnxruntime as load_onnxruntime
 
 ROWS = [[2, 40, 50, 3], [2, 90, 3], [2, *range(100, 128), 3], [2, 60, 61, 62, 3], [2, 300, 3]]
