@@ -19,6 +19,7 @@ RESULTS = HERE / "results"
 DOCS = HERE.parent / "docs"
 BEGIN, END = "<!-- tables: written by benchmarks_latency/report.py -->", "<!-- end of tables -->"
 OURS = "edgeroute"
+BENCHMARKS = {"outcomes_mmlu": "MMLU", "outcomes_gsm8k": "GSM8K"}
 NOTHING = "Not yet measured: `python benchmarks_latency/run.py NAME` writes the results that this part is made from."
 
 
@@ -40,6 +41,7 @@ def _machine(name: str, found: Found) -> list[str]:
         ("floors", _floors),
         ("cold", _cold),
         ("memory", _memory),
+        ("frontier", _frontier),
         ("cascade", _cascade),
     ):
         if stage in found:
@@ -179,6 +181,58 @@ def _memory(found: Found) -> list[str]:
     return ["### Memory", f"{loaded}, {along} calls."]
 
 
+def _frontier(found: Found) -> list[str]:
+    head = [
+        "router",
+        "encoder",
+        "MB",
+        "MMLU",
+        "GSM8K",
+        *(f"p50 at {n}, ms" for n in _first(found["routers"])["p50_ms"]),
+    ]
+    rows = []
+    for name, each in sorted(found["routers"].items(), key=lambda item: item[1]["p50_ms"]["64"]):
+        quality = [_interval(each["quality"].get(benchmark)) for benchmark in BENCHMARKS]
+        times = [f"{value:.3g}" for value in each["p50_ms"].values()]
+        title = f"`{name}`" if each["shipped"] else f"{name} (not shipped)"
+        rows.append([title, each["base"], f"{each['size_mb']:.1f}", *quality, *times])
+    text = f"APGR on `dev` by each one's receipt, p50 of all in one run, in turns, {found['threads']} threads."
+    return ["### Quality against time", text, "![APGR against p50 at 64 tokens](frontier.png)", _table([head, *rows])]
+
+
+def _first(routers: Found) -> Found:
+    found: Found = next(iter(routers.values()))
+    return found
+
+
+def _interval(values: list[float] | None) -> str:
+    return "-" if values is None else "{:.3f} [{:.3f}, {:.3f}]".format(*values)
+
+
+def plot_frontier(results: dict[str, Found], place: Path) -> None:
+    """APGR with its interval against p50 at 64 tokens, a panel a benchmark, for the first machine that has it."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    machines = [found["frontier"]["routers"] for found in results.values() if "frontier" in found]
+    if not machines:
+        return
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for i, (benchmark, title) in enumerate(BENCHMARKS.items(), 1):
+        axes = figure.add_subplot(1, len(BENCHMARKS), i)
+        for name, each in machines[0].items():
+            if benchmark not in each["quality"]:
+                continue
+            value, low, high = each["quality"][benchmark]
+            at, style = each["p50_ms"]["64"], "o" if each["shipped"] else "x"
+            axes.errorbar(at, value, [[value - low], [high - value]], fmt=style, capsize=2)
+            axes.annotate(name, (at, value), textcoords="offset points", xytext=(4, 4), fontsize="x-small")
+        axes.axhline(0.5, color="grey", linewidth=0.8)
+        axes.set(xscale="log", title=f"{title}, dev", xlabel="p50 at 64 tokens, ms", ylabel="APGR (random: .5)")
+    with mpl.rc_context({"svg.hashsalt": "edgeroute"}):
+        figure.savefig(place, metadata={"Date": None} if place.suffix == ".svg" else None)
+
+
 def _cascade(found: Found) -> list[str]:
     head = ["bundle", "affordable", "then", "MMLU", "GSM8K", "arena: cheaper", "strong at 10 / 25 / 50 / 75%"]
     rows = []
@@ -253,6 +307,7 @@ def main() -> None:
     document.write_text(replace_tables(document.read_text(encoding="utf-8"), render(results)), encoding="utf-8")
     for ending in ("png", "svg"):
         plot(results, DOCS / f"latency.{ending}")
+        plot_frontier(results, DOCS / f"frontier.{ending}")
 
 
 if __name__ == "__main__":

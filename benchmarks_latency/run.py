@@ -5,6 +5,7 @@
 
 Stages, each replacing its own part of the file: contenders (others on the weights of the default bundle, and its
 teacher in PyTorch), bundles (edgeroute itself, every bundle with and without a deadline), cold, memory, floors,
+frontier (quality against time, with the bundles in --beside),
 cascade (what the deadline's roads do to decisions, on the label files in --labels).
 """
 
@@ -36,7 +37,7 @@ from edgeroute.store import shipped_folder, shipped_index
 Found = dict[str, Any]
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-STAGES = ("contenders", "bundles", "cold", "memory", "floors", "cascade")
+STAGES = ("contenders", "bundles", "cold", "memory", "floors", "frontier", "cascade")
 LENGTHS = (8, 16, 32, 64, 128, 256)
 DEADLINE_MS = 10
 OURS = "edgeroute"
@@ -49,6 +50,7 @@ LIBRARIES = ("torch", "transformers", "optimum", "onnxruntime", "openvino", "nnc
 @click.option("--weights", metavar="BUNDLE=CHECKPOINT[,ENCODER]", help="The default bundle's checkpoint.")
 @click.option("--teacher", metavar="BUNDLE=CHECKPOINT[,ENCODER]", help="Timed in PyTorch alone.")
 @click.option("--labels", type=click.Path(exists=True, path_type=Path), help="Folder of label files, for cascade.")
+@click.option("--beside", type=click.Path(exists=True, path_type=Path), help="Folder of bundles that do not ship.")
 @click.option("--threads", multiple=True, type=click.IntRange(1), default=(1, 2), show_default=True)
 @click.option("--rounds", type=click.IntRange(2), default=7, show_default=True, help="Rounds of contenders.")
 @click.option("--prompts", type=click.IntRange(8), default=160, show_default=True, help="Of the mix, for contenders.")
@@ -194,6 +196,16 @@ def measure_floors(options: Found) -> Found:
             rows[str(tokens)]["floor: its weights from memory"] = {"p50_ms": round(memory_ms(shapes, speed, tokens), 4)}
         found[str(threads)] = rows
     return {"bundle": router.manifest.name, "bandwidth_gb_s": round(speed / 1e9, 2), "threads": found}
+
+
+def measure_frontier(options: Found) -> Found:
+    """All bundles of the default's pair, and those beside them that do not ship."""
+    from frontier import frontier
+
+    index, shipped = shipped_index(), shipped_folder()
+    names = [index["default"], *(name for name in index["bundles"] if name != index["default"])]
+    others = sorted(path.parent for path in options["beside"].glob("*/router.json")) if options["beside"] else []
+    return frontier([*(shipped / name for name in names), *others], shipped, 3 * options["rounds"])
 
 
 def measure_cascade(options: Found) -> Found:

@@ -91,12 +91,10 @@ def plan(full: Road, bundle: Bundle, graph: GraphEntry, deadline_ms: float) -> R
     affordable = _affordable(full, budget_ms)
     if affordable >= full.text.policy.max_tokens:
         return Roads(full)
-    scales = {each.max_tokens: each.quantiles for each in graph.shortened}
-    caps = [cap for cap in scales if cap <= affordable] or ([] if nano else sorted(scales)[:1])
-    cheaper = nano
-    if caps:
-        cap = max(caps)
-        cheaper = Road("shortened", full.text.capped(cap), full.session, (scales[cap], graph.calibration.quantiles))
+    caps = [each.max_tokens for each in graph.shortened]
+    if fitting := [cap for cap in caps if cap <= affordable]:
+        return Roads(full, _shortened(full, graph, max(fitting)), affordable)
+    cheaper = nano or (_shortened(full, graph, min(caps)) if caps else None)
     held = f"a deadline of {deadline_ms:g} ms holds up to {affordable} tokens on this machine"
     if cheaper is None:
         warnings.warn(f"{held}, and the bundle has no cheaper road", DeadlineWarning, stacklevel=3)
@@ -104,6 +102,11 @@ def plan(full: Road, bundle: Bundle, graph: GraphEntry, deadline_ms: float) -> R
         message = f"{held}, and the cheapest road, {cheaper.name}, took {taken:.2f} ms"
         warnings.warn(message, DeadlineWarning, stacklevel=3)
     return Roads(full, cheaper, affordable)
+
+
+def _shortened(full: Road, graph: GraphEntry, cap: int) -> Road:
+    (own,) = [each.quantiles for each in graph.shortened if each.max_tokens == cap]
+    return Road("shortened", full.text.capped(cap), full.session, (own, graph.calibration.quantiles))
 
 
 def _open_nano(bundle: Bundle, graph: GraphEntry, fallback: Fallback, full: Road) -> Road:
