@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import io
 import socket
 import time
 import weakref
@@ -26,8 +27,9 @@ from .retries import Failed
 if TYPE_CHECKING:
     import aiohttp
 
-_CHUNK = 1 << 16
 _CONNECTIONS = 256
+_PIECEWISE = 1 << 18
+"""Larger bodies are written in pieces: whole, they would hold the event loop up (and aiohttp warns)."""
 
 
 @dataclass(slots=True)
@@ -121,7 +123,7 @@ class Transport:
                 return await self._session().request(
                     "GET" if body is None else "POST",
                     URL(endpoint.url_of(path), encoded=True),
-                    data=body,
+                    data=io.BytesIO(body) if body and len(body) > _PIECEWISE else body,
                     headers=headers,
                     timeout=timeout,
                     allow_redirects=False,

@@ -21,16 +21,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..choosing import Choice
 from .errors import answer_for, refuse, unknown_model
-from .fields import Fields
 from .limits import FullError, check_bearer, read_body
 from .live import Holder, Live
 from .metrics import Metrics
 from .names import OWN, offered, understand
+from .reading import read_fields
 from .relay import Relay
 
 MAX_BATCH = 256
+LEAST_CONNECTIONS = 1024
+"""As many may be open whatever the limits are, idle ones too; more are answered 503."""
 RELAYED = ("chat/completions", "completions", "embeddings")
 Answer = Callable[[Live, Request], Awaitable[Response]]
 
@@ -46,6 +47,7 @@ async def serve(
     holder = Holder(path, Metrics(), environment)
     await holder.load()
     assert holder.live is not None
+    serving = holder.live.gateway.settings.serve
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=1024)
     config = uvicorn.Config(
@@ -53,7 +55,8 @@ async def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(holder.live.gateway.settings.serve.shutdown_timeout_s),
+        limit_concurrency=max(LEAST_CONNECTIONS, 2 * (serving.max_concurrency + serving.max_queue)),
+        timeout_graceful_shutdown=int(serving.shutdown_timeout_s),
     )
     shown = f"[{host}]" if ":" in host else host
     say(f"serving {path} on http://{shown}:{listening.getsockname()[1]}/v1")
@@ -120,10 +123,12 @@ async def _models(live: Live, _: Request) -> Response:
 
 async def _route(live: Live, request: Request) -> Response:
     """Score and decision only: an object with ``messages`` or ``prompt``, or with ``batch``, a list of such."""
-    try:
-        values = Fields(await read_body(request, int(live.gateway.settings.serve.max_body_mb * 1e6))).values
-    except ValueError as error:
-        return refuse(400, f"the body is {error}")
+    async with live.gate.entered():
+        values = (await read_fields(await read_body(request, live.gateway.settings.serve))).values
+        return await _decisions(live, values)
+
+
+async def _decisions(live: Live, values: Mapping[str, Any]) -> Response:
     if "batch" not in values:
         return JSONResponse(await _choice(live, values))
     batch = values["batch"]
@@ -139,7 +144,7 @@ async def _choice(live: Live, values: Mapping[str, Any]) -> dict[str, Any]:
     if asked is None:
         raise FullError(unknown_model(gateway.endpoints))
     if asked.endpoints:
-        return dataclasses.asdict(Choice(asked.endpoints[0], asked.endpoints, "asked for by name"))
+        return dataclasses.asdict(await asyncio.to_thread(gateway.named, tuple(asked.endpoints)))
     rest = {key: values[key] for key in ("tools", "functions") if key in values}
     prompt = values.get("messages", values.get("prompt"))
     return dataclasses.asdict(await gateway.achoose(prompt, **asked.options, **rest))
