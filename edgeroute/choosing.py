@@ -104,7 +104,7 @@ class Chooser:
         return dataclasses.replace(choice, latency_ms=(time.perf_counter() - start) * 1e3)
 
     def named(self, endpoints: tuple[str, ...]) -> Choice:
-        """The choice of a caller who named endpoints. Raises ``BudgetError`` for those that a spent budget rules out."""
+        """The choice of a caller who named endpoints; raises ``BudgetError`` when a spent budget leaves none."""
         choice = Choice(endpoints[0], endpoints, "asked for by name")
         if self.budget is None or not self.budget.exhausted:
             return choice

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from .accounts import as_chat
 from .errors import answer_for, refuse, unknown_model
-from .limits import FullError, check_bearer, read_body
+from .limits import FullError, check_caller, is_loopback, read_body
 from .live import Holder, Live
 from .metrics import Metrics
 from .names import OWN, offered, understand
@@ -60,6 +62,8 @@ async def serve(
     )
     shown = f"[{host}]" if ":" in host else host
     say(f"serving {path} on http://{shown}:{listening.getsockname()[1]}/v1")
+    if holder.live.token is None and not is_loopback(host):
+        say("whoever reaches this address can spend on your keys: set serve.bearer_token_env")
     await uvicorn.Server(config).serve(sockets=[listening])
 
 
@@ -80,7 +84,7 @@ def make_app(holder: Holder, say: Callable[[str], None], reload_s: float = 0.5) 
         async def endpoint(request: Request) -> Response:
             assert holder.live is not None
             async with holder.live.used() as live:
-                if not everyone and (refused := check_bearer(request, live.token)) is not None:
+                if not everyone and (refused := check_caller(request, live.token)) is not None:
                     return refused
                 try:
                     return await answer(live, request)
@@ -146,7 +150,7 @@ async def _choice(live: Live, values: Mapping[str, Any]) -> dict[str, Any]:
     if asked.endpoints:
         return dataclasses.asdict(await asyncio.to_thread(gateway.named, tuple(asked.endpoints)))
     rest = {key: values[key] for key in ("tools", "functions") if key in values}
-    prompt = values.get("messages", values.get("prompt"))
+    prompt = as_chat(values["messages"]) if "messages" in values else as_chat(values.get("prompt"), tokens=True)
     return dataclasses.asdict(await gateway.achoose(prompt, **asked.options, **rest))
 
 
@@ -157,10 +161,11 @@ async def _health(_live: Live, _: Request) -> Response:
 async def _ready(live: Live, _: Request) -> Response:
     """Ready when each target has an endpoint whose breaker lets calls through."""
     gateway = live.gateway
+    now = time.monotonic()
     down = [
         target
         for target, names in gateway.settings.targets.items()
-        if all(gateway.breakers[name].open for name in names)
+        if all(gateway.breakers[name].wait_s(now) > 0 for name in names)
     ]
     return JSONResponse({"status": "down" if down else "ok", "down": down}, 503 if down else 200)
 

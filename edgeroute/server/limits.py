@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import ipaddress
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Send
 
+from ..addresses import is_local
 from ..settings import Serve
 from .errors import refuse
 
@@ -113,11 +116,33 @@ def patient(send: Send, receive: Receive, seconds: float) -> Send:
     return bounded
 
 
-def check_bearer(request: Request, token: str | None) -> JSONResponse | None:
-    """401 for a caller without the token, where one is asked for."""
-    if token is None:
-        return None
-    given = request.headers.get("authorization", "").encode()
-    if hmac.compare_digest(given, f"Bearer {token}".encode()):
-        return None
-    return refuse(401, "expected the bearer token of this server", code="invalid_api_key")
+def check_caller(request: Request, token: str | None) -> JSONResponse | None:
+    """401 for a caller without the token, where one is asked for; and what keeps web pages out.
+
+    A page in a browser can post text to any address without asking (so a body must say that it is JSON: 415), and
+    can give its own name the address 127.0.0.1 (so there, without a token, the Host must be this machine's: 403).
+    """
+    if token is not None:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            return refuse(401, "expected the bearer token of this server", code="invalid_api_key")
+    elif is_loopback((request.scope.get("server") or ("",))[0]) and not is_loopback(_host_of(request)):
+        text = "without serve.bearer_token_env this address answers the Hosts localhost, 127.0.0.1 and [::1] only"
+        return refuse(403, text, code="foreign_host")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and kind != "application/json":
+        return refuse(415, "expected a body of JSON, with the header Content-Type: application/json")
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, by its name alone, is this machine."""
+    with contextlib.suppress(ValueError):
+        return is_local(host, ipaddress.ip_address(host))
+    return is_local(host.lower())
+
+
+def _host_of(request: Request) -> str:
+    with contextlib.suppress(ValueError):
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    return ""

@@ -14,21 +14,17 @@ from starlette.types import Receive, Scope, Send
 from ..choosing import Choice
 from ..errors import BrokenAnswerError, EdgeRouteError
 from ..transport import Reply
-from .accounts import Account, Headers, as_chat, usage_of_body, usage_of_stream
+from .accounts import Account, as_chat, counted, usage_of_stream
 from .errors import answer_for, refuse, unknown_model
 from .fields import Fields
-from .limits import FullError, check_bearer, patient, read_body
+from .limits import FullError, check_caller, patient, read_body
 from .live import Holder, Live
 from .names import Asked, understand
+from .passing import Headers, is_done, is_events, passed_on, whole_lines
 from .reading import beside, read_fields
 
-# Of this connection, not of the answer; the length is told anew.
-_HOP = frozenset(
-    [
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "upgrade"),
-        *("transfer-encoding", "content-length", "date", "server", "set-cookie"),
-    ]
-)
+# Where the caller's words stand; completions have a prompt.
+_WORDS = {"chat/completions": "messages", "embeddings": "input"}
 
 
 class Relay:
@@ -46,7 +42,7 @@ class Relay:
             serve = live.gateway.settings.serve
             send = patient(send, receive, serve.caller_timeout_s)
             try:
-                if (refused := check_bearer(request, live.token)) is not None:
+                if (refused := check_caller(request, live.token)) is not None:
                     raise FullError(refused)
                 async with live.gate.entered():
                     body = await read_body(request, serve)
@@ -100,7 +96,8 @@ class Relay:
             if not asked.endpoints:
                 text = "name an endpoint's model, or let the operator set serve.embeddings"
                 raise FullError(refuse(404, text, param="model", code="model_not_found"))
-        account.messages = fields.values.get("messages" if self._path == "chat/completions" else "prompt")
+        account.messages = fields.values.get(_WORDS.get(self._path, "prompt"))
+        account.generates = self._path != "embeddings"
         if asked.endpoints:
             account.choice = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
             return account.choice
@@ -108,7 +105,9 @@ class Relay:
         if settings.override_header is not None and (target := request.headers.get(settings.override_header)):
             options["target"] = target
         rest = {key: fields.values[key] for key in ("tools", "functions") if key in fields.values}
-        account.choice = choice = await gateway.achoose(as_chat(account.messages), **options, **rest)
+        account.choice = choice = await gateway.achoose(
+            as_chat(account.messages, tokens=self._path == "completions"), **options, **rest
+        )
         if settings.serve.shadow and not choice.capped:
             return Choice("strong", list(settings.targets.values())[-1], "shadow")
         return choice
@@ -123,14 +122,13 @@ class Relay:
         deadline = time.monotonic() + gateway.settings.deadline_s
         reply = await gateway.call(called, self._path, lambda model: fields.render(model, adds), deadline)
         account.reply = reply
-        kept = [(k.lower().encode("latin-1"), v.encode("latin-1", "replace")) for k, v in reply.headers]
-        headers = [each for each in kept if each[0].decode("latin-1") not in _HOP] + account.told()
+        headers = passed_on(reply.headers) + account.told()
         if streams and reply.status == 200:
             await self._stream(reply, account, headers, deadline, send)
             return
         data = await reply.read(deadline)
         account.status = reply.status
-        account.usage = await beside(data, usage_of_body)
+        account.usage, account.made = await beside(data, counted)
         account.started = True
         await send(_start(reply.status, [*headers, (b"content-length", str(len(data)).encode())]))
         # Whoever takes none of it keeps its place here, not a copy of it in the connection.
@@ -140,16 +138,22 @@ class Relay:
     async def _stream(self, reply: Reply, account: Account, headers: Headers, deadline: float, send: Send) -> None:
         account.started = True
         await send(_start(reply.status, headers))
+        events = is_events(headers)
+        chunks = whole_lines(reply.chunks(deadline)) if events else reply.chunks(deadline)
         try:
-            async for chunk in reply.chunks(deadline):
+            async for chunk in chunks:
                 account.see(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if events and not is_done(account.tail):
+                raise reply.broken("ended before [DONE]")
             account.status = reply.status
         except BrokenAnswerError as error:  # too late for a status: OpenAI's clients know an error among the events
             account.status = 502
             told = b"\n\ndata: " + bytes(answer_for(error).body) + b"\n\n"
             await send({"type": "http.response.body", "body": told, "more_body": True})
-        account.usage = usage_of_stream(account.tail)
+        finally:  # many a caller hangs up at [DONE]
+            account.usage = usage_of_stream(account.tail)
+            account.status = reply.status if is_done(account.tail) else account.status
         await send({"type": "http.response.body", "body": b""})
 
     def _settle(self, live: Live, account: Account) -> None:

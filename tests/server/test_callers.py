@@ -16,6 +16,7 @@ from upstream import Upstream, babble, raw
 from edgeroute.server.fields import Fields
 
 ASK = {"model": "edgeroute-share-1.0", "messages": [{"role": "user", "content": "What is a lake?"}]}
+JSON = {"Content-Type": "application/json"}
 Start = Callable[..., Any]
 
 
@@ -88,7 +89,9 @@ def test_a_large_body_does_not_stop_the_others(start: Start, strong: Upstream) -
     server = start()
     body = (b'{"model": "big-model", "messages": [], ' + b'"a":[],' * 1_500_000)[:-1] + b"}"
     with ThreadPoolExecutor(1) as pool:
-        large = pool.submit(lambda: requests.post(f"{server.url}/chat/completions", data=body, timeout=30))
+        large = pool.submit(
+            lambda: requests.post(f"{server.url}/chat/completions", data=body, headers=JSON, timeout=30)
+        )
         slowest = 0.0
         while not large.done():
             begun = time.monotonic()
