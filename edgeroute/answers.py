@@ -13,6 +13,8 @@ from .errors import BrokenAnswerError
 
 MAX_EVENT_BYTES = 16 << 20
 """The longest line of an event stream: an image in base64 fits."""
+MAX_TOKENS = 10**8
+"""An endpoint that counts more tells nonsense, and money is counted by it."""
 _DONE = b"[DONE]"
 
 
@@ -84,4 +86,5 @@ def usage_of(body: Mapping[str, Any]) -> tuple[int, int] | None:
     if not isinstance(usage, Mapping):
         return None
     given, made = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
-    return (given, made) if type(given) is int and type(made) is int and given >= 0 and made >= 0 else None
+    sound = all(type(each) is int and 0 <= each <= MAX_TOKENS for each in (given, made))
+    return (given, made) if sound else None  # type: ignore[return-value]

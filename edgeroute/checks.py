@@ -106,7 +106,7 @@ def _check_limits(settings: Settings) -> Iterator[Problem]:
 
 def _check_serve(settings: Settings) -> Iterator[Problem]:
     serve = settings.serve
-    for key in ("max_body_mb", "max_concurrency", "queue_timeout_s", "shutdown_timeout_s"):
+    for key in ("max_body_mb", "max_concurrency", "queue_timeout_s", "caller_timeout_s", "shutdown_timeout_s"):
         if not getattr(serve, key) > 0:
             yield f".serve.{key}", "expected a number above 0"
     if serve.max_queue < 0:

@@ -29,7 +29,10 @@ MAX_SEARCHED = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where a call goes and why. ``endpoints`` are in fallback order; a score is there when one was taken."""
+    """Where a call goes and why. ``endpoints`` are in fallback order; a score is there when one was taken.
+
+    ``capped``: the daily budget is spent, and left no choice.
+    """
 
     target: str
     endpoints: tuple[str, ...]
@@ -40,6 +43,7 @@ class Choice:
     road: str | None = None
     n_tokens: int = 0
     latency_ms: float = 0.0
+    capped: bool = False
 
 
 class Chooser:
@@ -99,6 +103,17 @@ class Chooser:
             choice = self._score(beginning(chat) if self.settings.sticky else chat, limits)
         return dataclasses.replace(choice, latency_ms=(time.perf_counter() - start) * 1e3)
 
+    def named(self, endpoints: tuple[str, ...]) -> Choice:
+        """The choice of a caller who named endpoints; raises ``BudgetError`` when a spent budget leaves none."""
+        choice = Choice(endpoints[0], endpoints, "asked for by name")
+        if self.budget is None or not self.budget.exhausted:
+            return choice
+        cheap = self._cheapest()
+        left = tuple(endpoint for endpoint in endpoints if endpoint in cheap.endpoints)
+        if not left:
+            raise BudgetError(f"{cheap.reason}: until tomorrow there are {', '.join(cheap.endpoints)}")
+        return dataclasses.replace(choice, target=left[0], endpoints=left, capped=True)
+
     def _to(self, target: str, reason: str, **more: Any) -> Choice:
         name = {"weak": self._names[0], "strong": self._names[-1]}.get(target, target)
         name = target if target in self._targets else name
@@ -113,7 +128,7 @@ class Chooser:
         reason = f"the daily budget of ${self.budget.usd_per_day:g} is spent"
         if not left:
             raise BudgetError(f"{reason}, and {self._names[0]} has no endpoint that no dearer target has")
-        return Choice(self._names[0], left, reason)
+        return Choice(self._names[0], left, reason, capped=True)
 
     def _rule(self, chat: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Choice | None:
         for number, (rule, pattern) in enumerate(zip(self.settings.rules, self._patterns, strict=True), 1):

@@ -20,7 +20,7 @@ class Logged:
     """A call as it is logged. ``target`` is what was chosen, ``endpoint`` who answered: in shadow mode the strong one.
 
     Tokens are the endpoint's count, or estimates where ``estimated``; ``usd_strong`` is what the same tokens would have
-    cost at the strong target's first endpoint.
+    cost at the strong target's first endpoint, and ``usd_target`` at the chosen target's.
     """
 
     time: str
@@ -37,6 +37,7 @@ class Logged:
     estimated: bool = True
     usd: float | None = None
     usd_strong: float | None = None
+    usd_target: float | None = None
     latency_ms: float = 0.0
     shadow: bool = False
     messages: Sequence[Mapping[str, Any]] | str | None = dataclasses.field(default=None, repr=False)

@@ -84,6 +84,17 @@ class Gateway:
         """The router that scores."""
         return self._chooser.router
 
+    def named(self, endpoints: tuple[str, ...]) -> Choice:
+        """The choice of a caller who names endpoints; raises ``BudgetError`` when the daily budget rules them out."""
+        return self._chooser.named(endpoints)
+
+    def go_on_from(self, other: Gateway) -> None:
+        """Count on where another gateway stands with the daily budget, when this one takes its place."""
+        mine, theirs = self._chooser.budget, other._chooser.budget
+        if mine is not None and theirs is not None and mine.path == theirs.path:
+            theirs.usd_per_day = mine.usd_per_day  # and calls under way there still count here
+            self._chooser.budget = theirs
+
     def spend(self, usd: float) -> None:
         """Count what a call cost, for a daily budget."""
         if self._chooser.budget is not None:

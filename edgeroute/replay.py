@@ -81,7 +81,9 @@ def _cost(rows: list[Logged], strong: NDArray[np.bool_]) -> float | None:
     dear = [each.usd_strong for each in rows]
     if any(usd is None for usd in dear):
         return None
-    paid = [(each.usd, each.usd_strong) for each in rows if (each.score or 0.0) < (each.threshold or 0.0)]
+    weak = [each for each in rows if (each.score or 0.0) < (each.threshold or 0.0)]
+    # In shadow mode a weak decision was paid for at the strong price: what counts is what its target would have cost.
+    paid = [(each.usd if each.usd_target is None else each.usd_target, each.usd_strong) for each in weak]
     known = [(usd, most) for usd, most in paid if usd is not None and most]
     if not known and not strong.all():
         return None

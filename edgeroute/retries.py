@@ -4,8 +4,9 @@
 endpoint answered; when none did it raises one ``UpstreamError`` that lists the causes. Whoever drives it does the I/O,
 so a test drives it with a clock of its own.
 
-An answer of 4xx other than 408 and 429 is an answer: the request is wrong, and would be wrong again. Once bytes of an
-answer arrived there is an answer too, and ``plan`` is done: nothing is asked twice that may have been told once.
+An answer of 4xx other than 401, 403, 408 and 429 is an answer: the request is wrong, and would be wrong again. Once
+bytes of an answer arrived there is an answer too, and ``plan`` is done: nothing is asked twice that may have been told
+once.
 """
 
 from __future__ import annotations
@@ -46,10 +47,14 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No byte of an answer came. ``again``: the same call may do better; ``retry_after_s``: what it asked for."""
+    """No byte of an answer came. ``again``: the same call may do better; ``retry_after_s``: what it asked for.
+
+    ``counts``: it brings the endpoint nearer to a rest. A 403 may be the fault of one caller's words alone.
+    """
 
     reason: str
     again: bool = True
+    counts: bool = True
     status: int | None = None
     retry_after_s: float | None = None
 
@@ -70,6 +75,8 @@ class Breaker:
     """
 
     def __init__(self) -> None:
+        self.status: int | None = None
+        """The status that it rests for, where there was one."""
         self._failures = 0
         self._until = 0.0
         self._tickets = 0
@@ -101,9 +108,10 @@ class Breaker:
         with self._lock:
             self._failures, self._trying = 0, 0
 
-    def fail(self, ticket: int, now: float, retry_after_s: float | None = None) -> None:
+    def fail(self, ticket: int, now: float, retry_after_s: float | None = None, status: int | None = None) -> None:
         """The endpoint did not answer the call of ``ticket``."""
         with self._lock:
+            self.status = status
             self._failures += 1
             self._return(ticket)
             rest = 0.0 if retry_after_s is None else min(retry_after_s, MAX_RETRY_AFTER_S)
@@ -148,15 +156,17 @@ def plan(
             wait = breaker.wait_s(clock())
             if attempt:
                 wait = max(wait, min(BACKOFF_S * 2 ** (attempt - 1), MAX_BACKOFF_S) * (0.5 + jitter() / 2))
-                if wait <= patience and clock() + wait < deadline and not breaker.open:
-                    yield Wait(wait)
-                    wait = breaker.wait_s(clock())
+            if 0 < wait <= patience and clock() + wait < deadline and not breaker.open:
+                yield Wait(wait)
+                wait = breaker.wait_s(clock())
             if clock() >= deadline:
                 failures.append((endpoint.name, Failed(f"the deadline of {deadline_s:g} s has passed")))
                 raise _all_down(failures)
             ticket = 0 if wait > 0 else breaker.enter(clock())
             if not ticket:
-                failures.append((endpoint.name, Failed(f"not called: it rests for {max(wait, 0.1):.1f} s more")))
+                wait = max(wait, 0.1)
+                reason = f"not called: it rests for {wait:.1f} s more"
+                failures.append((endpoint.name, Failed(reason, status=breaker.status, retry_after_s=wait)))
                 break
             outcome: Outcome | None = None
             try:
@@ -168,7 +178,10 @@ def plan(
                 breaker.succeed()
                 return
             assert outcome is not None
-            breaker.fail(ticket, clock(), outcome.retry_after_s)
+            if outcome.counts:
+                breaker.fail(ticket, clock(), outcome.retry_after_s, outcome.status)
+            else:
+                breaker.leave(ticket)
             failures.append((endpoint.name, outcome))
             if not outcome.again:
                 break

@@ -49,6 +49,7 @@ class Serve:
     max_body_mb: float = 20.0
     max_concurrency: int = 128
     max_queue: int = 256
+    caller_timeout_s: float = 60.0
     queue_timeout_s: float = 10.0
     shutdown_timeout_s: float = 60.0
     stream_usage: bool = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import io
 import socket
 import time
 import weakref
@@ -26,8 +27,9 @@ from .retries import Failed
 if TYPE_CHECKING:
     import aiohttp
 
-_CHUNK = 1 << 16
 _CONNECTIONS = 256
+_PIECEWISE = 1 << 18
+"""Larger bodies are written in pieces: whole, they would hold the event loop up (and aiohttp warns)."""
 
 
 @dataclass(slots=True)
@@ -51,12 +53,14 @@ class Reply:
             size += len(chunk)
             if size > self.endpoint.max_response_bytes:
                 self.close()
-                raise self._broken(f"is larger than {self.endpoint.max_response_bytes / 1e6:g} MB")
+                raise self.broken(f"is larger than {self.endpoint.max_response_bytes / 1e6:g} MB")
             yield chunk
             outcome = await _read(self._response, min(self.endpoint.idle_timeout_s, deadline - time.monotonic()))
             if isinstance(outcome, Failed):
                 self.close()
-                raise self._broken(outcome.reason)
+                if self.status >= 400:  # of a refusal the status is the answer, however much of its words came
+                    return
+                raise self.broken(outcome.reason)
             chunk = outcome
 
     async def read(self, deadline: float) -> bytes:
@@ -67,7 +71,8 @@ class Reply:
         """Drop the connection, unless the body was read to its end."""
         self._response.close()
 
-    def _broken(self, why: str) -> BrokenAnswerError:
+    def broken(self, why: str) -> BrokenAnswerError:
+        """The error that says so of this answer."""
         return BrokenAnswerError(
             f"the answer of {self.endpoint.name} {why}", causes=((self.endpoint.name, why),), status=self.status
         )
@@ -101,6 +106,9 @@ class Transport:
         except BaseException:
             response.close()
             raise
+        if not failed and response.status >= 400:
+            first = first if isinstance(first, bytes) else b""
+            return Reply(endpoint, response.status, tuple(response.headers.items()), first, response)
         if isinstance(first, Failed):
             response.close()
             return first
@@ -121,7 +129,7 @@ class Transport:
                 return await self._session().request(
                     "GET" if body is None else "POST",
                     URL(endpoint.url_of(path), encoded=True),
-                    data=body,
+                    data=io.BytesIO(body) if body and len(body) > _PIECEWISE else body,
                     headers=headers,
                     timeout=timeout,
                     allow_redirects=False,
@@ -156,12 +164,14 @@ class Transport:
 
 
 def _refusal(response: aiohttp.ClientResponse) -> Failed | None:
-    """Why a status or a header is no answer; 4xx but 408 and 429 is one."""
+    """Why a status or a header is no answer; 4xx but 401, 403, 408 and 429 is one."""
     status = response.status
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         return Failed("sent a compressed answer, though that was not asked for", again=False, status=status)
     if 300 <= status < 400:
         return Failed(f"answered {status}: a redirect, which is not followed", again=False, status=status)
+    if status in (401, 403):  # it is the operator's key that is refused: no answer for the caller, who has none
+        return Failed(f"answered {status}: it refuses our key", again=False, counts=False, status=status)
     if status in (408, 429) or status >= 500:
         return Failed(f"answered {status}", status=status, retry_after_s=_retry_after_s(response.headers))
     return None

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..choosing import Choice
+from .accounts import as_chat
 from .errors import answer_for, refuse, unknown_model
-from .fields import Fields
-from .limits import FullError, check_bearer, read_body
+from .limits import FullError, check_caller, is_loopback, read_body
 from .live import Holder, Live
 from .metrics import Metrics
 from .names import OWN, offered, understand
+from .reading import read_fields
 from .relay import Relay
 
 MAX_BATCH = 256
+LEAST_CONNECTIONS = 1024
+"""As many may be open whatever the limits are, idle ones too; more are answered 503."""
 RELAYED = ("chat/completions", "completions", "embeddings")
 Answer = Callable[[Live, Request], Awaitable[Response]]
 
@@ -46,6 +49,7 @@ async def serve(
     holder = Holder(path, Metrics(), environment)
     await holder.load()
     assert holder.live is not None
+    serving = holder.live.gateway.settings.serve
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=1024)
     config = uvicorn.Config(
@@ -53,10 +57,13 @@ async def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(holder.live.gateway.settings.serve.shutdown_timeout_s),
+        limit_concurrency=max(LEAST_CONNECTIONS, 2 * (serving.max_concurrency + serving.max_queue)),
+        timeout_graceful_shutdown=int(serving.shutdown_timeout_s),
     )
     shown = f"[{host}]" if ":" in host else host
     say(f"serving {path} on http://{shown}:{listening.getsockname()[1]}/v1")
+    if holder.live.token is None and not is_loopback(host):
+        say("whoever reaches this address can spend on your keys: set serve.bearer_token_env")
     await uvicorn.Server(config).serve(sockets=[listening])
 
 
@@ -77,7 +84,7 @@ def make_app(holder: Holder, say: Callable[[str], None], reload_s: float = 0.5) 
         async def endpoint(request: Request) -> Response:
             assert holder.live is not None
             async with holder.live.used() as live:
-                if not everyone and (refused := check_bearer(request, live.token)) is not None:
+                if not everyone and (refused := check_caller(request, live.token)) is not None:
                     return refused
                 try:
                     return await answer(live, request)
@@ -120,10 +127,12 @@ async def _models(live: Live, _: Request) -> Response:
 
 async def _route(live: Live, request: Request) -> Response:
     """Score and decision only: an object with ``messages`` or ``prompt``, or with ``batch``, a list of such."""
-    try:
-        values = Fields(await read_body(request, int(live.gateway.settings.serve.max_body_mb * 1e6))).values
-    except ValueError as error:
-        return refuse(400, f"the body is {error}")
+    async with live.gate.entered():
+        values = (await read_fields(await read_body(request, live.gateway.settings.serve))).values
+        return await _decisions(live, values)
+
+
+async def _decisions(live: Live, values: Mapping[str, Any]) -> Response:
     if "batch" not in values:
         return JSONResponse(await _choice(live, values))
     batch = values["batch"]
@@ -139,9 +148,9 @@ async def _choice(live: Live, values: Mapping[str, Any]) -> dict[str, Any]:
     if asked is None:
         raise FullError(unknown_model(gateway.endpoints))
     if asked.endpoints:
-        return dataclasses.asdict(Choice(asked.endpoints[0], asked.endpoints, "asked for by name"))
+        return dataclasses.asdict(await asyncio.to_thread(gateway.named, tuple(asked.endpoints)))
     rest = {key: values[key] for key in ("tools", "functions") if key in values}
-    prompt = values.get("messages", values.get("prompt"))
+    prompt = as_chat(values["messages"]) if "messages" in values else as_chat(values.get("prompt"), tokens=True)
     return dataclasses.asdict(await gateway.achoose(prompt, **asked.options, **rest))
 
 
@@ -152,10 +161,11 @@ async def _health(_live: Live, _: Request) -> Response:
 async def _ready(live: Live, _: Request) -> Response:
     """Ready when each target has an endpoint whose breaker lets calls through."""
     gateway = live.gateway
+    now = time.monotonic()
     down = [
         target
         for target, names in gateway.settings.targets.items()
-        if all(gateway.breakers[name].open for name in names)
+        if all(gateway.breakers[name].wait_s(now) > 0 for name in names)
     ]
     return JSONResponse({"status": "down" if down else "ok", "down": down}, 503 if down else 200)
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..answers import usage_of
-from ..chats import tokens_of
+from ..chats import estimate_tokens, tokens_of
 from ..choosing import Choice
 from ..decisions import Logged, now
 from ..endpoints import Endpoint
 from ..errors import PromptError
 from ..settings import Settings
 from ..transport import Reply
+from .passing import Headers
 
-Headers = list[tuple[bytes, bytes]]
 _TAIL = 8192
 
 
@@ -31,13 +31,14 @@ class Account:
     messages: Any = None
     added_ms: float = 0.0
     usage: tuple[int, int] | None = None
-    events: int = 0
+    made: int = 0
+    generates: bool = True
     started: bool = False
     tail: bytes = field(default=b"", repr=False)
 
     def see(self, chunk: bytes) -> None:
         """Look at a part of a stream: an event is about a token, and the usage stands near the end."""
-        self.events += chunk.count(b"data:")
+        self.made += chunk.count(b"data:")
         self.tail = (self.tail + chunk)[-_TAIL:]
 
     def told(self) -> Headers:
@@ -62,7 +63,9 @@ class Account:
         if (choice := self.choice) is None:
             return None
         endpoint = self.reply.endpoint if self.reply is not None else None
-        given, made = self.usage or (_estimate(self.messages), self.events)
+        given, made = self.usage or (_estimate(self.messages), self.made)
+        if self.reply is not None and self.reply.status >= 400:  # a refusal costs nothing
+            given = made = 0
         strongest = list(settings.targets.values())[-1][0]
         return Logged(
             time=now(),
@@ -78,17 +81,21 @@ class Account:
             output_tokens=made,
             estimated=self.usage is None,
             usd=endpoint.cost_usd(given, made) if endpoint else None,
-            usd_strong=endpoints[strongest].cost_usd(given, made),
+            usd_strong=endpoints[strongest].cost_usd(given, made) if self.generates else None,
+            usd_target=endpoints[choice.endpoints[0]].cost_usd(given, made),
             latency_ms=round(self.added_ms, 3),
             shadow=settings.serve.shadow,
             messages=self.messages if settings.serve.log_prompts else None,
         )
 
 
-def as_chat(messages: Any) -> Any:
-    """What is scored: a chat, or the text of a plain prompt."""
-    if isinstance(messages, list) and messages and all(isinstance(each, str) for each in messages):
-        return "\n".join(messages)
+def as_chat(messages: Any, *, tokens: bool = False) -> Any:
+    """What is scored: a chat, or the text of a plain prompt, which may hold ``tokens`` in the place of words."""
+    if isinstance(messages, list) and messages:
+        if all(isinstance(each, str) for each in messages):
+            return "\n".join(messages)
+        if tokens and all(isinstance(each, int | list) for each in messages):
+            return ""  # of another vocabulary: there is no text to score, and on_error holds
     if messages is None:
         raise PromptError("messages or a prompt is missing")
     return messages
@@ -101,15 +108,31 @@ def _estimate(messages: Any) -> int:
         return 0
 
 
-def usage_of_body(data: bytes) -> tuple[int, int] | None:
+def counted(data: bytes) -> tuple[tuple[int, int] | None, int]:
+    """The usage that an answer tells, and an estimate of its own tokens for when it tells none."""
+    value = _object(data)
+    if (usage := usage_of(value)) is not None:
+        return usage, usage[1]
+    choices = value.get("choices")
+    said = [each.get("message", each.get("text")) for each in choices or () if isinstance(each, dict)]
+    return None, sum(map(_size, said)) if isinstance(choices, list) else 0
+
+
+def _size(message: Any) -> int:
+    """Tokens of what a choice holds: the text, or what of a message is no text, such as a tool call."""
+    content = message.get("content") if isinstance(message, dict) else message
+    return estimate_tokens(content if isinstance(content, str) else json.dumps(message)) if message else 0
+
+
+def _object(data: bytes) -> Mapping[str, Any]:
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(data)
-        return usage_of(value) if isinstance(value, dict) else None
-    return None
+        return value if isinstance(value, dict) else {}
+    return {}
 
 
 def usage_of_stream(tail: bytes) -> tuple[int, int] | None:
     for line in reversed(tail.split(b"\n")):
-        if b'"usage"' in line and (found := usage_of_body(line.partition(b"data:")[2])):
+        if b'"usage"' in line and (found := usage_of(_object(line.partition(b"data:")[2]))):
             return found
     return None

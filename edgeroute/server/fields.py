@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from json.decoder import scanstring  # type: ignore[attr-defined]  # it has stood there since 2.6
+from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]  # there since 2.6
 from typing import Any
 
 _DECODER = json.JSONDecoder()
-_BLANKS = " \t\r\n"
 
 
 class Fields:
-    """The top-level fields of a JSON object, each with its place in the text.
+    """The top-level fields of a JSON object, and the places of ``model`` in the text.
 
     Raises ``ValueError`` for anything but one JSON object in UTF-8; no message quotes it.
     """
@@ -23,7 +22,7 @@ class Fields:
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
         self.values: dict[str, Any] = {}
-        self._places: list[tuple[str, int, int]] = []
+        self._models: list[tuple[int, int]] = []
         self._start = 0
         problem = ""
         try:
@@ -39,15 +38,16 @@ class Fields:
 
     def render(self, model: str, more: Mapping[str, Any] | None = None) -> bytes:
         """The caller's text with another ``model``, and fields added that it does not have; nothing else changes."""
-        text, missing = self._text, {key: value for key, value in (more or {}).items() if key not in self.values}
+        missing = {key: value for key, value in (more or {}).items() if key not in self.values}
         if "model" not in self.values:
             missing["model"] = model
-        for _, start, stop in reversed([place for place in self._places if place[0] == "model"]):
-            text = text[:start] + json.dumps(model) + text[stop:]
+        parts, at = [self._text[: self._start]], self._start
         if missing:
-            head = json.dumps(missing)[1:-1] + (", " if self._places else "")
-            text = text[: self._start] + head + text[self._start :]
-        return text.encode()
+            parts.append(json.dumps(missing)[1:-1] + (", " if self.values else ""))
+        for start, stop in self._models:
+            parts += self._text[at:start], json.dumps(model)
+            at = stop
+        return "".join([*parts, self._text[at:]]).encode()
 
     def _read(self) -> None:
         text, at = self._text, self._skip(0)
@@ -56,22 +56,21 @@ class Fields:
         self._start = at + 1
         at = self._skip(at + 1)
         while text[at] != "}":
-            if self._places:
+            if self.values:
                 at = self._skip(self._expect(",", at))
             at = self._expect('"', at)
             key, at = scanstring(text, at, True)
             at = self._skip(self._expect(":", self._skip(at)))
             value, stop = _DECODER.raw_decode(text, at)
             self.values[key] = value
-            self._places.append((key, at, stop))
+            if key == "model":
+                self._models.append((at, stop))
             at = self._skip(stop)
         if self._skip(at + 1) != len(text):
             raise json.JSONDecodeError("expected nothing after the object", text, at + 1)
 
     def _skip(self, at: int) -> int:
-        while at < len(self._text) and self._text[at] in _BLANKS:
-            at += 1
-        return at
+        return int(WHITESPACE.match(self._text, at).end())
 
     def _expect(self, what: str, at: int) -> int:
         if self._text[at] != what:

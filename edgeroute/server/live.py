@@ -66,6 +66,7 @@ class Holder:
         gateway = await asyncio.to_thread(Gateway.load, self.path, environment=self._environment)
         old, self.live = self.live, Live(gateway, self.path.parent, self.metrics, self._environment)
         if old is not None:
+            gateway.go_on_from(old.gateway)
             task = asyncio.create_task(old.retire())
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)

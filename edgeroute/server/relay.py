@@ -14,20 +14,17 @@ from starlette.types import Receive, Scope, Send
 from ..choosing import Choice
 from ..errors import BrokenAnswerError, EdgeRouteError
 from ..transport import Reply
-from .accounts import Account, Headers, as_chat, usage_of_body, usage_of_stream
+from .accounts import Account, as_chat, counted, usage_of_stream
 from .errors import answer_for, refuse, unknown_model
 from .fields import Fields
-from .limits import FullError, check_bearer, read_body
+from .limits import FullError, check_caller, patient, read_body
 from .live import Holder, Live
 from .names import Asked, understand
+from .passing import Headers, is_done, is_events, passed_on, whole_lines
+from .reading import beside, read_fields
 
-# Of this connection, not of the answer; the length is told anew.
-_HOP = frozenset(
-    [
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "upgrade"),
-        *("transfer-encoding", "content-length", "date", "server", "set-cookie"),
-    ]
-)
+# Where the caller's words stand; completions have a prompt.
+_WORDS = {"chat/completions": "messages", "embeddings": "input"}
 
 
 class Relay:
@@ -42,16 +39,19 @@ class Relay:
         request, account = Request(scope, receive), Account()
         assert self._holder.live is not None
         async with self._holder.live.used() as live:
+            serve = live.gateway.settings.serve
+            send = patient(send, receive, serve.caller_timeout_s)
             try:
-                if (refused := check_bearer(request, live.token)) is not None:
+                if (refused := check_caller(request, live.token)) is not None:
                     raise FullError(refused)
-                body = await read_body(request, int(live.gateway.settings.serve.max_body_mb * 1e6))
-                work = asyncio.create_task(self._serve(live, request, body, account, send))
-                await _until_hung_up(work, receive)
+                async with live.gate.entered():
+                    body = await read_body(request, serve)
+                    await _until_hung_up(asyncio.create_task(self._serve(live, request, body, account, send)), receive)
             except FullError as full:
                 account.status = full.response.status_code
-                await full.response(scope, receive, send)
-            except ClientDisconnect:  # in the middle of its body
+                with contextlib.suppress(ClientDisconnect):
+                    await full.response(scope, receive, send)
+            except ClientDisconnect:  # in the middle of its body, or it took no answer
                 pass
             finally:
                 self._holder.metrics.requests.labels(self._path, str(account.status)).inc()
@@ -59,31 +59,27 @@ class Relay:
 
     async def _serve(self, live: Live, request: Request, body: bytes, account: Account, send: Send) -> None:
         start = time.perf_counter()
-        async with live.gate.entered():
-            refused: Response
-            try:
-                fields, asked = self._understood(live, body)
-                await self._choose(live, request, fields, asked, account)
-                await self._call(live, fields, account, start, send)
-                return
-            except FullError as full:
-                refused = full.response
-            except Exception as error:
-                if account.started:
-                    raise
-                refused = answer_for(error)
-            finally:
-                if account.reply is not None:
-                    account.reply.close()
+        refused: Response
+        try:
+            fields, asked = await self._understood(live, body)
+            called = await self._choose(live, request, fields, asked, account)
+            await self._call(live, called, fields, account, start, send)
+            return
+        except FullError as full:
+            refused = full.response
+        except Exception as error:
+            if account.started:
+                raise
+            refused = answer_for(error)
+        finally:
+            if account.reply is not None:
+                account.reply.close()
         account.status = refused.status_code
         refused.raw_headers += account.told()
         await refused(request.scope, request.receive, send)
 
-    def _understood(self, live: Live, body: bytes) -> tuple[Fields, Asked]:
-        try:
-            fields = Fields(body)
-        except ValueError as error:
-            raise FullError(refuse(400, f"the body is {error}")) from None
+    async def _understood(self, live: Live, body: bytes) -> tuple[Fields, Asked]:
+        fields = await read_fields(body)
         gateway = live.gateway
         if "model" not in fields.values:
             raise FullError(refuse(400, "the field model is missing", param="model"))
@@ -92,59 +88,72 @@ class Relay:
             raise FullError(unknown_model(gateway.endpoints))
         return fields, asked
 
-    async def _choose(self, live: Live, request: Request, fields: Fields, asked: Asked, account: Account) -> None:
+    async def _choose(self, live: Live, request: Request, fields: Fields, asked: Asked, account: Account) -> Choice:
+        """Put the choice into the account, and give what is to be called: not the same in shadow mode."""
         gateway, settings = live.gateway, live.gateway.settings
         if self._path == "embeddings":
             asked = Asked(endpoints=asked.endpoints or settings.serve.embeddings)
             if not asked.endpoints:
                 text = "name an endpoint's model, or let the operator set serve.embeddings"
                 raise FullError(refuse(404, text, param="model", code="model_not_found"))
-        account.messages = fields.values.get("messages" if self._path == "chat/completions" else "prompt")
+        account.messages = fields.values.get(_WORDS.get(self._path, "prompt"))
+        account.generates = self._path != "embeddings"
         if asked.endpoints:
-            account.choice = Choice(asked.endpoints[0], asked.endpoints, "asked for by name")
-            return
+            account.choice = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
+            return account.choice
         options = dict(asked.options)
         if settings.override_header is not None and (target := request.headers.get(settings.override_header)):
             options["target"] = target
         rest = {key: fields.values[key] for key in ("tools", "functions") if key in fields.values}
-        account.choice = await gateway.achoose(as_chat(account.messages), **options, **rest)
+        account.choice = choice = await gateway.achoose(
+            as_chat(account.messages, tokens=self._path == "completions"), **options, **rest
+        )
+        if settings.serve.shadow and not choice.capped:
+            return Choice("strong", list(settings.targets.values())[-1], "shadow")
+        return choice
 
-    async def _call(self, live: Live, fields: Fields, account: Account, start: float, send: Send) -> None:
-        gateway, serve, choice = live.gateway, live.gateway.settings.serve, account.choice
-        assert choice is not None
-        called = choice
-        if serve.shadow and choice.reason != "asked for by name":
-            called = Choice("strong", list(gateway.settings.targets.values())[-1], "shadow")
+    async def _call(
+        self, live: Live, called: Choice, fields: Fields, account: Account, start: float, send: Send
+    ) -> None:
+        gateway, serve = live.gateway, live.gateway.settings.serve
         streams = fields.values.get("stream") is True
         adds = {"stream_options": {"include_usage": True}} if streams and serve.stream_usage else None
         account.added_ms = (time.perf_counter() - start) * 1e3
         deadline = time.monotonic() + gateway.settings.deadline_s
         reply = await gateway.call(called, self._path, lambda model: fields.render(model, adds), deadline)
         account.reply = reply
-        kept = [(k.lower().encode("latin-1"), v.encode("latin-1", "replace")) for k, v in reply.headers]
-        headers = [each for each in kept if each[0].decode("latin-1") not in _HOP] + account.told()
+        headers = passed_on(reply.headers) + account.told()
         if streams and reply.status == 200:
             await self._stream(reply, account, headers, deadline, send)
             return
         data = await reply.read(deadline)
         account.status = reply.status
-        account.usage, account.started = usage_of_body(data), True
+        account.usage, account.made = await beside(data, counted)
+        account.started = True
         await send(_start(reply.status, [*headers, (b"content-length", str(len(data)).encode())]))
-        await send({"type": "http.response.body", "body": data})
+        # Whoever takes none of it keeps its place here, not a copy of it in the connection.
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _stream(self, reply: Reply, account: Account, headers: Headers, deadline: float, send: Send) -> None:
         account.started = True
         await send(_start(reply.status, headers))
+        events = is_events(headers)
+        chunks = whole_lines(reply.chunks(deadline)) if events else reply.chunks(deadline)
         try:
-            async for chunk in reply.chunks(deadline):
+            async for chunk in chunks:
                 account.see(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if events and not is_done(account.tail):
+                raise reply.broken("ended before [DONE]")
             account.status = reply.status
         except BrokenAnswerError as error:  # too late for a status: OpenAI's clients know an error among the events
             account.status = 502
             told = b"\n\ndata: " + bytes(answer_for(error).body) + b"\n\n"
             await send({"type": "http.response.body", "body": told, "more_body": True})
-        account.usage = usage_of_stream(account.tail)
+        finally:  # many a caller hangs up at [DONE]
+            account.usage = usage_of_stream(account.tail)
+            account.status = reply.status if is_done(account.tail) else account.status
         await send({"type": "http.response.body", "body": b""})
 
     def _settle(self, live: Live, account: Account) -> None:

@@ -136,8 +136,30 @@ def test_a_long_one_means_the_next_endpoint_at_once() -> None:
 def test_a_long_one_keeps_other_callers_away_too() -> None:
     breakers = {"e0": Breaker(), "e1": Breaker()}
     play([(Failed("429", retry_after_s=20), 0), (Answered(), 0)], [2, 0], breakers)
-    assert [name for _, name in play([(Answered(), 0)], [2, 0], breakers, start=19).calls] == ["e1"]
+    assert [name for _, name in play([(Answered(), 0)], [2, 0], breakers, start=17).calls] == ["e1"]
     assert [name for _, name in play([(Answered(), 0)], [2, 0], breakers, start=20).calls] == ["e0"]
+
+
+def test_a_short_rest_is_waited_for_by_every_caller() -> None:
+    breakers = {"e0": Breaker()}
+    play([(Failed("429", status=429, retry_after_s=9), 0)], [0], breakers)
+    played = play([(Answered(), 0)], [0], breakers, start=1)
+    assert (played.waits, played.calls) == ([8], [(9, "e0")])
+
+
+def test_a_long_rest_is_told_with_its_status_and_length() -> None:
+    breakers = {"e0": Breaker()}
+    play([(Failed("429", status=429, retry_after_s=30), 0)], [0], breakers)
+    error = play([], [0], breakers, start=10).error
+    assert error is not None
+    assert (error.status, error.retry_after_s, error.causes[0][1]) == (429, 20, "not called: it rests for 20.0 s more")
+
+
+def test_what_does_not_count_opens_no_breaker() -> None:
+    breakers = {"e0": Breaker()}
+    for _ in range(2 * FAILURES_TO_OPEN):
+        play([(Failed("answered 403", again=False, counts=False), 0)], [2], breakers)
+    assert play([(Answered(), 0)], [0], breakers).answered
 
 
 def test_an_absurd_one_is_capped() -> None:

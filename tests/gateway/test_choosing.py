@@ -162,8 +162,35 @@ def test_a_budget_file_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written"):
         Budget(1.0, tmp_path)
     (tmp_path / "spent.jsonl").write_text('{"day": 1}\n')
-    with pytest.raises(ConfigError, match="entry 1 is no object"):
-        Budget(1.0, tmp_path / "spent.jsonl").spent()
+    with pytest.raises(ConfigError, match="byte 1: expected an object of day and usd"):
+        Budget(1.0, tmp_path / "spent.jsonl")
+
+
+@pytest.mark.parametrize("usd", ["NaN", "Infinity", "-1", "1e999", "1" + "0" * 400, '"x"'])
+def test_a_sum_that_is_none_lifts_no_cap(usd: str, tmp_path: Path) -> None:
+    path = tmp_path / "spent.jsonl"
+    budget = Budget(1.0, path, day=lambda: "d")
+    budget.spend(2)
+    with path.open("a") as file:
+        file.write(f'{{"day": "d", "usd": {usd}}}\n')
+    for _ in range(2):  # it is not passed over
+        with pytest.raises(ConfigError, match="an amount of 0 or more"):
+            assert not budget.exhausted
+
+
+@pytest.mark.parametrize(
+    "rotate", [lambda path: path.rename(path.with_suffix(".old")), lambda path: path.write_text("")]
+)
+def test_a_budget_file_that_is_rotated_lifts_no_cap(rotate: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "spent.jsonl"
+    budget = Budget(1.0, path)
+    for _ in range(3):
+        budget.spend(0.25)
+    assert budget.spent() == 0.75
+    rotate(path)
+    assert budget.spent() == 0.75
+    Budget(1.0, path).spend(0.25)
+    assert budget.exhausted
 
 
 def test_a_day_is_one_of_utc(tmp_path: Path) -> None:

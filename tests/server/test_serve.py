@@ -26,12 +26,14 @@ from edgeroute.gateway import Gateway
 PROMPT = "my password is wisteria"
 ASK = {"model": "edgeroute-share-1.0", "messages": [{"role": "user", "content": PROMPT}]}
 KEY = "sk-heliotrope"
+JSON = {"Content-Type": "application/json"}
 Start = Callable[..., Any]
 
 
 def post(url: str, body: object, **more: Any) -> requests.Response:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return requests.post(f"{url}/chat/completions", data=data, timeout=20, **more)
+    headers = {"Content-Type": "application/json", **more.pop("headers", {})}
+    return requests.post(f"{url}/chat/completions", data=data, timeout=20, headers=headers, **more)
 
 
 def test_bytes_go_on_as_they_came_in_both_directions(start: Start, strong: Upstream) -> None:
@@ -143,7 +145,7 @@ def test_a_body_that_is_too_large_is_413(start: Start, strong: Upstream) -> None
     large = ASK | {"x": "a" * 20_000}
     assert post(server.url, large).status_code == 413
     chunks = iter([json.dumps(large).encode()])
-    assert requests.post(f"{server.url}/chat/completions", data=chunks, timeout=9).status_code == 413
+    assert requests.post(f"{server.url}/chat/completions", data=chunks, headers=JSON, timeout=9).status_code == 413
     assert strong.asked == []
     assert post(server.url, ASK).ok
 
@@ -175,9 +177,9 @@ def test_a_caller_that_hangs_up_ends_the_call_of_the_endpoint(
     server = start(serve="max_concurrency = 1")
     parts = urlsplit(server.url)
     data = json.dumps(ASK | {"stream": stream}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
     with socket.create_connection((parts.hostname or "", parts.port or 0)) as caller:
-        caller.sendall(head + data)
+        caller.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         while not strong.asked:
             time.sleep(0.01)
         time.sleep(0.1)
@@ -326,7 +328,8 @@ def test_a_missing_key_is_said_at_start(start: Start, tmp_path: Any, base_bundle
     assert "Traceback" not in done.stderr
 
 
-def test_ready_says_which_target_is_down(start: Start, strong: Upstream, weak: Upstream) -> None:
+def test_ready_says_which_target_is_down(start: Start, strong: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeroute.retries.COOLDOWN_S", 0.4)
     server = start()
     strong.always = raw(b"")
     for _ in range(5):
@@ -335,6 +338,10 @@ def test_ready_says_which_target_is_down(start: Start, strong: Upstream, weak: U
     assert (answer.status_code, answer.json()["down"]) == (503, ["strong"])
     answer = post(server.url, ASK)
     assert "big not called: it rests for" in answer.json()["error"]["message"]
+    strong.always = None
+    time.sleep(0.4)  # nobody has to call it first: a load balancer that heeds /ready lets nobody do so
+    assert requests.get(f"{server.root}/ready", timeout=9).status_code == 200
+    assert post(server.url, ASK).ok
 
 
 def test_a_budget_that_is_spent_is_told(start: Start, weak: Upstream) -> None:
@@ -361,4 +368,4 @@ def test_route_knows_the_names_of_models_too(shared: Any) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     answer = requests.post(f"{shared.url}/route", json={"prompt": "x", "model": "small"}, timeout=9)
     assert answer.json()["reason"] == "asked for by name"
-    assert requests.post(f"{shared.url}/route", data=b"{", timeout=9).status_code == 400
+    assert requests.post(f"{shared.url}/route", data=b"{", headers=JSON, timeout=9).status_code == 400
