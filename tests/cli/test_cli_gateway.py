@@ -66,8 +66,11 @@ def test_a_dry_run_calls_nobody(run: Run, toml: Path, upstream: Upstream) -> Non
 
 
 def test_ask_says_why_nobody_answers(run: Run, toml: Path, upstream: Upstream) -> None:
+    upstream.always = status(404)
+    assert run("ask", "hello", "--target", "weak").err == "Error: small answered 404: it refused the request\n"
     upstream.always = status(401)
-    assert run("ask", "hello", "--target", "weak").err == "Error: small answered 401: it refused the request\n"
+    refused = "Error: no endpoint answered: small answered 401: it refuses our key\n"
+    assert run("ask", "hello", "--target", "weak").err == refused
     upstream.always = cut_after(2)
     ran = run("ask", "hello", "--target", "weak")
     assert (ran.code, ran.out) == (1, "Lima is")
