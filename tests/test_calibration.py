@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.calibration import LEVELS, NEVER, fit_quantiles, share_for, threshold_for
+from edgeroute.calibration import LEVELS, NEVER, carry, fit_quantiles, share_for, threshold_for
 from edgeroute.errors import CalibrationError
 
 unit = st.floats(0, 1)
@@ -35,6 +35,22 @@ def test_threshold_is_the_inverse_of_share(quantiles: list[float], level: float)
     share = share_for(quantiles, threshold)
     if 0 < share < 1:
         assert threshold_for(quantiles, share) == pytest.approx(threshold, abs=1e-9)
+
+
+@given(scores | tied_scores, unit)
+def test_thresholds_are_those_of_numpys_interpolation(sample: list[float], share: float) -> None:
+    quantiles = fit_quantiles(sample)
+    expected = np.interp(1 - share, np.linspace(0, 1, len(quantiles)), quantiles)
+    if 0 < share < 1:
+        assert threshold_for(quantiles, share) == pytest.approx(float(expected), abs=1e-12)
+
+
+@given(scores | tied_scores, unit, unit)
+def test_carried_scores_are_those_of_numpys_interpolation(sample: list[float], power: float, score: float) -> None:
+    own = fit_quantiles(sample)
+    other = tuple(each ** (1 + power) for each in own)
+    expected = np.interp(score, (0.0, *own, 1.0), (0.0, *other, 1.0))
+    assert carry(score, own, other) == pytest.approx(float(expected), abs=1e-12)
 
 
 @given(scores, unit, unit)
