@@ -29,7 +29,8 @@ from edgeroute.errors import BundleError, EdgeRouteError, ProviderError
 from edgeroute.loading import shapes_of
 from edgeroute.machine import describe_machine
 from edgeroute.mix import mixed_prompts
-from edgeroute.session import Session, why_no_device
+from edgeroute.providers import why_no_device
+from edgeroute.session import Session
 
 BATCHES = 32, 128, 512
 BATCH_TOKENS = 64

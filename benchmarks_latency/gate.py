@@ -19,8 +19,9 @@ from pathlib import Path
 from floors import Products, read_shapes
 
 from edgeroute import Router
-from edgeroute.bench import POOL, stopwatches
+from edgeroute.bench import POOL
 from edgeroute.mix import mixed_prompts, prompt_of, text_of
+from edgeroute.stopwatches import stopwatches
 from edgeroute.store import shipped_folder
 
 ROUNDS, TRIES = 9, 3

@@ -12,11 +12,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Barrier, Thread
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from .errors import EdgeRouteError
 from .machine import Machine, describe_machine, resident_mib
 from .mix import mixed_prompts, prompt_of, text_of
 from .router import Router
+from .stopwatches import stopwatches
 from .text import Prompt
 
 LENGTHS = 8, 16, 32, 64, 128, 256, 512
@@ -262,42 +261,6 @@ def time_overhead(router: Router, prompts: Sequence[Prompt]) -> Overhead:
             total = time.perf_counter() - start
             rows.append((total, tokenizer.elapsed, run.elapsed, total - tokenizer.elapsed - run.elapsed))
     return Overhead(*(round(float(value) * 1e6, 1) for value in np.median(rows, axis=0)))
-
-
-class Stopwatch:
-    """Stands before ``inner`` and adds up the seconds spent in its method ``timed``."""
-
-    def __init__(self, inner: Any, timed: str) -> None:
-        self._inner, self._call = inner, getattr(inner, timed)
-        self.elapsed = 0.0
-        setattr(self, timed, self._measured)  # found at once: what the watch itself takes counts as the rest
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def _measured(self, *args: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return self._call(*args, **options)
-        finally:
-            self.elapsed += time.perf_counter() - start
-
-
-@contextmanager
-def stopwatches(router: Router) -> Iterator[tuple[Stopwatch, Stopwatch]]:
-    """Time the tokenizer's ``encode`` and onnxruntime's ``run``, or a device's, while the context lasts."""
-    text, session = router._text, router._session
-    assert text is not None
-    runs = "_session" if session._buckets is None else "_buckets"
-    tokenizer, inner = text._tokenizer, getattr(session, runs)
-    watches = Stopwatch(tokenizer, "encode"), Stopwatch(inner, "run")
-    text._tokenizer = watches[0]
-    setattr(session, runs, watches[1])
-    try:
-        yield watches
-    finally:
-        text._tokenizer = tokenizer
-        setattr(session, runs, inner)
 
 
 def time_cold(arguments: Sequence[str], rounds: int = 10) -> float:

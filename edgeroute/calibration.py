@@ -2,8 +2,8 @@
 
 Shares are portable, thresholds are not: "send 40% to the strong model" means the same for every bundle because each
 carries the quantiles of its own score. RouteLLM's rule is ``strong iff score >= threshold``, its threshold for a share
-the ``1 - share`` quantile (``calibrate_threshold.py``). Plain floats, since every decision pays for this and numpy takes
-thirty microseconds to find two of two hundred numbers.
+the ``1 - share`` quantile (``calibrate_threshold.py``). Plain floats, since every decision pays for this, and numpy
+takes thirty microseconds to find two of two hundred numbers.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 from . import __version__
 from .errors import EdgeRouteError
 from .machine import allowed_cores, cgroup_quota, cpu_features, installed_builds, usable_threads
-from .session import INSTALL_CPU, INSTALL_GPU, probe_providers
+from .providers import INSTALL_CPU, INSTALL_GPU, probe_providers
 from .store import cache_folder
 from .verify import verify
 

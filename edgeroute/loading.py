@@ -11,7 +11,8 @@ from .bundle import Bundle
 from .contract import check_manifest
 from .errors import PromptError, ProviderError
 from .manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest
-from .session import Device, Session, onnxruntime, why_no_cuda, why_no_device
+from .providers import Device, onnxruntime, why_no_cuda, why_no_device
+from .session import Session
 from .store import cache_folder
 from .text import TextEncoder
 

@@ -1,24 +1,25 @@
-"""Run a graph: the only module that imports onnxruntime.
+"""Run a graph.
 
-One session serves all threads (``run`` releases the GIL). It does not survive a fork, which is detected.
+A session serves all threads (``run`` releases the GIL). It does not survive a fork, which is detected.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .contract import EMBEDDING, SCORE, STRENGTHS, read_contract
-from .errors import ForkError, GraphError, MissingExtraError, ProviderError, ScoreError
+from .errors import ForkError, GraphError, ProviderError, ScoreError
 from .graph import check_graph
-from .machine import installed_builds, usable_threads
+from .lanes import Lanes
+from .machine import usable_threads
+from .providers import DEVICES, PROVIDERS, Device, brief, onnxruntime, why_no_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,82 +29,24 @@ if TYPE_CHECKING:
     Row = Sequence[int] | NDArray[np.float32]
     """Token ids or, where the graph takes embeddings, float32 ``[width]``."""
 
-Device = Literal["cpu", "cuda", "tensorrt"]
-INSTALL_CPU = 'pip install "edgeroute[cpu]"'
-INSTALL_GPU = 'pip install "edgeroute[gpu]"'
-_PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+SHORT = 48
+"""Tokens up to which a second thread costs more to wake than it gives back."""
+SMALL = 32 << 20
+"""Bytes of a graph that may be held twice: for runs on one thread, and for runs on several."""
 _NO_SCORE = "the graph gave a score that is not a number from 0 to 1"
-_NAME = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
-# Where in onnxruntime's source an error was thrown, before and behind what it says.
-_SIGNATURE = re.compile(r"\A\S+\.(?:cc|h):\d+ (?:.*(?=\b\w+ failure \d)|.*?\) )| ; GPU=.*")
-# The smallest model: y = Identity(x), float32 [1], opset 17.
-_IDENTITY = bytes.fromhex(
-    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02080162"
-    "0f0a0179120a0a08080112040a02080142040a001011"
-)
-
-
-def onnxruntime() -> Any:
-    """The onnxruntime module, or ``MissingExtraError`` saying what to install."""
-    try:
-        import onnxruntime as ort
-
-        ort.get_available_providers()
-    except (ImportError, AttributeError) as error:
-        raise MissingExtraError(
-            f"onnxruntime does not import ({error}): run {INSTALL_CPU}, or {INSTALL_GPU} on a CUDA machine"
-        ) from None
-    return ort
-
-
-def why_no_cuda() -> str | None:
-    """Why CUDA cannot be used here, or ``None`` when onnxruntime offers it."""
-    return why_no_device("cuda")
-
-
-def why_no_device(device: Device) -> str | None:
-    """Why a device cannot be used here, or ``None`` when onnxruntime offers it, loadable or not."""
-    if _PROVIDER[device] in onnxruntime().get_available_providers():
-        return None
-    builds = installed_builds()
-    if len(builds) > 1:
-        return (
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-            f"uninstall both, then run {INSTALL_GPU}"
-        )
-    return f"the installed onnxruntime has no {_NAME[device]} provider: uninstall it, then run {INSTALL_GPU}"
-
-
-def probe_providers() -> dict[str, str | None]:
-    """Each execution provider that onnxruntime offers, with why it does not load or, where it does, ``None``.
-
-    onnxruntime lists what it was built with, with or without the driver and its libraries: only a session tells.
-    """
-    ort = onnxruntime()
-    found: dict[str, str | None] = {}
-    for name in ort.get_available_providers():
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        try:
-            if name in (_PROVIDER["cuda"], _PROVIDER["tensorrt"]):
-                with contextlib.redirect_stdout(sys.stderr):
-                    ort.preload_dlls()
-            session = ort.InferenceSession(_IDENTITY, options, providers=[name], enable_fallback=0)
-            loaded = session.get_providers()[0]
-            found[name] = None if loaded == name else f"onnxruntime took {loaded} instead"
-        except Exception as error:
-            found[name] = _brief(error)
-    return found
 
 
 class Session:
     """A graph of the bundle contract on one execution provider.
 
-    ``provider`` is what the graph truly runs on, never a silent fallback. ``threads`` are intra-op threads; ``None``
-    takes what this process may use. ``spinning`` threads wait for the next call at work: one call per 20 ms then burns
-    87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded, so that a device runs them in buckets;
-    ``None`` for dynamic scales. ``contract`` is what the graph takes and gives; ``note`` says what the device does
-    without. Raises ``GraphError`` when the graph breaks the contract, ``ProviderError`` when the provider fails.
+    ``provider`` is what the graph truly runs on, never a silent fallback. ``threads`` are intra-op threads, and how
+    many callers run at a time, the others in the order they came; ``None`` takes what this process may use. A small
+    graph runs short rows, and those of callers side by side, on one thread each; what that takes is made when the first
+    such row comes, and the bits are the same. ``spinning`` threads wait for the next call at work: one call per 20 ms
+    then burns 87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded, so that a device runs them
+    in buckets; ``None`` for dynamic scales. ``contract`` is what the graph takes and gives; ``note`` says what the
+    device does without. Raises ``GraphError`` when the graph breaks the contract, ``ProviderError`` when the provider
+    fails.
     """
 
     def __init__(
@@ -123,7 +66,9 @@ class Session:
         self._graph, self._data, self._spinning, self._shapes = graph, data, spinning, shapes
         self._pid = os.getpid()
         self._lock = Lock()
-        self._single: Any = None
+        self._lanes = Lanes(self.threads)
+        self._both = provider == "cpu" and self.threads > 1 and not (spinning or data) and len(graph) <= SMALL
+        self._opened: dict[int, Any] = {}
         self._buckets: Buckets | None = None
         graphs = provider == "cuda" and shapes is not None and shapes.graphs
         try:
@@ -133,16 +78,16 @@ class Session:
                 raise
             self._open(graphs=False)
             self.note = f"without CUDA graphs, since {error}"
-        if self.threads == 1:
-            self._single = self._session
 
     def run(self, row: Row) -> float:
         """Score one row. Raises ``ScoreError`` unless the score is finite and in [0, 1]."""
-        return self._run(self._session, row)
+        with self._lanes as alone:
+            return self._run(self._suited(row, alone), row)
 
     def strengths(self, row: Row) -> NDArray[np.float32]:
         """The strengths of all models on one row, float32 ``[contract.models]``; ``ScoreError`` unless finite."""
-        found = self._fetch(self._session, STRENGTHS, self._feed(row), (1, self.contract.models))
+        with self._lanes as alone:
+            found = self._fetch(self._suited(row, alone), STRENGTHS, self._feed(row), (1, self.contract.models))
         if not np.isfinite(found).all():
             raise ScoreError("the graph gave a strength that is not a finite number")
         strengths: NDArray[np.float32] = found[0]
@@ -156,13 +101,18 @@ class Session:
         # An embedding takes microseconds, less than handing it to a thread; a device is one, however many threads wait.
         if len(rows) < 2 or self.contract.width is not None or self.provider != "cpu":
             return np.array([self.run(row) for row in rows], dtype=np.float32)
-        session = self._single_thread_session()
+        session = self._with(1)
+
+        def score(row: Row) -> float:
+            with self._lanes:
+                return self._run(session, row)
+
         if self.threads == 1:
-            return np.array([self._run(session, row) for row in rows], dtype=np.float32)
+            return np.array([score(row) for row in rows], dtype=np.float32)
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(self.threads, thread_name_prefix="edgeroute") as pool:
-            return np.fromiter(pool.map(lambda row: self._run(session, row), rows), np.float32, len(rows))
+            return np.fromiter(pool.map(score, rows), np.float32, len(rows))
 
     def run_padded(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Score rows as one padded batch; only for graphs without dynamic scales. float32 ``[len(rows)]``."""
@@ -211,7 +161,7 @@ class Session:
             (first, *_) = feed.values()
             what = "tokens" if self.contract.width is None else "numbers"
             raise ScoreError(
-                f"the graph failed on {first.shape[0]} x {first.shape[1]} {what}: {_brief(error)}"
+                f"the graph failed on {first.shape[0]} x {first.shape[1]} {what}: {brief(error)}"
             ) from None
         if found.shape != shape or found.dtype != np.float32:
             size = " x ".join(map(str, shape))
@@ -233,20 +183,34 @@ class Session:
         if os.getpid() != self._pid:
             raise ForkError("this router was loaded before a fork; load it in the process that uses it")
 
-    def _single_thread_session(self) -> Any:
+    def _suited(self, row: Row, alone: bool) -> Any:
+        """What a row runs on: one thread where a second gains nothing, or where other callers have the cores."""
+        if not self._both:
+            return self._session
+        return self._with(1 if len(row) <= SHORT or not alone else self.threads)
+
+    def _with(self, threads: int) -> Any:
+        """The onnxruntime session of so many threads, made when it is first asked for."""
+        found = self._opened.get(threads)
+        if found is not None:
+            return found
         self._refuse_fork()  # before the lock, which another thread may have held when the process forked
         with self._lock:
-            if self._single is None:
-                self._single = self._create(1)
-            return self._single
+            if threads not in self._opened:
+                self._opened[threads] = self._create(threads)
+                if len(self._opened) == 2:
+                    self._graph = b""
+            return self._opened[threads]
 
     def _open(self, *, graphs: bool) -> None:
         """Make the session, read its contract and, on a device, warm up its buckets, as CUDA ``graphs`` or plainly."""
-        self._session = self._create(self.threads, graphs=graphs)
+        threads = 1 if self._both else self.threads
+        self._session = self._opened[threads] = self._create(threads, graphs=graphs)
         try:
             self.contract = read_contract(self._session.get_inputs(), self._session.get_outputs())
         except UnicodeDecodeError:
             raise GraphError("a name of the graph's inputs, outputs or axes is not UTF-8") from None
+        self._both = self._both and self.contract.width is None
         if self.provider == "cpu" or self._shapes is None or self.contract.width is not None:
             return
         from .buckets import Buckets
@@ -258,7 +222,7 @@ class Session:
         except ScoreError as error:
             raise error if graphs else GraphError(f"the graph does not heed its mask: {error}") from None
         except Exception as error:
-            raise ProviderError(f"{_NAME[self.provider]} was asked for, but fails: {_brief(error)}") from None
+            raise ProviderError(f"{DEVICES[self.provider]} was asked for, but fails: {brief(error)}") from None
         self._buckets = buckets
 
     def _create(self, threads: int, *, graphs: bool = False) -> Any:
@@ -273,7 +237,7 @@ class Session:
         if self._data is not None:
             name, data = self._data
             options.add_external_initializers_from_files_in_memory([name], [data], [len(data)])
-        wanted, name = _PROVIDER[self.provider], _NAME[self.provider]
+        wanted, name = PROVIDERS[self.provider], DEVICES[self.provider]
         chosen: dict[str, Any] = {"providers": [wanted]}
         if self.provider != "cpu":
             from .buckets import NEEDS, device_options  # 2 ms that a cold start on the CPU need not pay
@@ -281,7 +245,7 @@ class Session:
             if reason := why_no_device(self.provider):
                 raise ProviderError(f"{name} was asked for, but {reason}")
             if self.provider == "tensorrt":  # which leaves to CUDA the operators that it does not know
-                chosen["providers"] = [wanted, _PROVIDER["cuda"]]
+                chosen["providers"] = [wanted, PROVIDERS["cuda"]]
             chosen["provider_options"] = device_options(chosen["providers"], self._shapes, graphs=graphs)
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             with contextlib.redirect_stdout(sys.stderr):
@@ -290,14 +254,15 @@ class Session:
             session = ort.InferenceSession(self._graph, options, **chosen, enable_fallback=0, read_config_from_model=0)
         except Exception as error:
             if self.provider != "cpu":
-                missing = f"{_brief(error)} ({NEEDS[self.provider]})"
+                missing = f"{brief(error)} ({NEEDS[self.provider]})"
                 raise ProviderError(f"{name} was asked for, but does not load: {missing}") from None
-            raise GraphError(f"onnxruntime refuses the graph: {_brief(error)}") from None
+            raise GraphError(f"onnxruntime refuses the graph: {brief(error)}") from None
         if session.get_providers()[0] != wanted:
             took = f"onnxruntime took {session.get_providers()[0]}"
             raise ProviderError(f"{name} was asked for, but {took}: {NEEDS.get(self.provider)}")
         if self.provider != "cpu":
             _refuse_unused(session, wanted)
+        session._model_bytes = None  # held for a fallback that is off, and as large as the graph
         return session
 
 
@@ -307,9 +272,3 @@ def _refuse_unused(session: Any, wanted: str) -> None:
         used = {each.ep_name for each in session.get_provider_graph_assignment_info()}
         if wanted not in used:
             raise ProviderError(f"{wanted} was asked for, but the graph runs on {', '.join(sorted(used))}")
-
-
-def _brief(error: Exception) -> str:
-    """One line of onnxruntime's message."""
-    lines = _SIGNATURE.sub("", str(error).strip()).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -13,8 +13,9 @@ from .errors import BundleError, BundleNotFoundError, EdgeRouteError
 from .golden import golden_entries, golden_row
 from .loading import shapes_of
 from .manifest import TOKENIZER, GraphEntry, Manifest, Provider
+from .providers import why_no_cuda
 from .ranking import sigmoid
-from .session import Session, why_no_cuda
+from .session import Session
 from .store import locate
 from .text import TextEncoder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeroute import session as session_module
 from edgeroute.errors import GraphError, MissingExtraError, ProviderError, ScoreError
 from edgeroute.machine import installed_builds, usable_threads
-from edgeroute.session import Session, probe_providers, why_no_cuda
-from edgeroute.session import onnxruntime as load_onnxruntime
+from edgeroute.providers import brief, probe_providers, why_no_cuda
+from edgeroute.providers import onnxruntime as load_onnxruntime
+from edgeroute.session import Session
 
 ROWS = [[2, 40, 50, 3], [2, 90, 3], [2, *range(100, 128), 3], [2, 60, 61, 62, 3], [2, 300, 3]]
 
@@ -80,14 +80,34 @@ def test_sessions_are_made_with_bounded_threads_and_without_spinning(
         return real(graph, options, **keywords)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    monkeypatch.setattr(session_module, "SHORT", 4)
     session = Session(int8, threads=2)
-    session.run(ROWS[0])
+    session.run(ROWS[1])
     session.run_rows(ROWS)
+    assert made == [(1, 1, "0", "ONNX")]  # short, or side by side
+    alone = session.run(ROWS[2])
+    assert session.run(ROWS[2]) == alone == session.run_rows(ROWS)[2]
+    assert made == [(1, 1, "0", "ONNX"), (2, 1, "0", "ONNX")]  # made once, when first needed
+    made.clear()
+    monkeypatch.setattr(session_module, "SMALL", 0)
+    session = Session(int8, threads=2)
+    session.run(ROWS[1])
+    assert made == [(2, 1, "0", "ONNX")]  # a large graph is not held twice for a little time
     session.run_rows(ROWS)
-    assert made == [(2, 1, "0", "ONNX"), (1, 1, "0", "ONNX")]  # the one-thread session is made once, when first needed
+    assert made == [(2, 1, "0", "ONNX"), (1, 1, "0", "ONNX")]
     made.clear()
     Session(int8, threads=1).run_rows(ROWS)
     assert made == [(1, 1, "0", "ONNX")]
+
+
+@pytest.mark.parametrize("spinning", [False, True])
+def test_a_long_row_beside_others_runs_on_one_thread(
+    int8: bytes, monkeypatch: pytest.MonkeyPatch, spinning: bool
+) -> None:
+    monkeypatch.setattr(session_module, "SHORT", 4)
+    session = Session(int8, threads=2, spinning=spinning)
+    suited = [session._suited(ROWS[2], alone).get_session_options().intra_op_num_threads for alone in (True, False)]
+    assert suited == ([2, 2] if spinning else [2, 1])
 
 
 def with_data(location: str = "model.data") -> tuple[bytes, bytes]:
@@ -227,5 +247,4 @@ def test_cuda_that_does_not_load_is_a_provider_error(
     ],
 )
 def test_errors_are_made_brief(error: Exception, line: str) -> None:
-    brief: Callable[[Exception], str] = session_module._brief
     assert brief(error) == line

@@ -9,7 +9,7 @@ import pytest
 from bundles import FP32, INT8, reseal
 from devices import CPU, CUDA, offer_cuda
 
-from edgeroute import session as session_module
+from edgeroute import providers
 from edgeroute.errors import ProviderError
 from edgeroute.router import Router
 from edgeroute.session import Session
@@ -18,7 +18,7 @@ from edgeroute.session import Session
 @pytest.fixture
 def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    monkeypatch.setattr(session_module, "installed_builds", lambda: {"onnxruntime": "1.30"})
+    monkeypatch.setattr(providers, "installed_builds", lambda: {"onnxruntime": "1.30"})
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_auto_without_cuda_takes_the_cpu_and_says_why(for_cuda: Path) -> None:
 def test_both_builds_installed_is_said(for_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     builds = {"onnxruntime": "1.30", "onnxruntime-gpu": "1.30"}
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    monkeypatch.setattr(session_module, "installed_builds", lambda: builds)
+    monkeypatch.setattr(providers, "installed_builds", lambda: builds)
     message = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then run"
     with pytest.raises(ProviderError, match=message):
         Router.load(for_cuda, provider="cuda")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from bundles import sample_prompts
 
+from edgeroute import session as session_module
 from edgeroute.router import Router
 
 PROMPTS = [*sample_prompts(60, seed=5), "milk " * 400, "é\ud800" * 300]
@@ -108,10 +109,14 @@ def test_eight_threads_equal_serial(base_bundle: Path, threads: int) -> None:
     assert batches == [[decision.score for decision in serial]] * 8
 
 
-def test_the_one_thread_session_is_made_once_whoever_comes_first(
-    base_bundle: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("small", [True, False])
+def test_the_other_session_is_made_once_whoever_comes_first(
+    base_bundle: Path, monkeypatch: pytest.MonkeyPatch, small: bool
 ) -> None:
+    if not small:
+        monkeypatch.setattr(session_module, "SMALL", 0)
     router = Router.load(base_bundle, threads=2)
+    monkeypatch.setattr(session_module, "SHORT", 0)
     real, made = router._session._create, []
 
     def create(threads: int) -> object:
@@ -121,7 +126,9 @@ def test_the_one_thread_session_is_made_once_whoever_comes_first(
     monkeypatch.setattr(router._session, "_create", create)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: router.score_batch(PROMPTS[:3]), range(16)))
-    assert made == [1]
+    router.score(PROMPTS[0])
+    assert made == ([2] if small else [1])
+    assert router._session._graph == b""  # held no longer than it is needed
 
 
 def test_threads_do_not_outlive_a_batch(router: Router) -> None:

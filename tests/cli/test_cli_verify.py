@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bundles import FP32, INT8, make_graph, make_tokenizer, reseal, set_graph, set_tokenizer
 
-from edgeroute import session as session_module
+from edgeroute import providers
 from edgeroute.verify import Report, verify
 
 Run = Callable[..., Any]
@@ -172,7 +172,7 @@ def test_what_cannot_run_here_is_said_and_not_wrong(run: Run, bundle: Path, monk
 def test_without_onnxruntime_graphs_are_wrong_and_files_still_checked(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(session_module.sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(providers.sys.modules, "onnxruntime", None)
     found = wrong(verify(bundle))
     assert list(found) == [f"graph {INT8} on cpu", f"graph {FP32} on cpu"]
     assert "edgeroute[cpu]" in found[f"graph {INT8} on cpu"][0]

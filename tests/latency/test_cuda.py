@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from devices import CUDA, TENSORRT, offer_cuda
 
 from edgeroute.errors import GoldenWarning
-from edgeroute.session import Session, why_no_cuda
+from edgeroute.providers import why_no_cuda
+from edgeroute.session import Session
 
 without_cuda = pytest.mark.skipif(why_no_cuda() is None, reason="this machine has CUDA")
 

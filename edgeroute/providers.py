@@ -1,0 +1,83 @@
+"""onnxruntime and what it offers here: the only module that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from typing import Any, Literal
+
+from .errors import MissingExtraError
+from .machine import installed_builds
+
+Device = Literal["cpu", "cuda", "tensorrt"]
+INSTALL_CPU = 'pip install "edgeroute[cpu]"'
+INSTALL_GPU = 'pip install "edgeroute[gpu]"'
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+DEVICES = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
+# Where in onnxruntime's source an error was thrown, before and behind what it says.
+_SIGNATURE = re.compile(r"\A\S+\.(?:cc|h):\d+ (?:.*(?=\b\w+ failure \d)|.*?\) )| ; GPU=.*")
+# The smallest model: y = Identity(x), float32 [1], opset 17.
+_IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02080162"
+    "0f0a0179120a0a08080112040a02080142040a001011"
+)
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module, or ``MissingExtraError`` saying what to install."""
+    try:
+        import onnxruntime as ort
+
+        ort.get_available_providers()
+    except (ImportError, AttributeError) as error:
+        raise MissingExtraError(
+            f"onnxruntime does not import ({error}): run {INSTALL_CPU}, or {INSTALL_GPU} on a CUDA machine"
+        ) from None
+    return ort
+
+
+def why_no_cuda() -> str | None:
+    """Why CUDA cannot be used here, or ``None`` when onnxruntime offers it."""
+    return why_no_device("cuda")
+
+
+def why_no_device(device: Device) -> str | None:
+    """Why a device cannot be used here, or ``None`` when onnxruntime offers it, loadable or not."""
+    if PROVIDERS[device] in onnxruntime().get_available_providers():
+        return None
+    builds = installed_builds()
+    if len(builds) > 1:
+        return (
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            f"uninstall both, then run {INSTALL_GPU}"
+        )
+    return f"the installed onnxruntime has no {DEVICES[device]} provider: uninstall it, then run {INSTALL_GPU}"
+
+
+def probe_providers() -> dict[str, str | None]:
+    """Each execution provider that onnxruntime offers, with why it does not load or, where it does, ``None``.
+
+    onnxruntime lists what it was built with, with or without the driver and its libraries: only a session tells.
+    """
+    ort = onnxruntime()
+    found: dict[str, str | None] = {}
+    for name in ort.get_available_providers():
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            if name in (PROVIDERS["cuda"], PROVIDERS["tensorrt"]):
+                with contextlib.redirect_stdout(sys.stderr):
+                    ort.preload_dlls()
+            session = ort.InferenceSession(_IDENTITY, options, providers=[name], enable_fallback=0)
+            loaded = session.get_providers()[0]
+            found[name] = None if loaded == name else f"onnxruntime took {loaded} instead"
+        except Exception as error:
+            found[name] = brief(error)
+    return found
+
+
+def brief(error: Exception) -> str:
+    """One line of onnxruntime's message."""
+    lines = _SIGNATURE.sub("", str(error).strip()).splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
