@@ -39,8 +39,8 @@ _NO_SCORE = "the graph gave a score that is not a number from 0 to 1"
 class Session:
     """A graph of the bundle contract on one execution provider.
 
-    ``provider`` is what the graph truly runs on, never a silent fallback. ``threads`` are intra-op threads, and how
-    many callers run at a time, the others in the order they came; ``None`` takes what this process may use. A small
+    ``provider`` is what the graph truly runs on, never a silent fallback. ``threads`` are intra-op threads, and one
+    caller more than that runs at a time, the others in the order they came; ``None`` takes what this process may use. A small
     graph runs short rows, and those of callers side by side, on one thread each; what that takes is made when the first
     such row comes, and the bits are the same. ``spinning`` threads wait for the next call at work: one call per 20 ms
     then burns 87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded, so that a device runs them
@@ -66,7 +66,7 @@ class Session:
         self._graph, self._data, self._spinning, self._shapes = graph, data, spinning, shapes
         self._pid = os.getpid()
         self._lock = Lock()
-        self._lanes = Lanes(self.threads)
+        self._lanes = Lanes(self.threads + 1)  # one is ready as another leaves: a tenth more gets through
         self._both = provider == "cpu" and self.threads > 1 and not (spinning or data) and len(graph) <= SMALL
         self._opened: dict[int, Any] = {}
         self._buckets: Buckets | None = None

@@ -72,7 +72,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         def cost(road: Road, tokens: int) -> float:
             return 0.1 if road.name == "nano" else per_token_ms * tokens
 
-        monkeypatch.setattr(roads, "_median_ms", cost)
+        monkeypatch.setattr(roads, "_fastest_ms", cost)
 
     return set_cost
 
