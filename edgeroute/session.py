@@ -40,13 +40,13 @@ class Session:
     """A graph of the bundle contract on one execution provider.
 
     ``provider`` is what the graph truly runs on, never a silent fallback. ``threads`` are intra-op threads, and one
-    caller more than that runs at a time, the others in the order they came; ``None`` takes what this process may use. A small
-    graph runs short rows, and those of callers side by side, on one thread each; what that takes is made when the first
-    such row comes, and the bits are the same. ``spinning`` threads wait for the next call at work: one call per 20 ms
-    then burns 87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded, so that a device runs them
-    in buckets; ``None`` for dynamic scales. ``contract`` is what the graph takes and gives; ``note`` says what the
-    device does without. Raises ``GraphError`` when the graph breaks the contract, ``ProviderError`` when the provider
-    fails.
+    caller more than that runs at a time, the others in the order they came; ``None`` takes what this process may use.
+    A small graph runs short rows, and those of callers side by side, on one thread each; the session for the others is
+    made when the first of them comes, and the bits are the same. ``spinning`` threads wait for the next call at
+    work: one call per 20 ms then burns 87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded,
+    so that a device runs them in buckets; ``None`` for dynamic scales. ``contract`` is what the graph takes and
+    gives; ``note`` says what the device does without. Raises ``GraphError`` when the graph breaks the contract,
+    ``ProviderError`` when the provider fails.
     """
 
     def __init__(
