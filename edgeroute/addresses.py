@@ -14,13 +14,19 @@ from urllib.parse import urlsplit
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Metadata services outside of the link-local range: AWS over IPv6, Alibaba, Azure's wire server, Oracle.
+# Metadata services outside of the link-local range: over IPv6 of AWS, Google and Scaleway; Alibaba, Azure, Oracle.
 _METADATA = frozenset(
-    ipaddress.ip_address(each) for each in ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
+    ipaddress.ip_address(each)
+    for each in (
+        *("fd00:ec2::254", "fd20:ce::254", "fd00:42::42"),
+        *("100.100.100.200", "168.63.129.16", "192.0.0.192"),
+    )
 )
 _METADATA_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
-# IPv6 ranges whose low or middle bits are an IPv4 address: NAT64 and its local form, IPv4-compatible.
-_EMBEDDING = tuple(ipaddress.IPv6Network(each) for each in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
+# IPv6 ranges whose low bits are an IPv4 address: NAT64 and its local form, IPv4-compatible, translated (RFC 2765).
+_EMBEDDING = tuple(
+    ipaddress.IPv6Network(each) for each in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")
+)
 LOCALHOST = "localhost"
 
 
@@ -29,7 +35,7 @@ def check_url(url: str, *, allow_insecure: bool = False) -> str | None:
 
     Plain http is for loopback addresses, and elsewhere only with ``allow_insecure``.
     """
-    if not url.isascii() or any(character.isspace() or character < "!" for character in url):
+    if not url.isascii() or any(not "!" <= character <= "~" for character in url):
         return "expected a URL of ASCII characters without spaces (write international names as xn--…)"
     try:
         parts = urlsplit(url)

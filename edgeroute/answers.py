@@ -64,20 +64,27 @@ async def events(chunks: AsyncIterator[bytes], endpoint: str) -> AsyncIterator[b
 
     Raises ``BrokenAnswerError`` when the stream ends before that: what came was not all.
     """
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > MAX_EVENT_BYTES:
-            break
-        for line in lines:
-            name, _, data = line.strip().partition(b":")
-            if name == b"data":
-                if data.strip() == _DONE:
-                    return
-                yield data.strip()
+    async for line in _lines(chunks):
+        name, _, data = line.strip().partition(b":")
+        if name == b"data":
+            if data.strip() == _DONE:
+                return
+            yield data.strip()
     raise BrokenAnswerError(
         f"the answer of {endpoint} ended before [DONE]", causes=((endpoint, "ended before [DONE]"),)
     )
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Lines as they come; of one that is too long, and what follows it, nothing. The last may have no line end."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > MAX_EVENT_BYTES:
+            return
+    yield rest
 
 
 def usage_of(body: Mapping[str, Any]) -> tuple[int, int] | None:

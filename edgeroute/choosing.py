@@ -17,11 +17,10 @@ from typing import Any
 
 from .budget import Budget
 from .chats import Messages, beginning, check_messages, has_image, texts_of
-from .endpoints import Endpoint
 from .errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
 from .router import Router
 from .settings import Rule, Settings
-from .traffic import TrafficCalibration, read_calibration
+from .traffic import read_calibration
 
 MAX_SEARCHED = 20_000
 """Characters of a message that a pattern sees: time to search a text must be bounded."""
@@ -49,31 +48,24 @@ class Choice:
 class Chooser:
     """The settings' way to choose, with its router loaded."""
 
-    def __init__(self, settings: Settings, endpoints: Mapping[str, Endpoint], router: Router, budget: Budget | None):
+    def __init__(self, settings: Settings, router: Router, budget: Budget | None) -> None:
         self.settings = settings
         self.router = router
         self.budget = budget
-        self._endpoints = endpoints
         self._targets = settings.targets
-        if settings.rank is not None:  # from cheap to dear
-            self._targets = dict(sorted(self._targets.items(), key=lambda item: self._price(item[1][0])))
+        if settings.rank is not None:
             router.rank("a", models=list(self._targets))  # names that the bundle does not know are an error now
         self._names = list(self._targets)
         self._patterns = [re.compile(rule.pattern) if rule.pattern else None for rule in settings.rules]
-        self._edges = _edges(settings, router)
+        self._edges = edges_of(settings, router)
 
     @classmethod
-    def load(cls, settings: Settings, endpoints: Mapping[str, Endpoint], folder: Path) -> Chooser:
-        """Load the router, as ``load_router`` does, and take the calibration's threshold where none is set.
-
-        Raises what that raises, and ``ConfigError`` for a budget's file.
-        """
-        router, own = load_router(settings, folder)
-        if own is not None and settings.strong_share is None and settings.threshold is None and settings.strong:
-            settings = dataclasses.replace(settings, threshold=min(own.threshold, 1.0))
+    def load(cls, settings: Settings, folder: Path) -> Chooser:
+        """Load the router; raises what ``load_router`` raises, and ``ConfigError`` for a budget's file."""
+        settings, router = load_router(settings, folder)
         path = settings.budget_file
         cap = settings.daily_budget_usd
-        return cls(settings, endpoints, router, None if cap is None else Budget(cap, folder / path if path else None))
+        return cls(settings, router, None if cap is None else Budget(cap, folder / path if path else None))
 
     def choose(
         self,
@@ -188,16 +180,12 @@ class Chooser:
             n_tokens=ranking.n_tokens,
         )
 
-    def _price(self, endpoint: str) -> float:
-        """Dollars of a call with as many tokens in as out are expected: an order, not a forecast."""
-        return self._endpoints[endpoint].cost_usd(self.settings.output_tokens, self.settings.output_tokens) or 0.0
 
+def load_router(settings: Settings, folder: Path) -> tuple[Settings, Router]:
+    """The settings' router, with the calibration on the user's own traffic in the place of the bundle's.
 
-def load_router(settings: Settings, folder: Path) -> tuple[Router, TrafficCalibration | None]:
-    """The settings' router, and the calibration on the user's own traffic in the place of the bundle's.
-
-    Relative paths are seen from ``folder``, that of the TOML. Raises what ``Router.load`` raises, and
-    ``CalibrationError``.
+    The settings come back with the calibration's threshold where they set no limit. Relative paths are seen from
+    ``folder``, that of the TOML. Raises what ``Router.load`` raises, and ``CalibrationError``.
     """
     bundle = settings.bundle
     if bundle is not None and (folder / bundle).is_dir():
@@ -211,13 +199,16 @@ def load_router(settings: Settings, folder: Path) -> tuple[Router, TrafficCalibr
         deadline_ms=settings.score_deadline_ms,
     )
     if settings.calibration is None:
-        return router, None
-    own = read_calibration(folder / settings.calibration, router)
+        return settings, router
+    own = read_calibration(folder / settings.calibration, router, chat=settings.chat, sticky=settings.sticky)
     router.graph = dataclasses.replace(router.graph, calibration=own.as_receipt())
-    return router, own
+    if settings.strong and settings.strong_share is None and settings.threshold is None:
+        settings = dataclasses.replace(settings, threshold=min(own.threshold, 1.0))
+    return settings, router
 
 
-def _edges(settings: Settings, router: Router) -> Sequence[float]:
+def edges_of(settings: Settings, router: Router) -> Sequence[float]:
+    """The scores that part the targets, rising; none for ``rank``."""
     if settings.rank is not None:
         return ()
     if not settings.tiers:

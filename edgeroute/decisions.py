@@ -20,7 +20,8 @@ class Logged:
     """A call as it is logged. ``target`` is what was chosen, ``endpoint`` who answered: in shadow mode the strong one.
 
     Tokens are the endpoint's count, or estimates where ``estimated``; ``usd_strong`` is what the same tokens would have
-    cost at the strong target's first endpoint, and ``usd_target`` at the chosen target's.
+    cost at the strong target's first endpoint, and ``usd_target`` at the chosen target's. ``by_caller``: the caller
+    asked for another share or threshold than the operator's. A choice by rank has no score.
     """
 
     time: str
@@ -31,6 +32,7 @@ class Logged:
     score: float | None = None
     threshold: float | None = None
     strong_share: float | None = None
+    by_caller: bool = False
     road: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
@@ -54,8 +56,9 @@ class DecisionLog:
     def __init__(self, path: Path) -> None:
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise ConfigError(f"decision_log: {path} cannot be written: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # a NUL in the path
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"decision_log: {str(path)!r} cannot be written: {why}") from None
 
     def write(self, logged: Logged) -> None:
         """Append a line; fields that say nothing are left out."""

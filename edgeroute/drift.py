@@ -57,19 +57,26 @@ class Drift:
         return self.stability_index > CHANGED
 
 
-def drift_of(rows: Iterable[Logged], quantiles: Sequence[float]) -> Drift:
-    """Drift of the decisions that have a score; what is wanted is the last decision's share.
+def drift_of(
+    rows: Iterable[Logged], quantiles: Sequence[float], configured: tuple[float, float] | None = None
+) -> Drift:
+    """Drift of the decisions that have a score and were made at the operator's share, not at one of the caller's own.
 
-    Raises ``CalibrationError`` with fewer than ``LEAST_SCORES`` of them.
+    ``configured``: the threshold and share of the operator's, without it those of the last such decision. Raises
+    ``CalibrationError`` with fewer than ``LEAST_SCORES`` of them.
     """
     scored = [
-        row for row in rows if row.score is not None and row.threshold is not None and row.strong_share is not None
+        row
+        for row in rows
+        if row.score is not None and row.threshold is not None and row.strong_share is not None and not row.by_caller
     ]
     if len(scored) < LEAST_SCORES:
-        raise CalibrationError(f"expected at least {LEAST_SCORES} decisions with a score, found {len(scored)}")
+        raise CalibrationError(
+            f"expected at least {LEAST_SCORES} decisions with a score at the configured share, found {len(scored)}"
+        )
     scores = np.array([row.score for row in scored], np.float64)
     limits = np.array([row.threshold for row in scored], np.float64)
-    share, threshold = float(scored[-1].strong_share or 0.0), float(limits[-1])
+    threshold, share = configured or (float(limits[-1]), float(scored[-1].strong_share or 0.0))
     return Drift(
         n=len(scored),
         stability_index=stability_index(quantiles, scores),

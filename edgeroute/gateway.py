@@ -61,7 +61,7 @@ class Gateway:
         every wrong line and key, ``MissingExtraError``, and what ``Router.load`` raises. Opens no connection.
         """
         settings, endpoints = read_settings(path, environment)
-        return cls(settings, endpoints, Chooser.load(settings, endpoints, Path(path).parent))
+        return cls(settings, endpoints, Chooser.load(settings, Path(path).parent))
 
     def choose(
         self,
@@ -115,6 +115,8 @@ class Gateway:
     async def acomplete(self, messages: Messages, **fields: Any) -> Completion:
         """``complete`` for event loops."""
         options, fields = _parted(fields)
+        if fields.get("stream"):  # before it costs anything
+            raise ConfigError("complete gives whole answers: for stream=True there are stream and astream")
         choice = await self.achoose(messages, **options, **fields)
         deadline = time.monotonic() + self.settings.deadline_s
         reply = await self._open(choice, fields | {"messages": check_messages(messages)}, deadline)

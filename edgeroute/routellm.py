@@ -6,7 +6,9 @@ that the user has (``routellm.calibrate_threshold`` computes one). Anything else
 
 from __future__ import annotations
 
+import math
 import os
+import re
 
 import numpy as np
 
@@ -16,18 +18,25 @@ from .tables import read_csv_rows
 NAMES = ("causal_llm", "sw_ranking", "random", "bert", "mf")
 PUBLISHED = {("mf", 0.11593): 0.5}
 """Thresholds and shares that RouteLLM's README states."""
+_NUMBER = re.compile(r"(?:[0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,4})?")
 _TOLERANCE = 5e-6
 """They are rounded to five digits."""
+
+
+def parse_unit(text: str) -> float | None:
+    """A number from 0 to 1 as people write it, such as 0.3, .3 or 1e-05, or ``None``.
+
+    ``float`` takes more: spaces, underscores, digits of other scripts.
+    """
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return value if 0 <= value <= 1 else None
 
 
 def parse_threshold(text: str) -> tuple[str, float]:
     """``mf:0.11593`` as name and number; raises ``CalibrationError``."""
     name, _, number = text.rpartition(":")
-    try:
-        threshold = float(number)
-    except ValueError:
-        threshold = -1.0
-    if name not in NAMES or not 0 <= threshold <= 1:
+    threshold = parse_unit(number)
+    if name not in NAMES or threshold is None:
         raise CalibrationError(
             f"expected one of {', '.join(NAMES)}, a colon and a number from 0 to 1, such as mf:0.11593"
         )

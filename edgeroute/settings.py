@@ -89,9 +89,19 @@ class Settings:
 
     @property
     def targets(self) -> dict[str, tuple[str, ...]]:
-        """Each target's endpoints in fallback order; for ``rank`` in the order of the file."""
+        """Each target's endpoints in fallback order, from cheap to strong; for ``rank`` by price."""
         if self.rank is not None:
-            return dict(self.rank.models)
+            return dict(sorted(self.rank.models.items(), key=lambda item: self._price(item[1])))
         if self.tiers:
             return {tier.name: tier.endpoints for tier in self.tiers}
         return {"weak": self.weak, "strong": self.strong}
+
+    @property
+    def strongest(self) -> str:
+        """The target that all others are measured by: the last, and for ``rank`` the dearest."""
+        return list(self.targets)[-1]
+
+    def _price(self, endpoints: tuple[str, ...]) -> float:
+        """Of the first endpoint, with as many tokens in as out: an order, not a forecast."""
+        table = self.endpoints.get(endpoints[0]) if endpoints else None
+        return (table.usd_per_1m_input or 0.0) + (table.usd_per_1m_output or 0.0) if table else 0.0

@@ -33,6 +33,8 @@ class AsyncStream:
         try:
             async for data in events(self._reply.chunks(deadline), self.endpoint):
                 chunk = parse_body(data, self.endpoint)
+                if chunk.get("error"):  # how OpenAI's servers say that they break off; its words may hold the prompt
+                    raise self._reply.broken("broke off with an error event")
                 texts.append(text_of(chunk, "delta"))
                 usage = chunk if usage_of(chunk) else usage
                 yield chunk

@@ -38,7 +38,8 @@ class TrafficCalibration:
     """What ``edgeroute calibrate`` writes: quantiles of one graph's score on the user's prompts, and a threshold.
 
     ``strong_share`` is what the threshold sends to the strong model of these prompts, ``share_low`` and ``share_high``
-    the interval for others like them at ``confidence``.
+    the interval for others like them at ``confidence``. ``chat`` is the chat policy they were scored by, the bundle's
+    or the operator's, and ``sticky`` whether only a conversation's beginning was.
     """
 
     format: int
@@ -54,6 +55,7 @@ class TrafficCalibration:
     share_low: float
     share_high: float
     confidence: float
+    sticky: bool = False
 
     def as_receipt(self) -> Calibration:
         """The form in which a graph carries its calibration: put in its place, it changes what shares mean."""
@@ -169,9 +171,19 @@ class Outcomes:
 
 
 def make_calibration(
-    router: Router, scores: NDArray[np.float64], threshold: float, *, sample: str, confidence: float
+    router: Router,
+    scores: NDArray[np.float64],
+    threshold: float,
+    *,
+    sample: str,
+    confidence: float,
+    chat: str | None = None,
+    sticky: bool = False,
 ) -> TrafficCalibration:
-    """What to write for a router and a threshold on the scores of the user's prompts, ``[n]``."""
+    """What to write for a router and a threshold on the scores of the user's prompts, ``[n]``.
+
+    ``chat``: the policy that the router was loaded with, where it is not the bundle's own.
+    """
     count, n = int((scores >= threshold).sum()), len(scores)
     low, high = share_interval(count, n, confidence)
     return TrafficCalibration(
@@ -179,7 +191,7 @@ def make_calibration(
         bundle=router.manifest.name,
         digest=router.manifest.digest,
         graph=router.graph.file,
-        chat=router.manifest.text.chat if router.manifest.text else None,
+        chat=_policy(router, chat),
         sample=sample,
         n=n,
         quantiles=fit_quantiles(scores),
@@ -188,6 +200,7 @@ def make_calibration(
         share_low=low,
         share_high=high,
         confidence=confidence,
+        sticky=sticky,
     )
 
 
@@ -201,10 +214,12 @@ def write_calibration(path: Path, calibration: TrafficCalibration) -> None:
         raise CalibrationError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def read_calibration(path: Path, router: Router) -> TrafficCalibration:
-    """Read a calibration file and see that it was taken on this router's bundle and graph.
+def read_calibration(
+    path: Path, router: Router, *, chat: str | None = None, sticky: bool = False
+) -> TrafficCalibration:
+    """Read a calibration file and see that it was taken on this router's bundle and graph, and on the same text.
 
-    Raises ``CalibrationError`` that says what differs.
+    ``chat`` and ``sticky`` are the operator's. Raises ``CalibrationError`` that says what differs.
     """
     try:
         with open(path, "rb") as file:
@@ -225,12 +240,19 @@ def read_calibration(path: Path, router: Router) -> TrafficCalibration:
     for what, theirs, ours in (
         ("the bundle", f"{found.bundle} {found.digest}", f"{router.manifest.name} {router.manifest.digest}"),
         ("the graph", found.graph, router.graph.file),
+        ("the chat policy", found.chat, _policy(router, chat)),
+        ("sticky =", str(found.sticky).lower(), str(sticky).lower()),
     ):
         if theirs != ours:
             raise CalibrationError(
                 f"{path} was taken on {what} {theirs}, and this is {ours}: scores differ, run edgeroute calibrate again"
             )
     return found
+
+
+def _policy(router: Router, chat: str | None) -> str | None:
+    own = router.manifest.text.chat if router.manifest.text else None
+    return chat or own
 
 
 def _sound(found: TrafficCalibration) -> bool:

@@ -194,6 +194,7 @@ def cut_after(words: int) -> Behaviour:
         handler.begin({"Content-Type": "text/event-stream"})
         for data in stream_of({"id": "1", "model": "m"}, handler.upstream.words)[:words]:
             handler.chunk(data)
+        time.sleep(0.05)  # what comes with the end of its connection may be lost with it
         handler.drop()
 
     return behave

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import click
 import numpy as np
 
-from ..chats import estimate_tokens
+from ..chats import beginning, check_messages, estimate_tokens, texts_of
 from ..choosing import load_router
 from ..config import read_settings
 from ..errors import CalibrationError
@@ -20,6 +20,7 @@ from ..inputs import BadLine, format_of, read_prompts
 from ..labels import read_outcomes
 from ..routellm import share_of
 from ..router import Router
+from ..settings import Settings
 from ..text import Prompt
 from ..traffic import (
     Outcomes,
@@ -88,7 +89,8 @@ def calibrate(**options: Any) -> None:
 
     With --outcomes the quality is shown as a fraction of the strong model's own mark, with an interval that holds
     whatever the distribution of marks. --quality 0.95 finds the least share that keeps 95% of it at the stated
-    confidence; it takes a few hundred outcomes.
+    confidence; it takes a few hundred outcomes. Outcomes whose prompts stand in --prompts too are left out: what sets
+    thresholds cannot test them.
     """
     chosen = _Options(**options)
     goals = ("strong_share", "budget_usd_per_1k", "quality", "routellm_threshold")
@@ -96,36 +98,45 @@ def calibrate(**options: Any) -> None:
         raise click.UsageError("Give one of --strong-share, --budget-usd-per-1k, --quality and --routellm-threshold.")
     if chosen.quality is not None and chosen.outcomes is None:
         raise click.UsageError("--quality needs --outcomes.")
-    router, traffic = _open(chosen)
-    outcomes = _read_outcomes(chosen, router)
+    prompts = _read_prompts(chosen)
+    settings, router, traffic = _open(chosen, prompts)
+    outcomes = _read_outcomes(chosen, router, {text for each in prompts for text in _only_text(each)})
     threshold = _threshold(chosen, router, traffic, outcomes)
     made = make_calibration(
-        router, traffic.scores, threshold, sample=Path(chosen.prompts).name, confidence=chosen.confidence
+        router,
+        traffic.scores,
+        threshold,
+        sample=Path(chosen.prompts).name,
+        confidence=chosen.confidence,
+        chat=settings.chat if settings else None,
+        sticky=settings.sticky if settings else False,
     )
     if chosen.output is not None:
         write_calibration(Path(chosen.output), made)
     _show(chosen, made, traffic, outcomes)
 
 
-def _open(options: _Options) -> tuple[Router, Traffic]:
+def _open(options: _Options, prompts: Sequence[Prompt]) -> tuple[Settings | None, Router, Traffic]:
     config = options.config or (TOML if Path(TOML).is_file() else None)
-    strong = weak = None
+    settings = strong = weak = None
     output_tokens = 400
     if config is not None:
         settings, endpoints = read_settings(config, keys=False)
+        if settings.rank is not None:
+            raise CalibrationError(f"{config} chooses by rank, by margin and not by threshold: there is none to set")
         targets = list(settings.targets.values())
         weak, strong = endpoints[targets[0][0]], endpoints[targets[-1][0]]
         output_tokens = settings.output_tokens
         settings = dataclasses.replace(settings, calibration=None)
         if options.model is not None:
             settings = dataclasses.replace(settings, bundle=options.model, digest=None)
-        router, _ = load_router(settings, Path(config).parent if options.model is None else Path())
+        _, router = load_router(settings, Path(config).parent if options.model is None else Path())
     else:
         router = Router.load(options.model)
-    prompts = _read_prompts(options)
-    scores = _score(router, prompts)
+    scored = [beginning(check_messages(each)) for each in prompts] if settings and settings.sticky else prompts
+    scores = _score(router, scored)
     tokens = np.array([estimate_tokens(each if isinstance(each, str) else json.dumps(each)) for each in prompts])
-    return router, Traffic(scores, tokens.astype(np.float64), strong, weak, output_tokens)
+    return settings, router, Traffic(scores, tokens.astype(np.float64), strong, weak, output_tokens)
 
 
 def _read_prompts(options: _Options) -> list[Prompt]:
@@ -147,7 +158,12 @@ def _score(router: Router, prompts: Sequence[Prompt]) -> np.ndarray:
     return np.concatenate(parts).astype(np.float64)
 
 
-def _read_outcomes(options: _Options, router: Router) -> Outcomes | None:
+def _only_text(prompt: Prompt) -> Sequence[str]:
+    """The text of a prompt without a history, as outcomes have them."""
+    return [prompt] if isinstance(prompt, str) else texts_of(prompt[0]) if len(prompt) == 1 else []
+
+
+def _read_outcomes(options: _Options, router: Router, known: Set[str]) -> Outcomes | None:
     if options.outcomes is None:
         return None
     strong, weak = options.strong or router.manifest.pair.strong, options.weak or router.manifest.pair.weak
@@ -159,6 +175,15 @@ def _read_outcomes(options: _Options, router: Router) -> Outcomes | None:
             f"{options.outcomes}: expected marks of {strong} and {weak}, found {', '.join(names[:8]) or 'none'}: "
             "name the models with --strong and --weak"
         )
+    apart = [row for row in fitting if row.prompt not in known]
+    if len(apart) < len(fitting):
+        click.echo(f"{len(fitting) - len(apart)} of {len(fitting)} outcomes stand in --prompts too: left out", err=True)
+    if not apart:
+        raise CalibrationError(
+            f"{options.outcomes}: expected outcomes of other prompts than those of --prompts, since what sets "
+            "thresholds cannot test them: give a part of your prompts to each"
+        )
+    fitting = apart
     scores = _score(router, [row.prompt for row in fitting])
     return Outcomes(
         scores, np.array([row.scores[strong] for row in fitting]), np.array([row.scores[weak] for row in fitting])
@@ -181,7 +206,9 @@ def _show(options: _Options, made: TrafficCalibration, traffic: Traffic, outcome
     table = traffic.table(SHARES)
     quality = None
     if outcomes is not None:
-        low, high = outcomes.ratio_interval(made.threshold, options.confidence)
+        # An interval holds at a threshold that the outcomes did not choose; of one they did, --quality is the bound.
+        free = options.quality is None
+        low, high = outcomes.ratio_interval(made.threshold, options.confidence) if free else (options.quality, None)
         quality = {"value": outcomes.quality(made.threshold), "low": low, "high": high, "n": len(outcomes.scores)}
     if options.as_json:
         summary = {key: value for key, value in asdict(made).items() if key != "quantiles"}
@@ -190,19 +217,20 @@ def _show(options: _Options, made: TrafficCalibration, traffic: Traffic, outcome
         return
     sure = f"{options.confidence:.0%}"
     click.echo(f"threshold     {made.threshold:.5f}")
+    about = "" if options.budget_usd_per_1k is None else "about "  # that share was chosen by the prompts' own costs
     click.echo(
         f"strong share  {made.strong_share:.1%} of {made.n} prompts; "
-        f"{made.share_low:.1%} to {made.share_high:.1%} of others like them ({sure})"
+        f"{about}{made.share_low:.1%} to {made.share_high:.1%} of others like them ({sure})"
     )
     if (usd := traffic.cost(made.threshold)) is not None:
         click.echo(f"cost          ${usd:.2f} a thousand prompts (tokens estimated)")
     if quality is not None:
-        click.echo(
-            f"quality       {quality['value']:.1%} of the strong model's on {quality['n']} outcomes; "
+        kept = (
             f"{quality['low']:.1%} to {quality['high']:.1%} ({sure})"
+            if options.quality is None
+            else (f"at least {options.quality:.1%} of others at {sure} confidence, the choice included")
         )
-        if options.quality is not None:
-            click.echo(f"              at least {options.quality:.1%} at {sure} confidence, the choice included")
+        click.echo(f"quality       {quality['value']:.1%} of the strong model's on {quality['n']} outcomes; {kept}")
     click.echo("\nshare  threshold  usd/1k")
     for row in table:
         money = "-" if row.usd_per_1k is None else f"{row.usd_per_1k:.2f}"

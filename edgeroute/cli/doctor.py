@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..diagnosis import Diagnosis, diagnose
+from ..errors import CalibrationError
 from .commands import CORE
 from .exits import FAILED, OK
 from .output import write_json
@@ -38,17 +39,22 @@ def doctor(log: str | None, config: str | None, as_json: bool) -> int:
 
 
 def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
-    from ..choosing import load_router
+    from ..choosing import edges_of, load_router
     from ..config import read_settings
     from ..decisions import read_decisions
     from ..drift import drift_of
     from ..router import Router
 
+    configured = None
     if config is None:
         router = Router.load()
     else:
-        router, _ = load_router(read_settings(config, keys=False)[0], Path(config).parent)
-    found = drift_of((row for _, row in read_decisions(log)), router.graph.calibration.quantiles)
+        settings, router = load_router(read_settings(config, keys=False)[0], Path(config).parent)
+        if settings.rank is not None:
+            raise CalibrationError(f"{config} chooses by rank: win rates have no calibration to drift from")
+        limit = edges_of(settings, router)[-1]
+        configured = limit, router.threshold(threshold=min(limit, 1.0))[1]
+    found = drift_of((row for _, row in read_decisions(log)), router.graph.calibration.quantiles, configured)
     if as_json:
         write_json(asdict(found) | {"changed": found.changed})
     else:

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from .accounts import as_chat
 from .errors import answer_for, refuse, unknown_model
-from .limits import FullError, check_caller, is_loopback, read_body
+from .limits import NotServedError, check_caller, is_loopback, read_body
 from .live import Holder, Live
 from .metrics import Metrics
 from .names import OWN, offered, understand
@@ -88,8 +88,8 @@ def make_app(holder: Holder, say: Callable[[str], None], reload_s: float = 0.5) 
                     return refused
                 try:
                     return await answer(live, request)
-                except FullError as full:
-                    return full.response
+                except NotServedError as why:
+                    return why.response
                 except Exception as error:
                     return answer_for(error)
 
@@ -146,7 +146,7 @@ async def _choice(live: Live, values: Mapping[str, Any]) -> dict[str, Any]:
     gateway = live.gateway
     asked = understand(values.get("model", OWN), gateway.endpoints, gateway.router.manifest.name)
     if asked is None:
-        raise FullError(unknown_model(gateway.endpoints))
+        raise NotServedError(unknown_model(gateway.endpoints))
     if asked.endpoints:
         return dataclasses.asdict(await asyncio.to_thread(gateway.named, tuple(asked.endpoints)))
     rest = {key: values[key] for key in ("tools", "functions") if key in values}

@@ -33,6 +33,7 @@ class Account:
     usage: tuple[int, int] | None = None
     made: int = 0
     generates: bool = True
+    by_caller: bool = False
     started: bool = False
     tail: bytes = field(default=b"", repr=False)
 
@@ -66,16 +67,17 @@ class Account:
         given, made = self.usage or (_estimate(self.messages), self.made)
         if self.reply is not None and self.reply.status >= 400:  # a refusal costs nothing
             given = made = 0
-        strongest = list(settings.targets.values())[-1][0]
+        strongest = settings.targets[settings.strongest][0]
         return Logged(
             time=now(),
             target=choice.target,
             endpoint=endpoint.name if endpoint else None,
             status=self.status,
             reason=choice.reason,
-            score=choice.score,
-            threshold=choice.threshold,
+            score=choice.score if settings.rank is None else None,  # a win rate is no score: nothing to replay or drift
+            threshold=choice.threshold if settings.rank is None else None,
             strong_share=choice.strong_share,
+            by_caller=self.by_caller,
             road=choice.road,
             input_tokens=given,
             output_tokens=made,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
@@ -11,6 +12,7 @@ from ..errors import (
     BrokenAnswerError,
     BudgetError,
     CalibrationError,
+    ConfigError,
     EdgeRouteError,
     PromptError,
     UpstreamError,
@@ -58,4 +60,8 @@ def answer_for(error: Exception) -> JSONResponse:
         if error.status == 429:
             return refuse(429, str(error), kind="rate_limit_error", code="rate_limit_exceeded", headers=headers)
         return refuse(502, str(error), kind="upstream_error", code="no_endpoint", headers=headers)
+    if isinstance(error, ConfigError):  # of a file that was sound when it was loaded: its path is for the operator
+        logging.getLogger(__name__).error("%s", error)
+        text = "a file of this server's operator cannot be used; what is wrong with it is in the server's own output"
+        return refuse(500, text, kind="server_error", code="ConfigError")
     return refuse(500, str(error), kind="server_error", code=type(error).__name__)

@@ -18,8 +18,8 @@ from ..settings import Serve
 from .errors import refuse
 
 
-class FullError(Exception):
-    """A caller cannot be served; ``response`` tells why."""
+class NotServedError(Exception):
+    """A caller cannot be served, for whatever reason; ``response`` tells it."""
 
     def __init__(self, response: JSONResponse) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def entered(self) -> AsyncIterator[None]:
-        """Wait for room; raises ``FullError`` with 429 when too many wait, 503 when it took too long."""
+        """Wait for room; raises ``NotServedError`` with 429 when too many wait, 503 when it took too long."""
         await self.enter()
         try:
             yield
@@ -49,7 +49,7 @@ class Gate:
             if self._waiting >= self._serve.max_queue:
                 text = f"{self._serve.max_concurrency} calls run and {self._serve.max_queue} wait: try again later"
                 headers = {"Retry-After": "1"}
-                raise FullError(refuse(429, text, kind="rate_limit_error", code="queue_full", headers=headers))
+                raise NotServedError(refuse(429, text, kind="rate_limit_error", code="queue_full", headers=headers))
             await self._wait()
         else:
             await self._room.acquire()
@@ -66,13 +66,15 @@ class Gate:
         except TimeoutError:
             text = f"no room in {self._serve.queue_timeout_s:g} s: try again later"
             headers = {"Retry-After": "1"}
-            raise FullError(refuse(503, text, kind="server_error", code="queue_timeout", headers=headers)) from None
+            raise NotServedError(
+                refuse(503, text, kind="server_error", code="queue_timeout", headers=headers)
+            ) from None
         finally:
             self._waiting -= 1
 
 
 async def read_body(request: Request, serve: Serve) -> bytes:
-    """The request's body; raises ``FullError`` with 413 as soon as it is too large, 408 when it took too long."""
+    """The request's body; raises ``NotServedError`` with 413 as soon as it is too large, 408 when it took too long."""
     declared, most = request.headers.get("content-length", ""), int(serve.max_body_mb * 1e6)
     parts: list[bytes] | None = None
     if not (declared.isdecimal() and int(declared[:20]) > most):
@@ -81,10 +83,10 @@ async def read_body(request: Request, serve: Serve) -> bytes:
                 parts = await _parts(request, most)
         except TimeoutError:
             text = f"the body did not come in {serve.caller_timeout_s:g} s"
-            raise FullError(refuse(408, text, code="body_timeout", headers={"Connection": "close"})) from None
+            raise NotServedError(refuse(408, text, code="body_timeout", headers={"Connection": "close"})) from None
     if parts is None:
         text = f"the body has more than {most / 1e6:g} MB"
-        raise FullError(refuse(413, text, code="body_too_large", headers={"Connection": "close"}))
+        raise NotServedError(refuse(413, text, code="body_too_large", headers={"Connection": "close"}))
     return b"".join(parts)
 
 

@@ -22,8 +22,8 @@ class Live:
         serve = gateway.settings.serve
         self.gateway = gateway
         self.gate = Gate(serve)
-        self.log = DecisionLog(folder / serve.decision_log) if serve.decision_log else None
         self.token = _token(serve.bearer_token_env, environment)
+        self.log = DecisionLog(folder / serve.decision_log) if serve.decision_log else None
         gateway.observe = metrics.upstream
         self._users = 0
         self._idle = asyncio.Event()
@@ -67,6 +67,7 @@ class Holder:
         old, self.live = self.live, Live(gateway, self.path.parent, self.metrics, self._environment)
         if old is not None:
             gateway.go_on_from(old.gateway)
+            self.metrics.forget()
             task = asyncio.create_task(old.retire())
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
@@ -80,8 +81,11 @@ class Holder:
             try:
                 await self.load()
                 yield f"{self.path} was loaded again"
-            except EdgeRouteError as error:
-                yield f"{self.path} changed and cannot be used; what was loaded before goes on.\n{error}"
+            except Exception as error:  # whatever it is, what serves goes on, and so does looking at the file
+                told = (
+                    str(error) if isinstance(error, EdgeRouteError) else f"a bug in edgeroute ({type(error).__name__})"
+                )
+                yield f"{self.path} changed and cannot be used; what was loaded before goes on.\n{told}"
 
     async def close(self) -> None:
         """Close what serves and what still retires."""

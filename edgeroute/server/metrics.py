@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -41,6 +42,7 @@ class Metrics:
         self._tokens = counter("tokens", "Tokens, estimated where an endpoint counts none.", "endpoint", "direction")
         self._usd = counter("cost_usd", "Estimated cost of all calls in US dollars.")
         self._saved = counter("saved_usd", "Estimated cost saved against strong calls only, in US dollars.")
+        self.unwritten = counter("unwritten", "Lines of the decision log and of the budget that could not be written.")
         self._psi = Gauge("edgeroute_score_psi", "Drift of scores against the calibration.", registry=self.registry)
         self._share = Gauge("edgeroute_strong_share", "Strong decisions among the last.", registry=self.registry)
 
@@ -51,14 +53,20 @@ class Metrics:
         else:
             self._errors.labels(endpoint, str(failed.status or "none")).inc()
 
+    def forget(self) -> None:
+        """Begin anew with what drift is measured on: another bundle's scores are no part of it."""
+        self._scores.clear()
+        self._strong.clear()
+
     def decided(self, logged: Logged, strong: bool) -> None:
-        """A call that is over."""
+        """A call that is over. The realised share is that of calls at the operator's share, not at the caller's own."""
         self._decisions.labels(logged.target, logged.road or "none").inc()
         self._added.observe(logged.latency_ms / 1e3)
         if logged.score is not None:
             self._score.observe(logged.score)
             self._scores.append(logged.score)
-            self._strong.append(strong)
+            if not logged.by_caller:
+                self._strong.append(strong)
         if logged.endpoint is not None:
             self._tokens.labels(logged.endpoint, "input").inc(logged.input_tokens)
             self._tokens.labels(logged.endpoint, "output").inc(logged.output_tokens)
@@ -67,9 +75,8 @@ class Metrics:
             self._saved.inc(max((logged.usd_strong or 0.0) - logged.usd, 0.0))
 
     def text(self, gateway: Gateway) -> bytes:
-        """The page."""
-        if len(self._scores) >= LEAST_SCORES:
-            self._psi.set(stability_index(gateway.router.graph.calibration.quantiles, list(self._scores)))
-        if self._strong:
-            self._share.set(sum(self._strong) / len(self._strong))
+        """The page. What is not known yet is NaN."""
+        enough, quantiles = len(self._scores) >= LEAST_SCORES, gateway.router.graph.calibration.quantiles
+        self._psi.set(stability_index(quantiles, list(self._scores)) if enough else math.nan)
+        self._share.set(sum(self._strong) / len(self._strong) if self._strong else math.nan)
         return generate_latest(self.registry)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..endpoints import Endpoint
-from ..routellm import NAMES
+from ..routellm import NAMES, parse_unit
 
 OWN = "edgeroute"
 _SHARE = f"{OWN}-share-"
@@ -38,11 +37,11 @@ def understand(name: object, endpoints: Mapping[str, Endpoint], bundle: str) -> 
     if direct:
         return Asked(endpoints=direct)
     if name.startswith(_SHARE):
-        share = _unit(name.removeprefix(_SHARE))
+        share = parse_unit(name.removeprefix(_SHARE))
         return None if share is None else Asked({"strong_share": share})
     for known in sorted({*NAMES, bundle}, key=len, reverse=True):
         if name.startswith(f"{_ROUTER}{known}-"):
-            threshold = _unit(name.removeprefix(f"{_ROUTER}{known}-"))
+            threshold = parse_unit(name.removeprefix(f"{_ROUTER}{known}-"))
             return None if threshold is None else Asked({"threshold": threshold})
     return None
 
@@ -50,11 +49,3 @@ def understand(name: object, endpoints: Mapping[str, Endpoint], bundle: str) -> 
 def offered(endpoints: Mapping[str, Endpoint]) -> list[str]:
     """The names to list: ours, then the models of the endpoints."""
     return list(dict.fromkeys([OWN, *(endpoint.model for endpoint in endpoints.values())]))
-
-
-def _unit(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if text == text.strip() and math.isfinite(value) and 0 <= value <= 1 else None

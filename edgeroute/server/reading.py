@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from .errors import refuse
 from .fields import Fields
-from .limits import FullError
+from .limits import NotServedError
 
 LARGE_BYTES = 256 << 10
 """A body of this size takes about as long to read as a thread takes to be woken, a few times over."""
@@ -21,8 +21,8 @@ async def beside(data: bytes, read: Callable[[bytes], Result]) -> Result:
 
 
 async def read_fields(body: bytes) -> Fields:
-    """The fields of a caller's body; raises ``FullError`` with 400 for what is no JSON object."""
+    """The fields of a caller's body; raises ``NotServedError`` with 400 for what is no JSON object."""
     try:
         return await beside(body, Fields)
     except ValueError as error:
-        raise FullError(refuse(400, f"the body is {error}")) from None
+        raise NotServedError(refuse(400, f"the body is {error}")) from None

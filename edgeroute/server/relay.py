@@ -13,11 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from ..choosing import Choice
 from ..errors import BrokenAnswerError, EdgeRouteError
+from ..settings import Settings
 from ..transport import Reply
 from .accounts import Account, as_chat, counted, usage_of_stream
 from .errors import answer_for, refuse, unknown_model
 from .fields import Fields
-from .limits import FullError, check_caller, patient, read_body
+from .limits import NotServedError, check_caller, patient, read_body
 from .live import Holder, Live
 from .names import Asked, understand
 from .passing import Headers, is_done, is_events, passed_on, whole_lines
@@ -43,14 +44,14 @@ class Relay:
             send = patient(send, receive, serve.caller_timeout_s)
             try:
                 if (refused := check_caller(request, live.token)) is not None:
-                    raise FullError(refused)
+                    raise NotServedError(refused)
                 async with live.gate.entered():
                     body = await read_body(request, serve)
                     await _until_hung_up(asyncio.create_task(self._serve(live, request, body, account, send)), receive)
-            except FullError as full:
-                account.status = full.response.status_code
+            except NotServedError as why:
+                account.status = why.response.status_code
                 with contextlib.suppress(ClientDisconnect):
-                    await full.response(scope, receive, send)
+                    await why.response(scope, receive, send)
             except ClientDisconnect:  # in the middle of its body, or it took no answer
                 pass
             finally:
@@ -65,8 +66,8 @@ class Relay:
             called = await self._choose(live, request, fields, asked, account)
             await self._call(live, called, fields, account, start, send)
             return
-        except FullError as full:
-            refused = full.response
+        except NotServedError as why:
+            refused = why.response
         except Exception as error:
             if account.started:
                 raise
@@ -82,10 +83,10 @@ class Relay:
         fields = await read_fields(body)
         gateway = live.gateway
         if "model" not in fields.values:
-            raise FullError(refuse(400, "the field model is missing", param="model"))
+            raise NotServedError(refuse(400, "the field model is missing", param="model"))
         asked = understand(fields.values["model"], gateway.endpoints, gateway.router.manifest.name)
         if asked is None:
-            raise FullError(unknown_model(gateway.endpoints))
+            raise NotServedError(unknown_model(gateway.endpoints))
         return fields, asked
 
     async def _choose(self, live: Live, request: Request, fields: Fields, asked: Asked, account: Account) -> Choice:
@@ -95,21 +96,23 @@ class Relay:
             asked = Asked(endpoints=asked.endpoints or settings.serve.embeddings)
             if not asked.endpoints:
                 text = "name an endpoint's model, or let the operator set serve.embeddings"
-                raise FullError(refuse(404, text, param="model", code="model_not_found"))
+                raise NotServedError(refuse(404, text, param="model", code="model_not_found"))
         account.messages = fields.values.get(_WORDS.get(self._path, "prompt"))
         account.generates = self._path != "embeddings"
         if asked.endpoints:
             account.choice = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
             return account.choice
         options = dict(asked.options)
-        if settings.override_header is not None and (target := request.headers.get(settings.override_header)):
+        account.by_caller = bool(options)
+        if target := request.headers.get(settings.override_header or ""):
+            _check_target(settings, target)
             options["target"] = target
         rest = {key: fields.values[key] for key in ("tools", "functions") if key in fields.values}
         account.choice = choice = await gateway.achoose(
             as_chat(account.messages, tokens=self._path == "completions"), **options, **rest
         )
         if settings.serve.shadow and not choice.capped:
-            return Choice("strong", list(settings.targets.values())[-1], "shadow")
+            return Choice(settings.strongest, settings.targets[settings.strongest], "shadow")
         return choice
 
     async def _call(
@@ -161,12 +164,22 @@ class Relay:
         logged = account.logged(live.gateway.settings, live.gateway.endpoints)
         if logged is None:
             return
-        self._holder.metrics.decided(logged, logged.target == list(live.gateway.settings.targets)[-1])
-        with contextlib.suppress(EdgeRouteError, OSError):  # a full disk may fail no call
-            if live.log is not None:
+        metrics = self._holder.metrics
+        metrics.decided(logged, logged.target == live.gateway.settings.strongest)
+        failures = (EdgeRouteError, OSError)  # a full disk may fail no call, and no log may lift a cap
+        if live.log is not None:
+            with contextlib.suppress(*failures), metrics.unwritten.count_exceptions():
                 live.log.write(logged)
-            if logged.usd is not None:
+        if logged.usd is not None:
+            with contextlib.suppress(*failures), metrics.unwritten.count_exceptions():
                 live.gateway.spend(logged.usd)
+
+
+def _check_target(settings: Settings, target: str) -> None:
+    known = [*settings.targets, "weak", "strong"]
+    if target not in known:
+        text = f"{settings.override_header}: expected a target of {', '.join(dict.fromkeys(known))}"
+        raise NotServedError(refuse(400, text, code="unknown_target"))
 
 
 async def _until_hung_up(work: asyncio.Task[None], receive: Receive) -> None:

@@ -17,7 +17,8 @@ _METADATA = """
 169.254.169.254 169.254.169.254. 2852039166 0xa9fea9fe 0xA9FEA9FE 025177524776 0251.0376.0251.0376 0xa9.0xfe.0xa9.0xfe
 169.254.43518 169.16689662 0251.254.169.254 [::ffff:169.254.169.254] [::ffff:a9fe:a9fe]
 [0:0:0:0:0:ffff:a9fe:a9fe] [::a9fe:a9fe] [64:ff9b::a9fe:a9fe] [64:ff9b:1::a9fe:a9fe] [2002:a9fe:a9fe::]
-[fd00:ec2::254] [FD00:EC2:0:0:0:0:0:254] [fe80::1] [fe80::1%25eth0] [fe80::1%eth0] 100.100.100.200 168.63.129.16
+[fd20:ce::254] [fd00:42::42] [::ffff:0:169.254.169.254] [::ffff:0:a9fe:a9fe] [fd00:ec2::254]
+[FD00:EC2:0:0:0:0:0:254] [fe80::1] [fe80::1%25eth0] [fe80::1%eth0] 100.100.100.200 168.63.129.16
 192.0.0.192 metadata.google.internal METADATA.GOOGLE.INTERNAL. 169.254.0.1 0.0.0.0 0 [::] 224.0.0.1 [ff02::1]
 255.255.255.255 169%2e254%2e169%2e254 user@169.254.169.254 host@169.254.169.254:80 169.254.169.254#@host
 １６９.254.169.254 169。254。169。254 ①⑥⑨.254.169.254 127.1 0x7f.1
@@ -49,7 +50,20 @@ def test_plain_http_is_for_the_loopback_or_said_so(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "ftp://host/v1", "file:///etc/passwd", "https://", "//host", "host/v1", "https://[::1", "https://h:x/"]
+    "url",
+    [
+        "https://a\x7f.example/v1",
+        "https://a.example/v1\x7f",
+        "https://a\x00/v1",
+        "",
+        "ftp://host/v1",
+        "file:///etc/passwd",
+        "https://",
+        "//host",
+        "host/v1",
+        "https://[::1",
+        "https://h:x/",
+    ],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
     assert check_url(url, allow_insecure=True)
@@ -111,6 +125,8 @@ def test_no_proxy_of_the_environment_is_used(
     with serve_upstream("proxy") as proxy, serve_upstream("real") as real:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):  # which would keep the loopback from it, whatever the code does
+            monkeypatch.delenv(name, raising=False)
         with Gateway.load(toml(tmp_path, base_bundle, real.url), environment={}) as gateway:
             gateway.complete("hello")
         assert (len(proxy.asked), len(real.asked)) == (0, 1)

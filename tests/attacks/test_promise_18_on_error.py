@@ -28,12 +28,11 @@ def upstream() -> Iterator[Upstream]:
         yield each
 
 
-def load(folder: Path, bundle: Path, url: str, on_error: str, more: str = "") -> Gateway:
+def load(folder: Path, bundle: Path, url: str, on_error: str | None, more: str = "") -> Gateway:
     path = folder / "edgeroute.toml"
     tables = "\n".join(f'[endpoints.{name}]\nurl = "{url}"\nmodel = "{name}"' for name in ("big", "small"))
-    path.write_text(
-        f'bundle = "{bundle}"\nstrong = ["big"]\nweak = ["small"]\n{more}\non_error = "{on_error}"\n{tables}\n'
-    )
+    said = "" if on_error is None else f'on_error = "{on_error}"'
+    path.write_text(f'bundle = "{bundle}"\nstrong = ["big"]\nweak = ["small"]\n{more}\n{said}\n{tables}\n')
     return Gateway.load(path, environment={})
 
 
@@ -74,9 +73,8 @@ def test_a_chat_without_text_is_such_a_failure(tmp_path: Path, base_bundle: Path
 
 
 def test_strong_is_what_holds_when_nothing_is_said(tmp_path: Path, base_bundle: Path, upstream: Upstream) -> None:
-    gateway = load(tmp_path, base_bundle, upstream.url, "strong")
-    assert gateway.settings.on_error == "strong"
-    gateway.close()
+    with load(tmp_path, base_bundle, upstream.url, None, "strong_share = 0.0") as gateway:
+        assert gateway.complete(IMAGE_ONLY).endpoint == "big"
 
 
 def raising(fault: Exception) -> Any:

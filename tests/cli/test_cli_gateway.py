@@ -12,6 +12,7 @@ import pytest
 from process import run_process
 from upstream import Upstream, cut_after, serve_upstream, status
 
+from edgeroute.calibration import fit_quantiles
 from edgeroute.router import Router
 
 Run = Callable[..., Any]
@@ -117,8 +118,9 @@ def test_calibrate_by_a_threshold_of_routellm(run: Run, log: Path) -> None:
 def test_calibrate_by_quality(run: Run, log: Path, home: Path) -> None:
     router = Router.load()
     words = ("write", "go", "see", "help", "think")
-    prompts = [f"{word} {json.loads(line)['prompt']}" for word in words for line in log.read_text().splitlines()]
-    log.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    known = [json.loads(line)["prompt"] for line in log.read_text().splitlines()]
+    prompts = [f"{word} {prompt}" for word in words for prompt in known]
+    log.write_text("".join(json.dumps({"prompt": f"why {prompt}"}) + "\n" for prompt in prompts))
     scores = router.score_batch(prompts)
     cut = sorted(scores)[len(scores) * 7 // 10]
     marks = [{"s": 1.0, "w": float(score < cut)} for score in scores]
@@ -127,13 +129,63 @@ def test_calibrate_by_quality(run: Run, log: Path, home: Path) -> None:
     arguments = ("calibrate", "--prompts", log, "--outcomes", "scored.jsonl", "--strong", "s", "--weak", "w")
     found = json.loads(run(*arguments, "--quality", "0.9", "--json").out)
     assert found["quality"]["value"] >= 0.9
-    assert found["quality"]["low"] <= found["quality"]["value"] <= found["quality"]["high"]
+    assert (found["quality"]["low"], found["quality"]["high"]) == (0.9, None)
     assert 0.1 < found["strong_share"] < 0.6
     out = run(*arguments, "--quality", "0.9").out
-    assert "at least 90.0% at 95% confidence, the choice included" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("quality")]
+    assert line.endswith("on 500 outcomes; at least 90.0% of others at 95% confidence, the choice included")
+    free = json.loads(run(*arguments, "--strong-share", "0.5", "--json").out)["quality"]
+    assert free["low"] <= free["value"] <= free["high"]
     assert "too few" in run(*arguments, "--quality", "1.0").err
     ran = run("calibrate", "--prompts", log, "--outcomes", "scored.jsonl")
     assert "expected marks of big-model and small-model, found s, w" in ran.err
+
+
+def test_outcomes_of_the_same_prompts_are_left_out(run: Run, log: Path, home: Path) -> None:
+    known = [json.loads(line)["prompt"] for line in log.read_text().splitlines()]
+
+    def write(prompts: list[str]) -> None:
+        rows = [{"prompt": prompt, "scores": {"s": 1.0, "w": 1.0}} for prompt in prompts]
+        (home / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    arguments = ("calibrate", "--prompts", log, "--outcomes", "scored.jsonl", "--strong", "s", "--weak", "w")
+    write(known)
+    ran = run(*arguments, "--quality", "0.5")
+    assert (ran.code, "expected outcomes of other prompts than those of --prompts" in ran.err) == (1, True)
+    write([*known[:30], *(f"go {prompt}" for prompt in known)])
+    ran = run(*arguments, "--quality", "0.5")
+    assert (ran.code, ran.err) == (0, "30 of 130 outcomes stand in --prompts too: left out\n")
+    assert "on 100 outcomes" in ran.out
+
+
+def test_a_share_that_costs_chose_has_no_exact_interval(run: Run, toml: Path, log: Path) -> None:
+    assert "100 prompts; about " in run("calibrate", "--prompts", log, "--budget-usd-per-1k", "1.5").out
+    assert "about" not in run("calibrate", "--prompts", log, "--strong-share", "0.5").out
+
+
+def test_calibrate_scores_what_the_gateway_will(run: Run, toml: Path, home: Path) -> None:
+    first = [f"{word} milk" for word in ("write", "go", "see", "help")]
+    last = {"role": "user", "content": "prove that there are infinitely many primes"}
+    chats = [[{"role": "user", "content": text}, last] for text in first]
+    (home / "chats.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    text, found = toml.read_text(), {}
+    for line in ("sticky = true", 'chat = "last_turns"', ""):
+        toml.write_text(f"{line}\n{text}")
+        assert run("calibrate", "--prompts", "chats.jsonl", "--output", "own.json").code == 0
+        found[line] = json.loads((home / "own.json").read_text())
+        toml.write_text(f'calibration = "own.json"\n{line}\n{text}')
+        assert run("ask", "hello", "--dry-run").code == 0
+    sticky, turns, plain = found.values()
+    assert sticky["quantiles"] == pytest.approx(fit_quantiles([Router.load().score(each) for each in first]), abs=1e-6)
+    assert (sticky["sticky"], plain["sticky"]) == (True, False)
+    assert turns["chat"] == "last_turns" != plain["chat"]
+
+
+def test_calibrate_does_not_rank(run: Run, toml: Path, log: Path) -> None:
+    lists = 'strong = ["big"]\nweak = ["small"]\n'
+    toml.write_text(toml.read_text().replace(lists, "") + '\n[rank.models]\na = ["big"]\nb = ["small"]\n')
+    ran = run("calibrate", "--prompts", log)
+    assert (ran.code, "chooses by rank" in ran.err) == (1, True)
 
 
 def test_calibrate_refuses_what_it_cannot_use(run: Run, log: Path, home: Path) -> None:
@@ -182,7 +234,9 @@ def test_doctor_looks_at_a_log(run: Run, decisions: Path, toml: Path) -> None:
     assert ran.code == (1 if found["changed"] else 0)
     assert "would give what is wanted" in ran.out
     decisions.write_text("")
-    assert "at least 100 decisions with a score, found 0" in run("doctor", "--log", decisions).err
+    assert (
+        "at least 100 decisions with a score at the configured share, found 0" in run("doctor", "--log", decisions).err
+    )
 
 
 def test_serve_says_what_is_wrong_with_its_file(run: Run, home: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operators import endpoint
 from upstream import Upstream
 
 from edgeroute.budget import Budget
@@ -201,8 +200,10 @@ def test_a_day_is_one_of_utc(tmp_path: Path) -> None:
 
 def test_the_price_decides_the_order_of_ranked_models(load: Load, ranking_bundle: Path) -> None:
     gateway = load("", RANK.format(margin=0.5), lists="", bundle=ranking_bundle)
-    assert list(gateway._chooser._targets) == ["small-model", "big-model"]
-    assert "usd_per_1m_input" in endpoint("x", "y")
+    assert list(gateway.settings.targets) == ["small-model", "big-model"]
+    assert gateway.settings.strongest == "big-model"
+    named = [gateway.choose(TEXT, target=each).target for each in ("weak", "strong")]
+    assert named == ["small-model", "big-model"]
 
 
 def test_options_do_not_reach_the_endpoint(load: Load, strong: Upstream) -> None:

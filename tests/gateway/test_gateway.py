@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from upstream import Upstream, babble, cut_after, reset, status
+from upstream import Upstream, babble, cut_after, raw, reset, status
 
-from edgeroute.errors import BrokenAnswerError, PromptError, RefusedError, UpstreamError
+from edgeroute.errors import BrokenAnswerError, ConfigError, PromptError, RefusedError, UpstreamError
 from edgeroute.gateway import Gateway
 
 ASK = [{"role": "user", "content": "What is the capital of Peru?"}]
@@ -103,6 +103,37 @@ def test_a_stream_that_is_cut_is_an_error_and_not_begun_again(load: Load, strong
     with pytest.raises(BrokenAnswerError, match="the answer of small was cut"):
         got.extend(iter(stream))
     assert (len(weak.asked), len(strong.asked)) == (1, 0)
+
+
+def test_the_last_line_of_a_stream_needs_no_end(load: Load, strong: Upstream) -> None:
+    strong.always = raw(b'data: {"choices": []}\n\ndata: [DONE]')
+    assert list(load().stream(ASK, target="strong")) == [{"choices": []}]
+
+
+@pytest.mark.parametrize("ending", [b"data: [DONE]\n\n", b""])
+def test_an_error_event_is_an_error(ending: bytes, load: Load, strong: Upstream) -> None:
+    words = b'data: {"choices": [], "error": null}\n\n', b'data: {"error": {"message": "heliotrope"}}\n\n'
+    strong.always = raw(b"".join([*words, ending]))
+    got = []
+    with pytest.raises(BrokenAnswerError, match="the answer of big broke off with an error event") as caught:
+        got.extend(iter(load().stream(ASK, target="strong")))
+    assert got == [{"choices": [], "error": None}]
+    assert "heliotrope" not in str(caught.value)
+
+
+def test_complete_does_not_stream(load: Load, strong: Upstream) -> None:
+    with pytest.raises(ConfigError, match="there are stream and astream"):
+        load().complete(ASK, target="strong", stream=True)
+    assert strong.asked == []
+    assert load().complete(ASK, target="strong", stream=False).text
+    assert strong.asked[0].body["stream"] is False
+
+
+def test_counts_of_tokens_that_are_none_are_estimated(load: Load, strong: Upstream) -> None:
+    for count in ("1" + "0" * 400, "100000001", "-1", "true"):
+        strong.always = raw(f'{{"usage": {{"prompt_tokens": {count}, "completion_tokens": {count}}}}}'.encode())
+        answer = load().complete(ASK, target="strong")
+        assert (answer.tokens_estimated, answer.input_tokens, answer.output_tokens) == (True, 7, 0)
 
 
 def test_a_stream_that_is_closed_hangs_up(load: Load, strong: Upstream) -> None:

@@ -265,6 +265,9 @@ def test_ranks_are_checked(tmp_path: Path) -> None:
         ),
         ("serve = { log_prompts = true }", "serve.log_prompts: is for decision_log, which is not set"),
         ("serve = { port = 1 }", "serve.port: no such key"),
+        ('serve = { decision_log = "a\\u0000" }', "serve.decision_log: expected a path, which holds no NUL"),
+        ('calibration = "\\u0000"', "calibration: expected a path, which holds no NUL"),
+        ('bundle = "\\u0000"', "bundle: expected a path, which holds no NUL"),
     ],
 )
 def test_limits_and_the_servers_keys_are_checked(line: str, told: str, tmp_path: Path) -> None:

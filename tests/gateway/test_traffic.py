@@ -82,6 +82,28 @@ def test_a_file_of_another_bundle_is_refused(router: Router, fp32_bundle: Path, 
         read_calibration(path, router)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('chat = "last_turns"', "was taken on the chat policy {own}, and this is last_turns: scores differ"),
+        ("sticky = true", "was taken on sticky = false, and this is true: scores differ"),
+    ],
+)
+def test_a_file_of_another_part_of_a_chat_is_refused(
+    line: str, told: str, load: Callable[..., Gateway], router: Router, tmp_path: Path
+) -> None:
+    path, scores = tmp_path / "own.json", np.linspace(0, 1, 9)
+    assert router.manifest.text is not None
+    write_calibration(path, make_calibration(router, scores, 0.5, sample="log", confidence=0.95))
+    with pytest.raises(CalibrationError, match=told.format(own=router.manifest.text.chat)):
+        load(f'calibration = "own.json"\n{line}')
+    changed = {"chat": "last_turns"} if line.startswith("chat") else {"sticky": True}
+    write_calibration(path, make_calibration(router, scores, 0.5, sample="log", confidence=0.95, **changed))
+    assert load(f'calibration = "own.json"\n{line}').choose("hello").threshold == 0.5
+    with pytest.raises(CalibrationError, match="run edgeroute calibrate again"):
+        load('calibration = "own.json"')
+
+
 @pytest.mark.parametrize("change", [{"quantiles": [0.5, 0.4]}, {"threshold": 7}, {"more": 1}, {"n": "x"}, None])
 def test_a_file_that_is_not_one_is_refused(change: dict[str, object] | None, router: Router, tmp_path: Path) -> None:
     made = dataclasses.asdict(make_calibration(router, np.linspace(0, 1, 9), 0.5, sample="log", confidence=0.95))

@@ -78,9 +78,9 @@ def served(toml: Path, environment: Mapping[str, str] | None = None) -> Iterator
 
 
 @contextlib.contextmanager
-def served_by_process(toml: Path) -> Iterator[Served]:
+def served_by_process(toml: Path, *options: str) -> Iterator[Served]:
     """Start ``edgeroute serve`` and wait until it listens; a traceback in what it says is a failure."""
-    command = [sys.executable, "-m", "edgeroute", "serve", "--config", str(toml), "--port", "0"]
+    command = [sys.executable, "-m", "edgeroute", "serve", "--config", str(toml), "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | KEYS) as process:
         assert process.stderr
         first = process.stderr.readline().decode()

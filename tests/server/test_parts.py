@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeroute.decisions import DecisionLog, Logged, read_decisions
-from edgeroute.drift import CHANGED, stability_index, suggested_threshold
+from edgeroute.drift import CHANGED, drift_of, stability_index, suggested_threshold
 from edgeroute.endpoints import EndpointTable, make_endpoint
-from edgeroute.errors import ConfigError, InputFileError
+from edgeroute.errors import CalibrationError, ConfigError, InputFileError
 from edgeroute.replay import replay_log
 from edgeroute.router import Router
 from edgeroute.server.fields import Fields
@@ -35,18 +35,19 @@ values = st.recursive(
 
 @given(st.dictionaries(st.text(), values, max_size=5), st.text(), st.sampled_from([None, 1]), st.booleans())
 def test_only_the_model_is_changed(body: dict[str, Any], model: str, indent: int | None, ascii_only: bool) -> None:
-    text = json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
-    try:
-        fields = Fields(text)
-    except ValueError:
-        text.decode()  # the only reason: lone surrogates are no UTF-8
-        raise
-    except UnicodeDecodeError:
-        return
+    fields = Fields(text := json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode())
     assert fields.values == json.loads(text)
     assert json.loads(fields.render(model)) == body | {"model": model}
     more = {"stream_options": {"include_usage": True}}
     assert json.loads(fields.render(model, more)) == more | body | {"model": model}
+
+
+@given(st.text(st.characters(categories=["Cs"]), min_size=1, max_size=3), st.sampled_from(["model", "x"]))
+def test_lone_surrogates_go_on_as_they_were_escaped(lone: str, key: str) -> None:
+    text = json.dumps({key: lone, lone: key})
+    assert json.loads(Fields(text.encode()).render("m")) == json.loads(text) | {"model": "m"}
+    with pytest.raises(ValueError, match="not UTF-8 at byte"):
+        Fields(json.dumps({key: lone}, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def test_the_text_around_it_stays() -> None:
@@ -82,6 +83,12 @@ def test_what_is_no_object_is_a_value_error(body: bytes) -> None:
         ("router-mf-inf", None),
         ("router-mf--0.1", None),
         ("edgeroute-share-1.1", None),
+        ("edgeroute-share-.5", Asked({"strong_share": 0.5})),
+        ("edgeroute-share-0_1", None),
+        ("edgeroute-share-٠.٥", None),
+        ("edgeroute-share-+0.5", None),
+        ("edgeroute-share-0.5\n", None),
+        ("router-mf-" + "0" * 5000, None),
         ("Edgeroute", None),
         (None, None),
         (["edgeroute"], None),
@@ -117,6 +124,21 @@ def test_drift_of_tied_scores_is_finite() -> None:
 def test_a_suggested_threshold_gives_the_share() -> None:
     scores = np.random.default_rng(1).random(1000)
     assert (scores >= suggested_threshold(scores, 0.3)).mean() == pytest.approx(0.3, abs=0.002)
+
+
+def test_drift_looks_at_the_operators_share_alone() -> None:
+    rng, quantiles = np.random.default_rng(2), tuple(np.linspace(0, 1, 201))
+    rows = [logged(score, strong_share=0.5) for score in rng.random(400)]
+    own = [logged(0.95, strong_share=0.02, by_caller=True)] * 300
+    found = drift_of([*rows, *own], quantiles)
+    assert (found.n, found.wanted_share, found.threshold) == (400, 0.5, 0.5)
+    assert found.realised_share == pytest.approx(0.5, abs=0.07)
+    assert not found.changed
+    found = drift_of(rows, quantiles, (0.8, 0.2))
+    assert (found.wanted_share, found.threshold) == (0.2, 0.8)
+    assert found.suggested_threshold == pytest.approx(0.8, abs=0.07)
+    with pytest.raises(CalibrationError, match="at the configured share, found 99"):
+        drift_of([*rows[:99], *own], quantiles)
 
 
 def logged(score: float | None, target: str = "weak", **more: Any) -> Logged:
@@ -175,5 +197,6 @@ def test_replay_says_what_is_missing(tmp_path: Path, router: Router) -> None:
 
 
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be written"):
-        DecisionLog(tmp_path)
+    for path in (tmp_path, tmp_path / "a\0b"):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            DecisionLog(path)

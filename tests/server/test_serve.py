@@ -259,6 +259,22 @@ def test_a_file_that_cannot_be_used_changes_nothing(start: Start) -> None:
     server.wait_for("was loaded again")
 
 
+def test_nor_does_a_bug_in_loading_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(PROMPT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gateway, "load", fail)
+        server.toml.write_text(server.toml.read_text() + "\n# one\n")
+        server.wait_for("what was loaded before goes on.\na bug in edgeroute (RuntimeError)")
+    assert PROMPT not in "".join(server.said)
+    assert post(server.url, ASK).ok
+    server.toml.write_text(server.toml.read_text() + "\n# two\n")
+    server.wait_for("was loaded again")
+
+
 def lines_of(log: Path, count: int) -> list[Any]:
     """The lines of a log, which are written when an answer has gone out."""
     for _ in range(100):
