@@ -41,9 +41,10 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .decision import Decision
     from .gateway import Gateway
     from .ranking import Ranking
-    from .router import Decision, Router
+    from .router import Router
 
 __version__ = "0.1.0"
 

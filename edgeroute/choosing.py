@@ -18,9 +18,9 @@ from typing import Any
 from .budget import Budget
 from .chats import Messages, beginning, check_messages, has_image, texts_of
 from .errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
+from .recalibration import read_calibration
 from .router import Router
 from .settings import Rule, Settings
-from .traffic import read_calibration
 
 MAX_SEARCHED = 20_000
 """Characters of a message that a pattern sees: time to search a text must be bounded."""
@@ -200,7 +200,9 @@ def load_router(settings: Settings, folder: Path) -> tuple[Settings, Router]:
     )
     if settings.calibration is None:
         return settings, router
-    own = read_calibration(folder / settings.calibration, router, chat=settings.chat, sticky=settings.sticky)
+    own = read_calibration(
+        folder / settings.calibration, router.manifest, router.graph, chat=settings.chat, sticky=settings.sticky
+    )
     router.graph = dataclasses.replace(router.graph, calibration=own.as_receipt())
     if settings.strong and settings.strong_share is None and settings.threshold is None:
         settings = dataclasses.replace(settings, threshold=min(own.threshold, 1.0))

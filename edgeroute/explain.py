@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .calibration import share_for
-from .router import Decision, Router
+from .decision import Decision
+from .router import Router
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle, open_bundle
 from .calibration import carry
+from .decision import RoadName
 from .errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning
 from .loading import choose_graph, open_graph
 from .manifest import Fallback, GraphEntry, Manifest, Pair
@@ -29,7 +30,6 @@ from .text import Prompt, TextEncoder, Tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RoadName = Literal["full", "shortened", "nano"]
 RESERVE = 1.4
 """A run may take this many times the fastest at load, which other tenants of the machine disturb least: p99 of real
 prompts over it was 1.06 to 1.68, mostly 1.3, in loads on a shared two-core machine."""

@@ -6,20 +6,22 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from .bundle import Bundle, open_bundle
 from .calibration import share_for, threshold_for, warn_if_generated
+from .decision import Decision
 from .embeddings import check_embeddings, golden_vector
 from .errors import BundleError, CalibrationError, EdgeRouteError, GoldenWarning, GraphError, PromptError, ProviderError
 from .golden import golden_entries, golden_row
 from .loading import choose_graph, open_graph
 from .manifest import ChatPolicy, GraphEntry, Manifest
 from .ranking import Ranking, order, select
-from .roads import Road, RoadName, Roads, check_deadline, plan
+from .roads import Road, Roads, check_deadline, plan
 from .session import Session
 from .store import locate
 from .text import Prompt, TextEncoder, Tokens
@@ -27,6 +29,7 @@ from .text import Prompt, TextEncoder, Tokens
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .decision import RoadName
     from .session import Row
 
 WARM_UP = 2
@@ -34,26 +37,6 @@ WARM_UP = 2
 PINNED_PROBE = 8
 """Tokens of the load check of a pinned bundle."""
 _NO_TOKENS = Tokens([], False)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Where a prompt goes and why: ``target`` is strong exactly when ``score >= threshold``.
-
-    ``strong_share`` is the share of the calibration sample that the threshold sends to the strong model; ``n_tokens``
-    counts the tokens scored; ``latency_ms`` is the time from prompt to decision. ``road`` is ``full`` but where a
-    deadline made it ``shortened`` or ``nano``. ``chat`` names the chat policy where the caller overrode the bundle's.
-    """
-
-    target: Literal["strong", "weak"]
-    score: float
-    threshold: float
-    strong_share: float
-    n_tokens: int
-    truncated: bool
-    latency_ms: float
-    road: RoadName = "full"
-    chat: ChatPolicy | None = None
 
 
 class Router:
@@ -73,6 +56,7 @@ class Router:
         self._session = session
         self._text = text
         self._roads = None if text is None else Roads(Road("full", text, session))
+        self._own: tuple[float, float] | None = None
         own = bundle.manifest.text
         self._chat = text.policy.chat if text and own and text.policy.chat != own.chat else None
 
@@ -87,6 +71,7 @@ class Router:
         digest: str | None = None,
         chat: ChatPolicy | None = None,
         deadline_ms: float | None = None,
+        calibration: str | os.PathLike[str] | None = None,
     ) -> Router:
         """Open, check and warm up a bundle.
 
@@ -96,11 +81,12 @@ class Router:
         ``min(4, allowed cores, cgroup quota)``; ``spinning`` ones answer sooner and burn a core between calls.
         ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds
         the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
-        and now, takes a cheaper road (``Decision.road``).
+        and now, takes a cheaper road (``Decision.road``). ``calibration`` is a file of ``edgeroute calibrate``: shares
+        are then of its traffic, and its threshold decides where ``choose`` is told nothing.
 
         Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``CalibrationError`` for a
-        deadline that is none. Warns ``GoldenWarning`` when scores differ from those recorded at export,
-        ``CalibrationWarning`` when shares are those of made-up prompts, ``DeadlineWarning`` where no road is in time.
+        deadline that is none or another graph's calibration. Warns ``GoldenWarning`` when scores differ from those at
+        export, ``CalibrationWarning`` for shares of made-up prompts, ``DeadlineWarning`` where no road is in time.
         """
         if deadline_ms is not None:
             check_deadline(deadline_ms)
@@ -122,7 +108,10 @@ class Router:
             reason = f"CPU, since {error}"
         router = cls(bundle, graph, *opened, provider_reason=reason)
         router._warm_up(pinned=pin is not None)
-        warn_if_generated(bundle.manifest.name, graph.calibration)
+        if calibration is None:
+            warn_if_generated(bundle.manifest.name, graph.calibration)
+        else:
+            router._recalibrate(Path(calibration), chat)
         if deadline_ms is not None:
             router._roads = plan(router._texts().full, bundle, graph, deadline_ms)
         return router
@@ -234,6 +223,8 @@ class Router:
             if strong_share is not None:
                 raise CalibrationError("give a strong share or a threshold, not both")
             return float(threshold), share_for(quantiles, threshold)
+        if strong_share is None and self._own is not None:
+            return self._own
         share = self.manifest.default.strong_share if strong_share is None else strong_share
         return threshold_for(quantiles, share), float(share)
 
@@ -242,6 +233,13 @@ class Router:
         entries = golden_entries(self.graph.golden)[:count]
         rows = (golden_row(each, self._session, self._text) for each in entries)
         return [abs(self._session.run(row) - each.score) for each, row in zip(entries, rows, strict=True)]
+
+    def _recalibrate(self, path: Path, chat: ChatPolicy | None) -> None:
+        from .recalibration import read_calibration  # which a cold command line need not pay for
+
+        own = read_calibration(path, self.manifest, self.graph, chat=chat)
+        self.graph = replace(self.graph, calibration=own.as_receipt())
+        self._own = own.threshold, own.strong_share
 
     def _take(self, prompt: Prompt) -> tuple[Road, Tokens]:
         return self._texts().take(prompt)

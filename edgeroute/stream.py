@@ -7,9 +7,10 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .decision import Decision
 from .errors import PromptError, ScoreError
 from .inputs import BadLine, PromptLine
-from .router import Decision, Router
+from .router import Router
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

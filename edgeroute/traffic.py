@@ -6,13 +6,8 @@ known for prompts like those it was set on, and even then within an interval, wh
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +15,7 @@ import numpy as np
 from .bounds import highest_ratio, lowest_ratio, mean_above, share_interval
 from .calibration import fit_quantiles, threshold_for
 from .errors import CalibrationError
-from .receipts import Calibration
-from .strict import decode, parse_json
+from .recalibration import TrafficCalibration
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,37 +23,7 @@ if TYPE_CHECKING:
     from .endpoints import Endpoint
     from .router import Router
 
-MAX_BYTES = 256 << 10
 SHARES = tuple(round(i / 100, 2) for i in range(101))
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficCalibration:
-    """What ``edgeroute calibrate`` writes: quantiles of one graph's score on the user's prompts, and a threshold.
-
-    ``strong_share`` is what the threshold sends to the strong model of these prompts, ``share_low`` and ``share_high``
-    the interval for others like them at ``confidence``. ``chat`` is the chat policy they were scored by, the bundle's
-    or the operator's, and ``sticky`` whether only a conversation's beginning was.
-    """
-
-    format: int
-    bundle: str
-    digest: str
-    graph: str
-    chat: str | None
-    sample: str
-    n: int
-    quantiles: tuple[float, ...]
-    threshold: float
-    strong_share: float
-    share_low: float
-    share_high: float
-    confidence: float
-    sticky: bool = False
-
-    def as_receipt(self) -> Calibration:
-        """The form in which a graph carries its calibration: put in its place, it changes what shares mean."""
-        return Calibration(self.sample, self.n, self.quantiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +148,7 @@ def make_calibration(
 
     ``chat``: the policy that the router was loaded with, where it is not the bundle's own.
     """
+    own = router.manifest.text.chat if router.manifest.text else None
     count, n = int((scores >= threshold).sum()), len(scores)
     low, high = share_interval(count, n, confidence)
     return TrafficCalibration(
@@ -191,7 +156,7 @@ def make_calibration(
         bundle=router.manifest.name,
         digest=router.manifest.digest,
         graph=router.graph.file,
-        chat=_policy(router, chat),
+        chat=chat or own,
         sample=sample,
         n=n,
         quantiles=fit_quantiles(scores),
@@ -202,60 +167,3 @@ def make_calibration(
         confidence=confidence,
         sticky=sticky,
     )
-
-
-def write_calibration(path: Path, calibration: TrafficCalibration) -> None:
-    """Write a calibration file, whole or not at all. Raises ``CalibrationError``."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(json.dumps(dataclasses.asdict(calibration)) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise CalibrationError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def read_calibration(
-    path: Path, router: Router, *, chat: str | None = None, sticky: bool = False
-) -> TrafficCalibration:
-    """Read a calibration file and see that it was taken on this router's bundle and graph, and on the same text.
-
-    ``chat`` and ``sticky`` are the operator's. Raises ``CalibrationError`` that says what differs.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CalibrationError(f"{path} cannot be read: {error.strerror}") from None
-    problems: list[str] = []
-    try:
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES >> 10} KB")
-        found: TrafficCalibration = decode(TrafficCalibration, parse_json(data), "calibration", problems)
-    except ValueError as error:
-        problems.append(f"not a JSON file of edgeroute calibrate: {error}")
-    if not problems and not _sound(found):
-        problems.append("expected rising quantiles from 0 to 1 and a threshold among them")
-    if problems:
-        raise CalibrationError(f"{path}: {'; '.join(problems)}")
-    for what, theirs, ours in (
-        ("the bundle", f"{found.bundle} {found.digest}", f"{router.manifest.name} {router.manifest.digest}"),
-        ("the graph", found.graph, router.graph.file),
-        ("the chat policy", found.chat, _policy(router, chat)),
-        ("sticky =", str(found.sticky).lower(), str(sticky).lower()),
-    ):
-        if theirs != ours:
-            raise CalibrationError(
-                f"{path} was taken on {what} {theirs}, and this is {ours}: scores differ, run edgeroute calibrate again"
-            )
-    return found
-
-
-def _policy(router: Router, chat: str | None) -> str | None:
-    own = router.manifest.text.chat if router.manifest.text else None
-    return chat or own
-
-
-def _sound(found: TrafficCalibration) -> bool:
-    quantiles = found.quantiles
-    rising = all(a <= b for a, b in pairwise(quantiles))
-    return len(quantiles) >= 2 and rising and quantiles[0] >= 0 and quantiles[-1] <= 1 and 0 <= found.threshold <= 1.01

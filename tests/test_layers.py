@@ -24,7 +24,9 @@ CORE = {
     "store": {"errors", "manifest"},
     "text": {"errors", "manifest"},
     "contract": {"errors", "manifest"},
+    "decision": {"manifest"},
     "embeddings": {"errors"},
+    "recalibration": {"errors", "manifest", "receipts", "strict"},
     "ranking": {"errors"},
     "buckets": {"errors"},
     "providers": {"errors", "machine"},
@@ -32,10 +34,10 @@ CORE = {
     "session": {"buckets", "contract", "errors", "graph", "lanes", "machine", "manifest", "providers"},
     "golden": {"embeddings", "errors", "receipts", "session", "text"},
     "loading": {"buckets", "bundle", "contract", "errors", "manifest", "providers", "session", "store", "text"},
-    "roads": {"bundle", "calibration", "errors", "loading", "manifest", "session", "store", "text"},
+    "roads": {"bundle", "calibration", "decision", "errors", "loading", "manifest", "session", "store", "text"},
     "router": {
         *("errors", "manifest", "bundle", "calibration", "contract", "embeddings", "golden", "loading", "ranking"),
-        *("roads", "session", "store", "text"),
+        *("decision", "recalibration", "roads", "session", "store", "text"),
     },
 }
 # What may import the module on the left; the rest of the world may not.
@@ -103,7 +105,7 @@ def test_the_core_imports_inwards_alone() -> None:
 
 
 def test_the_package_itself_names_errors_and_what_a_router_and_a_gateway_give() -> None:
-    assert inner(MODULES["__init__"]) == {"errors", "gateway", "ranking", "router"}
+    assert inner(MODULES["__init__"]) == {"decision", "errors", "gateway", "ranking", "router"}
 
 
 def test_nothing_but_the_edge_imports_the_command_line() -> None:

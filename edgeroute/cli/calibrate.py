@@ -18,17 +18,12 @@ from ..config import read_settings
 from ..errors import CalibrationError
 from ..inputs import BadLine, format_of, read_prompts
 from ..labels import read_outcomes
+from ..recalibration import TrafficCalibration, write_calibration
 from ..routellm import share_of
 from ..router import Router
 from ..settings import Settings
 from ..text import Prompt
-from ..traffic import (
-    Outcomes,
-    Traffic,
-    TrafficCalibration,
-    make_calibration,
-    write_calibration,
-)
+from ..traffic import Outcomes, Traffic, make_calibration
 from .commands import CORE
 from .reading import opened_input
 

@@ -15,7 +15,7 @@ from bundles import FP32, make_bundle
 
 from edgeroute import Router
 from edgeroute.calibration import share_for
-from edgeroute.router import Decision
+from edgeroute.decision import Decision
 
 Run = Callable[..., Any]
 FIELDS = [field.name for field in fields(Decision)]

@@ -14,9 +14,10 @@ from edgeroute.chats import estimate_tokens
 from edgeroute.endpoints import EndpointTable, make_endpoint
 from edgeroute.errors import CalibrationError
 from edgeroute.gateway import Gateway
+from edgeroute.recalibration import read_calibration, write_calibration
 from edgeroute.routellm import parse_threshold, share_of
 from edgeroute.router import Router
-from edgeroute.traffic import Traffic, make_calibration, read_calibration, write_calibration
+from edgeroute.traffic import Traffic, make_calibration
 
 PROMPTS = [
     f"write a poem about {word} and {other}" for word in ["milk", "tea", "bread", "river", "city"] for other in "acid"
@@ -74,12 +75,29 @@ def test_a_file_of_another_bundle_is_refused(router: Router, fp32_bundle: Path, 
     path = tmp_path / "own.json"
     made = make_calibration(router, np.linspace(0, 1, 9), 0.5, sample="log", confidence=0.95)
     write_calibration(path, made)
-    assert read_calibration(path, router) == made
+    assert read_calibration(path, router.manifest, router.graph) == made
     with pytest.raises(CalibrationError, match=r"was taken on the bundle tiny sha256:.* run edgeroute calibrate again"):
-        read_calibration(path, Router.load(fp32_bundle))
+        Router.load(fp32_bundle, calibration=path)
     write_calibration(path, dataclasses.replace(made, graph="model.fp32.onnx"))
     with pytest.raises(CalibrationError, match=r"was taken on the graph model.fp32.onnx"):
-        read_calibration(path, router)
+        read_calibration(path, router.manifest, router.graph)
+
+
+def test_a_router_loads_the_file_by_itself(base_bundle: Path, router: Router, tmp_path: Path) -> None:
+    path, scores = tmp_path / "own.json", router.score_batch(PROMPTS)
+    threshold = float(np.sort(scores)[-3])
+    write_calibration(path, make_calibration(router, scores, threshold, sample="log", confidence=0.95))
+    own = Router.load(base_bundle, calibration=path, deadline_ms=1000)
+    decisions = [own.choose(prompt) for prompt in PROMPTS]
+    assert {each.threshold for each in decisions} == {threshold}
+    assert [each.score for each in decisions] == scores.tolist()
+    assert sum(each.target == "strong" for each in decisions) == 3
+    assert decisions[0].strong_share == 3 / len(PROMPTS)
+    half = sum(own.choose(prompt, strong_share=0.5).target == "strong" for prompt in PROMPTS)
+    assert abs(half - len(PROMPTS) / 2) <= 1
+    assert own.choose("hello", threshold=0.25).threshold == 0.25
+    with pytest.raises(CalibrationError, match="was taken on the chat policy last_user, and this is last_turns"):
+        Router.load(base_bundle, calibration=str(path), chat="last_turns")
 
 
 @pytest.mark.parametrize(
@@ -110,9 +128,9 @@ def test_a_file_that_is_not_one_is_refused(change: dict[str, object] | None, rou
     path = tmp_path / "own.json"
     path.write_text("{" if change is None else json.dumps(made | change))
     with pytest.raises(CalibrationError, match=r"own\.json: "):
-        read_calibration(path, router)
+        read_calibration(path, router.manifest, router.graph)
     with pytest.raises(CalibrationError, match="cannot be read"):
-        read_calibration(tmp_path / "none.json", router)
+        read_calibration(tmp_path / "none.json", router.manifest, router.graph)
 
 
 def test_published_thresholds_of_routellm(tmp_path: Path) -> None:
