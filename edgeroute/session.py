@@ -44,6 +44,8 @@ _IDENTITY = bytes.fromhex(
 
 def onnxruntime() -> Any:
     """The onnxruntime module, or ``MissingExtraError`` saying what to install."""
+    # Official builds (1.32: its Privacy.md) report to Microsoft unless this is set before the first import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime as ort
 
