@@ -50,7 +50,9 @@ def test_it_is_small_and_holds_what_serving_needs(installed: Path) -> None:
     size = sum(path.lstat().st_size for path in installed.rglob("*"))
     print(f"\nthe image's own layer: {size / 1e6:.0f} MB")
     assert size < MAX_MB * 1e6
-    listed = python(installed, "import importlib.metadata as m; print(*(d.name.lower() for d in m.distributions()))").split()
+    listed = python(
+        installed, "import importlib.metadata as m; print(*(d.name.lower() for d in m.distributions()))"
+    ).split()
     assert {"edgeroute", "onnxruntime", "tokenizers", "aiohttp", "starlette", "uvicorn"} <= set(listed)
     assert not {"torch", "onnx", "transformers", "optimum", "pip", "setuptools", "wheel"} & set(listed)
     assert not [*installed.rglob("torch"), *installed.rglob("pip*"), *installed.rglob("*.so.1.*")]
@@ -108,7 +110,7 @@ def test_it_serves_as_another_user_on_a_read_only_file_system(folder: Path, inst
 
 
 def test_the_health_check_is_green_when_ready_and_red_when_not(folder: Path, installed: Path) -> None:
-    written = re.search(r'HEALTHCHECK .*\\\n +CMD (\[.*\])', (ROOT / "deploy/Dockerfile").read_text())
+    written = re.search(r"HEALTHCHECK .*\\\n +CMD (\[.*\])", (ROOT / "deploy/Dockerfile").read_text())
     assert written
     _, flag, program = json.loads(written[1])
     state = folder / "checked"
