@@ -1,9 +1,10 @@
 """The gateway on Ray Serve: EDGEROUTE_TOML=/etc/edgeroute.toml serve run ray_serve.yaml
 
+Needs pip install "edgeroute[cpu,serve,ray]", in a cluster on every node, with the TOML and its keys' variables.
 Each replica is a process that builds the application of ``edgeroute serve`` for itself: nothing with a router in it is
 pickled. Ray's proxy passes requests on, streams included; replicas come and go by the calls under way (ray_serve.yaml).
-Metrics and limits of the TOML are a replica's own; a daily budget is everybody's where ``budget_file`` lies on a shared
-disk. Ray's proxy answers for callers, so name a token (``bearer_token_env``).
+Metrics and limits of the TOML are a replica's own; a daily budget is everybody's only where ``budget_file`` lies on a
+disk that they share. Callers come from the proxy, so name a token (``bearer_token_env``).
 """
 
 import os
