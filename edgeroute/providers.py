@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from typing import Any, Literal
@@ -26,6 +27,8 @@ _IDENTITY = bytes.fromhex(
 
 def onnxruntime() -> Any:
     """The onnxruntime module, or ``MissingExtraError`` saying what to install."""
+    # Official builds (1.32: its Privacy.md) report to Microsoft unless this is set before the first import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime as ort
 

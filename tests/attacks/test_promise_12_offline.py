@@ -70,3 +70,12 @@ def test_scoring_imports_no_heavy_package(loaded: set[str]) -> None:
 
 def test_loading_by_path_imports_no_bundle_package(loaded: set[str]) -> None:
     assert "edgeroute_models" not in loaded
+
+
+def test_onnxruntime_reports_to_nobody(base_bundle: Path, tmp_path: Path) -> None:
+    kept = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in kept} | {"HOME": str(tmp_path)}
+    command = [sys.executable, "-c", SCORING, str(base_bundle)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=environment)
+    # Its uploader writes a device's id and a queue into the home folder, and looks up Microsoft's collector.
+    assert [*tmp_path.rglob("*")] == []
