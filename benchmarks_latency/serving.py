@@ -4,21 +4,23 @@
     python benchmarks_latency/serving.py saturate --bundle nano           # wrk, 32 callers
     python benchmarks_latency/serving.py soak --bundle nano               # streams with faults and hang-ups
 
-Upstream, server and caller share this machine's cores. The upstream is a process of its own on the loopback.
+Upstream, server and caller share this machine's cores. The upstream is a process of its own on the loopback. With
+``--save NAME`` the result goes into results/serving/NAME.json, of which report.py makes the tables of docs/serving.md.
+``soak`` fails (exit code 1) when anything was lost, doubled or half told, when memory grew, or when a key or a prompt
+stands in what the server wrote.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import dataclasses
+import datetime
 import json
 import os
 import random
 import re
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,109 +28,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from serving_stub import EVENTS, KEY, running
+
+from edgeroute.machine import describe_machine
 
 _TEXT = "explain compare prove the integral of a river and its history write code for matrix products in plain words"
 WORDS = _TEXT.split()
-ANSWER = json.dumps(
-    {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Lima " * 40}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 30, "completion_tokens": 40, "total_tokens": 70},
-    }
-).encode()
-EVENTS = 12
+RESULTS = Path(__file__).parent / "results" / "serving"
+PROMPT_MARK = "number "
+MOST_GROWTH_MB = 40.0
+"""From the first quarter of a soak to its end; the allocator keeps some of what 32 streams at once took."""
 
 
 def prompt(rng: random.Random, n: int) -> str:
     """A prompt of 8 to 120 words that says its number, so that nothing is answered twice unseen."""
-    return f"number {n}: " + " ".join(rng.choices(WORDS, k=rng.randint(8, 120)))
-
-
-class Upstream(asyncio.Protocol):
-    """As little HTTP as will do: waits, answers, and counts; one stream in a hundred breaks off where asked for."""
-
-    wait_s = 0.0
-    faults = 0.0
-    seen: dict[str, int] = {}  # noqa: RUF012  (of the process)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.data = b""
-
-    def data_received(self, data: bytes) -> None:
-        self.data += data
-        head, found, rest = self.data.partition(b"\r\n\r\n")
-        length = re.search(rb"(?i)content-length: *(\d+)", head)
-        if not found or len(rest) < int(length[1] if length else 0):
-            return
-        self.data = b""
-        self.task = asyncio.ensure_future(self.answer(head, rest))
-
-    async def answer(self, head: bytes, body: bytes) -> None:
-        if head.startswith(b"GET"):
-            self.write(json.dumps(Upstream.seen).encode())
-            return
-        asked = json.loads(body)
-        number = asked["messages"][0]["content"].partition(":")[0]
-        Upstream.seen[number] = Upstream.seen.get(number, 0) + 1
-        await asyncio.sleep(self.wait_s)
-        if not asked.get("stream"):
-            self.write(ANSWER)
-            return
-        self.transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
-        cut = random.randrange(1, EVENTS) if random.random() < self.faults else None
-        for i in range(EVENTS):
-            if i == cut:
-                self.transport.abort()
-                return
-            if self.transport.is_closing():
-                return
-            event = b'data: {"choices":[{"index":0,"delta":{"content":"%d "}}]}\n\n' % i
-            self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
-            await asyncio.sleep(0.002)
-        self.transport.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
-
-    def write(self, body: bytes) -> None:
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
-        self.transport.write(head + body)
-
-
-async def serve_upstream(port: int, wait_s: float, faults: float) -> None:
-    Upstream.wait_s, Upstream.faults = wait_s, faults
-    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-
-
-@contextlib.contextmanager
-def running(
-    bundle: str, wait_s: float, faults: float = 0.0, deadline_ms: float | None = None
-) -> Iterator[tuple[str, str, int]]:
-    """An upstream and a server before it: both URLs, and the server's process id."""
-    command = [sys.executable, __file__, "upstream", "--wait-s", str(wait_s), "--faults", str(faults)]
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        upstream = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
-        stack.callback(upstream.kill)
-        assert upstream.stdout
-        direct = f"http://127.0.0.1:{int(upstream.stdout.readline())}/v1"
-        toml = Path(folder) / "edgeroute.toml"
-        tables = "".join(f'[endpoints.{n}]\nurl = "{direct}"\nmodel = "{n}"\nretries = 0\n' for n in ("big", "small"))
-        deadline = "" if deadline_ms is None else f"score_deadline_ms = {deadline_ms}\n"
-        log = '[serve]\ndecision_log = "decisions.jsonl"\n'
-        toml.write_text(
-            f'bundle = "{bundle}"\nthreads = 1\n{deadline}strong = ["big"]\nweak = ["small"]\n{tables}{log}'
-        )
-        command = [sys.executable, "-m", "edgeroute", "serve", "--config", str(toml), "--port", "0"]
-        server = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE))
-        stack.callback(server.send_signal, signal.SIGTERM)
-        assert server.stderr
-        line = next(each.decode() for each in server.stderr if each.startswith(b"serving"))  # after any warnings
-        yield direct, line.rpartition(" ")[2].strip(), server.pid
+    return f"{PROMPT_MARK}{n}: " + " ".join(rng.choices(WORDS, k=rng.randint(8, 120)))
 
 
 async def timed(session: Any, url: str, text: str) -> float:
@@ -166,8 +80,8 @@ async def open_loop(direct: str, routed: str, rate: float, seconds: float) -> di
     return found | {"n": len(times[routed])}
 
 
-def saturate(url: str, seconds: int, callers: int) -> str:
-    """wrk with POST bodies of varied prompts; its own report."""
+def saturate(url: str, seconds: int, callers: int) -> dict[str, float]:
+    """wrk with POST bodies of varied prompts: requests a second, latencies in ms, and answers that were no 2xx."""
     rng = random.Random(1)
     asked = [{"model": "edgeroute", "messages": [{"role": "user", "content": prompt(rng, i)}]} for i in range(200)]
     bodies = ",".join(json.dumps(json.dumps(body)) for body in asked)
@@ -192,7 +106,18 @@ end
             file.name,
             f"{url}/chat/completions",
         ]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rate = re.search(r"Requests/sec: +([0-9.]+)", report)
+    assert rate, report
+    wrong = re.search(r"Non-2xx or 3xx responses: ([0-9]+)", report)
+    found = {f"p{q}_ms": _milliseconds(report, q) for q in (50, 99)}
+    return found | {"requests_per_s": float(rate[1]), "wrong": float(wrong[1]) if wrong else 0.0}
+
+
+def _milliseconds(report: str, percentile: int) -> float:
+    found = re.search(rf"^ +{percentile}% +([0-9.]+)(us|ms|s)", report, re.MULTILINE)
+    assert found, report
+    return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
 
 
 async def soak(direct: str, routed: str, pid: int, count: int) -> dict[str, Any]:
@@ -225,7 +150,7 @@ async def soak(direct: str, routed: str, pid: int, count: int) -> dict[str, Any]
         async def caller(numbers: Iterator[int]) -> None:
             for n in numbers:
                 await one(n)
-                if n % 500 == 0:
+                if n % max(count // 20, 1) == 0:
                     memory.append(resident_mb(pid))
 
         numbers = iter(range(count))
@@ -236,8 +161,36 @@ async def soak(direct: str, routed: str, pid: int, count: int) -> dict[str, Any]
         "sent": count,
         "reached_the_upstream": len(seen),
         "doubled": sum(times > 1 for times in seen.values()),
-        "resident_mb": [memory[1], memory[len(memory) // 2], memory[-1]],
+        "resident_mb": [memory[len(memory) // 4], memory[len(memory) // 2], memory[-1]],
     }
+
+
+def check_soak(found: dict[str, Any], written: str) -> list[str]:
+    """What is wrong with a soak; ``written``: all that the server wrote."""
+    sent = found["sent"]
+    told = {
+        "streams were lost": sent - found["whole"] - found["broken"] - found["left"],
+        "streams were not what the upstream sent": found["wrong"],
+        "prompts were sent to the upstream twice": found["doubled"],
+        "prompts did not reach the upstream": sent - found["reached_the_upstream"],
+        "lines are missing in the decision log": sent - written.count('"time":'),
+        "keys stand in what the server wrote": written.count(KEY),
+        "prompts stand in what the server wrote": written.count(PROMPT_MARK),
+        "tracebacks stand in what the server wrote": written.count("Traceback"),
+    }
+    problems = [f"{count} {what}" for what, count in told.items() if count]
+    first, _, last = found["resident_mb"]
+    if last - first > MOST_GROWTH_MB:
+        problems.append(f"memory grew from {first} MB to {last} MB")
+    if sent >= 1000 and not (found["broken"] and found["left"]):
+        problems.append("no stream was broken, or none left: nothing was tried")
+    return problems
+
+
+def commit() -> str:
+    """The commit that was measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
 
 
 def resident_mb(pid: int) -> float:
@@ -247,7 +200,7 @@ def resident_mb(pid: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["open", "saturate", "soak", "upstream"])
+    parser.add_argument("what", choices=["open", "saturate", "soak"])
     parser.add_argument("--bundle", default="mf-minilm")
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--rate", type=float, default=20.0)
@@ -255,19 +208,47 @@ def main() -> None:
     parser.add_argument("--wait-s", type=float, default=0.2)
     parser.add_argument("--deadline-ms", type=float, help="For scoring; long prompts take a cheaper road.")
     parser.add_argument("--faults", type=float, default=0.01)
+    parser.add_argument("--callers", type=int, default=32)
+    parser.add_argument("--save", metavar="NAME", help="Put the result into results/serving/NAME.json.")
     options = parser.parse_args()
-    if options.what == "upstream":
-        asyncio.run(serve_upstream(0, options.wait_s, options.faults))
-    elif options.what == "open":
-        with running(options.bundle, options.wait_s, deadline_ms=options.deadline_ms) as (direct, routed, _):
-            print(json.dumps(asyncio.run(open_loop(direct, routed, options.rate, options.seconds))))
-    elif options.what == "saturate":
-        with running(options.bundle, 0.0, deadline_ms=options.deadline_ms) as (direct, routed, _):
-            for name, url in (("direct", direct), ("routed", routed)):
-                print(f"{name}\n{saturate(url, options.seconds, 32)}")
-    else:
-        with running(options.bundle, 0.0, options.faults) as (direct, routed, pid):
-            print(json.dumps(asyncio.run(soak(direct, routed, pid, options.count))))
+    found, problems = measure(options)
+    print(json.dumps(found))
+    if options.save:
+        save(options, found)
+    if problems:
+        raise SystemExit("\n".join(problems))
+
+
+def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The numbers of one run, and what may not be."""
+    wait_s, faults = (
+        options.wait_s if options.what == "open" else 0.0,
+        options.faults if options.what == "soak" else 0.0,
+    )
+    with running(options.bundle, wait_s, faults, options.deadline_ms) as (direct, routed, pid, written):
+        if options.what == "open":
+            return asyncio.run(open_loop(direct, routed, options.rate, options.seconds)), []
+        if options.what == "saturate":
+            both = {"direct": direct, "routed": routed}
+            found: dict[str, Any] = {
+                name: saturate(url, options.seconds, options.callers) for name, url in both.items()
+            }
+            return found, ["answers were not 200"] if found["routed"]["wrong"] else []
+        found = asyncio.run(soak(direct, routed, pid, options.count))
+        return found, check_soak(found, written())
+
+
+def save(options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Put a run beside the others of this machine, under what was run and on which bundle."""
+    path = RESULTS / f"{options.save}.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    limit = "" if options.deadline_ms is None else f", deadline {options.deadline_ms:g} ms"
+    about = {"commit": commit(), "date": datetime.date.today().isoformat(), "found": found}
+    about |= {key: getattr(options, key) for key in ("seconds", "rate", "wait_s", "callers")}
+    known["machine"] = dataclasses.asdict(describe_machine())
+    known.setdefault(options.what, {})[f"{options.bundle}{limit}"] = about
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known, indent=1) + "\n")
 
 
 if __name__ == "__main__":
