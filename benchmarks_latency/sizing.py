@@ -1,0 +1,207 @@
+"""What one core of ``edgeroute serve`` takes, what it runs out of first, and so how many replicas a load needs.
+
+    python benchmarks_latency/sizing.py measure epyc-2core      # 3 minutes, on two quiet cores; needs wrk
+    python benchmarks_latency/sizing.py tables                  # writes them into docs/deploy.md
+    python benchmarks_latency/sizing.py plan --per-second 100 --seconds 6 --events 300
+
+The server has a core of its own (``taskset``); the upstream and the callers share the others. CPU time is the server's
+own, from /proc, so that it says the same whatever else the machine does; rates and latencies do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import serving
+from serving import open_loop, prompt, resident_mb
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DOCUMENT = HERE.parent / "docs" / "deploy.md"
+BUNDLES = ("mf-small", "nano")
+CONCURRENCY = 256
+"""Calls that a replica may have under way, as deploy/ configures it."""
+HEADROOM = 0.7
+"""Of a core and of the places: what the autoscaler of deploy/kubernetes aims at."""
+
+
+class Upstream(serving.Upstream):
+    """Streams as many events as ``max_tokens`` says, 20 ms apart, each sent by itself."""
+
+    async def answer(self, head: bytes, body: bytes) -> None:
+        """The answer to one request."""
+        asked = json.loads(body)
+        if not asked.get("stream"):
+            await asyncio.sleep(self.wait_s)
+            self.write(serving.ANSWER)
+            return
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        for i in range(asked["max_tokens"]):
+            await asyncio.sleep(0.02)
+            event = b'data: {"choices":[{"index":0,"delta":{"content":"%d "}}]}\n\n' % i
+            self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+        self.transport.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def serve_upstream(wait_s: float) -> None:
+    """Serve until killed; the port is said on stdout."""
+    Upstream.wait_s = wait_s
+    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+@contextlib.contextmanager
+def running(bundle: str, wait_s: float = 0.0) -> Iterator[tuple[str, str, int]]:
+    """An upstream, and a server before it on a core of its own: both URLs and the server's process id."""
+    mine, *others = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others or {mine})  # inherited by upstream and callers
+    command = [sys.executable, __file__, "upstream", "--seconds", str(wait_s)]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        stack.callback(os.sched_setaffinity, 0, {mine, *others})
+        upstream = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+        stack.callback(upstream.kill)
+        assert upstream.stdout
+        direct = f"http://127.0.0.1:{int(upstream.stdout.readline())}/v1"
+        toml = Path(folder) / "edgeroute.toml"
+        tables = "".join(f'[endpoints.{n}]\nurl = "{direct}"\nmodel = "{n}"\nretries = 0\n' for n in ("big", "small"))
+        log = f'[serve]\ndecision_log = "decisions.jsonl"\nmax_concurrency = {CONCURRENCY}\n'
+        toml.write_text(f'bundle = "{bundle}"\nthreads = 1\nstrong = ["big"]\nweak = ["small"]\n{tables}{log}')
+        command = ["taskset", "-c", str(mine), sys.executable, "-m", "edgeroute", "serve", "--port", "0"]
+        server = stack.enter_context(subprocess.Popen([*command, "--config", toml], stderr=subprocess.PIPE))
+        stack.callback(server.send_signal, signal.SIGTERM)
+        assert server.stderr
+        line = next(each.decode() for each in server.stderr if each.startswith(b"serving"))
+        yield direct, line.rpartition(" ")[2].strip(), server.pid
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of a process and its threads so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def loaded(url: str, pid: int, callers: int, seconds: int, **more: Any) -> dict[str, float]:
+    """``callers`` without a pause, by wrk: rate, latency, the server's CPU time and memory."""
+    rng = random.Random(1)
+    asked = [
+        {"model": "edgeroute", "messages": [{"role": "user", "content": prompt(rng, i)}], **more} for i in range(200)
+    ]
+    bodies = ",".join(json.dumps(json.dumps(body)) for body in asked)
+    script = f"""
+local bodies, i = {{{bodies}}}, 0
+request = function()
+  i = i % #bodies + 1
+  return wrk.format("POST", nil, {{["content-type"] = "application/json"}}, bodies[i])
+end
+"""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write(script)
+        file.flush()
+        command = ["wrk", "-t1", f"-c{callers}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", file.name]
+        before, start = cpu_s(pid), time.perf_counter()
+        said = subprocess.run([*command, f"{url}/chat/completions"], capture_output=True, text=True, check=True).stdout
+        used, took = cpu_s(pid) - before, time.perf_counter() - start
+    assert "Non-2xx" not in said, said
+    assert "Socket errors" not in said, said
+    count = int(re.search(r"(\d+) requests in", said)[1])  # type: ignore[index]
+    return {
+        "callers": callers,
+        "per_s": round(count / took, 1),
+        "p50_ms": _milliseconds(said, 50),
+        "p99_ms": _milliseconds(said, 99),
+        "cpu_share": round(used / took, 3),
+        "cpu_ms": round(used / count * 1e3, 3),
+        "memory_mb": resident_mb(pid),
+    }
+
+
+def _milliseconds(said: str, q: int) -> float:
+    found = re.search(rf" {q}% +([\d.]+)(us|ms|s)\b", said)
+    assert found, said
+    return round(float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]], 2)
+
+
+def measure(bundle: str, seconds: int) -> dict[str, Any]:
+    """One bundle: calls by callers, streams, memory, and latency at shares of what a core takes."""
+    with running(bundle) as (_, url, pid):
+        loaded(url, pid, 8, 2)
+        found: dict[str, Any] = {"memory_mb": resident_mb(pid), "calls": []}
+        for callers in (1, 4, 16, 64):
+            found["calls"].append(loaded(url, pid, callers, seconds))
+        most = max(each["per_s"] for each in found["calls"])
+        found["streams"] = loaded(url, pid, 64, seconds, stream=True, max_tokens=100)
+        found["open"] = loaded(url, pid, CONCURRENCY, seconds, stream=True, max_tokens=100)
+    call = found["calls"][-1]["cpu_ms"]
+    found["event_cpu_ms"] = round((found["streams"]["cpu_ms"] - call) / 100, 4)
+    found["shares"] = []
+    for share in (0.3, 0.5, 0.7, 0.9):
+        with running(bundle, 0.2) as (direct, url, pid):
+            before, start = cpu_s(pid), time.perf_counter()
+            timed = asyncio.run(open_loop(direct, url, share * most, seconds))
+            used = (cpu_s(pid) - before) / (time.perf_counter() - start)
+        found["shares"].append({"share": share, "cpu_share": round(used, 3), **timed})
+    return found
+
+
+def plan(found: dict[str, Any], per_second: float, seconds: float, events: int) -> dict[str, float]:
+    """Replicas of one core for so many calls a second, each answered in ``seconds`` by ``events`` (0: not a stream)."""
+    cores = per_second * (found["calls"][-1]["cpu_ms"] + events * found["event_cpu_ms"]) / 1e3
+    places = per_second * seconds
+    return {
+        "cores": round(cores, 2),
+        "under_way": round(places, 1),
+        "for_cpu": math.ceil(cores / HEADROOM),
+        "for_concurrency": math.ceil(places / (HEADROOM * CONCURRENCY)),
+    }
+
+
+def latest() -> dict[str, Any]:
+    """The results that docs/deploy.md shows."""
+    (path,) = RESULTS.glob("sizing-*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def main() -> None:
+    """The commands above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["measure", "tables", "plan", "upstream"])
+    parser.add_argument("name", nargs="?", default="here", help="Of the machine, for the results.")
+    parser.add_argument("--seconds", type=float, help="A measurement; or what an answer takes.")
+    parser.add_argument("--per-second", type=float, default=100.0)
+    parser.add_argument("--events", type=int, default=0)
+    parser.add_argument("--bundle", default="mf-small")
+    options = parser.parse_args()
+    if options.what == "upstream":
+        asyncio.run(serve_upstream(options.seconds))
+    elif options.what == "measure":
+        found = {bundle: measure(bundle, int(options.seconds or 10)) for bundle in BUNDLES}
+        (RESULTS / f"sizing-{options.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    elif options.what == "tables":
+        from sizing_tables import write
+
+        write(latest(), DOCUMENT)
+    else:
+        print(json.dumps(plan(latest()[options.bundle], options.per_second, options.seconds or 2.0, options.events)))
+
+
+if __name__ == "__main__":
+    main()
