@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .embeddings import golden_vector
-from .errors import BundleError
+from .errors import BundleError, GoldenWarning
 from .receipts import Golden, GoldenScore, GoldenVector
 from .session import Session
 from .text import TextEncoder
@@ -27,3 +28,13 @@ def golden_row(each: GoldenScore | GoldenVector, session: Session, text: TextEnc
     if text is None:
         raise BundleError("a golden prompt needs a tokenizer")
     return text.encode(each.prompt).ids
+
+
+def warn_if_other(worst: float, golden: Golden, where: str, advice: str) -> None:
+    """Warn ``GoldenWarning``, for the caller's caller's caller, of a difference above the tolerance."""
+    if worst > golden.tolerance:
+        warnings.warn(
+            f"{where} differ by {worst:.4f} from those at export (tolerance {golden.tolerance}); {advice}",
+            GoldenWarning,
+            stacklevel=4,
+        )

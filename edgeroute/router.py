@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from .bundle import Bundle, open_bundle
 from .calibration import share_for, threshold_for, warn_if_generated
+from .decision import BackendName
+from .decision import Decision as Decision
 from .embeddings import check_embeddings, golden_vector
-from .errors import BundleError, CalibrationError, EdgeRouteError, GoldenWarning, GraphError, PromptError, ProviderError
-from .golden import golden_entries, golden_row
+from .errors import BundleError, CalibrationError, EdgeRouteError, GraphError, PromptError, ProviderError
+from .golden import golden_entries, golden_row, warn_if_other
 from .loading import choose_graph, open_graph
 from .manifest import ChatPolicy, GraphEntry, Manifest
 from .ranking import Ranking, order, select
@@ -28,32 +28,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .session import Row
+    from .triton.server import Server
 
 WARM_UP = 2
 """Golden scores replayed at load."""
 PINNED_PROBE = 8
 """Tokens of the load check of a pinned bundle."""
 _NO_TOKENS = Tokens([], False)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Where a prompt goes and why: ``target`` is strong exactly when ``score >= threshold``.
-
-    ``strong_share`` is the share of the calibration sample that the threshold sends to the strong model; ``n_tokens``
-    counts the tokens scored; ``latency_ms`` is the time from prompt to decision. ``road`` is ``full`` but where a
-    deadline made it ``shortened`` or ``nano``. ``chat`` names the chat policy where the caller overrode the bundle's.
-    """
-
-    target: Literal["strong", "weak"]
-    score: float
-    threshold: float
-    strong_share: float
-    n_tokens: int
-    truncated: bool
-    latency_ms: float
-    road: RoadName = "full"
-    chat: ChatPolicy | None = None
 
 
 class Router:
@@ -71,6 +52,7 @@ class Router:
         self.threads = session.threads
         self._bundle = bundle
         self._session = session
+        self._server: Server | None = None
         self._text = text
         self._roads = None if text is None else Roads(Road("full", text, session))
         own = bundle.manifest.text
@@ -87,6 +69,7 @@ class Router:
         digest: str | None = None,
         chat: ChatPolicy | None = None,
         deadline_ms: float | None = None,
+        backend: str | None = None,
     ) -> Router:
         """Open, check and warm up a bundle.
 
@@ -96,11 +79,12 @@ class Router:
         ``min(4, allowed cores, cgroup quota)``; ``spinning`` ones answer sooner and burn a core between calls.
         ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds
         the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
-        and now, takes a cheaper road (``Decision.road``).
+        and now, takes a cheaper road (``Decision.road``). ``backend``, ``triton://host:port/model``, names a server
+        that scores in the place of the local graph, which stands in for it (``Decision.backend``).
 
         Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``CalibrationError`` for a
-        deadline that is none. Warns ``GoldenWarning`` when scores differ from those recorded at export,
-        ``CalibrationWarning`` when shares are those of made-up prompts, ``DeadlineWarning`` where no road is in time.
+        deadline that is none, ``BackendError``. Warns ``GoldenWarning`` when scores differ from those at export,
+        ``CalibrationWarning`` and ``DeadlineWarning`` as they say, ``BackendWarning`` where no server answers.
         """
         if deadline_ms is not None:
             check_deadline(deadline_ms)
@@ -123,6 +107,10 @@ class Router:
         router = cls(bundle, graph, *opened, provider_reason=reason)
         router._warm_up(pinned=pin is not None)
         warn_if_generated(bundle.manifest.name, graph.calibration)
+        if backend is not None:
+            from .triton.server import connect
+
+            router._server, deadline_ms = connect(backend, bundle.manifest, graph, *opened, deadline_ms)
         if deadline_ms is not None:
             router._roads = plan(router._texts().full, bundle, graph, deadline_ms)
         return router
@@ -139,17 +127,18 @@ class Router:
         ``PromptError`` when it is neither or has no text, ``ScoreError`` when the graph fails, ``BundleError`` when the
         bundle takes embeddings.
         """
-        road, tokens = self._take(prompt)
-        return road.score(tokens.ids)
+        return self._score(prompt)[0][0]
 
     def score_batch(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Scores of several prompts, float32 ``[len(prompts)]``: on CPU the same bits as ``score`` one by one."""
         if isinstance(prompts, str):
             raise PromptError("expected a list of prompts, found one str: use score")
+        if self._server is not None:
+            return self._server.score_side_by_side(self.score, prompts)
         taken = []
         for i, prompt in enumerate(prompts):
             try:
-                taken.append(self._take(prompt))
+                taken.append(self._texts().take(prompt))
             except PromptError as error:
                 raise PromptError(f"prompt {i}: {error}") from None
         scores = np.zeros(len(taken), dtype=np.float32)
@@ -168,8 +157,8 @@ class Router:
         """
         start = time.perf_counter()
         limits = self.threshold(strong_share=strong_share, threshold=threshold)
-        road, tokens = self._take(prompt)
-        return self._decide(road.score(tokens.ids), limits, start, tokens, road.name)
+        scored, tokens, road = self._score(prompt)
+        return self._decide(scored, limits, start, tokens, road)
 
     def score_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores of prompts that the caller embedded, float32 ``[n, width]`` → float32 ``[n]``.
@@ -179,6 +168,8 @@ class Router:
         ``BundleError`` when the bundle takes text.
         """
         rows = self._embeddings(embeddings)
+        if self._server is not None:
+            return np.array([self._score_row(row)[0] for row in rows], dtype=np.float32)
         if len(rows) and self.provider == "cuda" and self.graph.precision != "int8":
             return self._session.run_embeddings(rows)
         return self._session.run_rows(list(rows))
@@ -189,7 +180,7 @@ class Router:
         """``choose`` for each of ``embeddings``, float32 ``[n, width]``; ``n_tokens`` is 0."""
         limits = self.threshold(strong_share=strong_share, threshold=threshold)
         rows, starts = self._embeddings(embeddings), iter(time.perf_counter, None)
-        return [self._decide(self._session.run(row), limits, start) for row, start in zip(rows, starts, strict=False)]
+        return [self._decide(self._score_row(row), limits, start) for row, start in zip(rows, starts, strict=False)]
 
     def rank(self, prompt: Prompt, *, models: Sequence[str] | None = None) -> Ranking:
         """Order ``models``, by default all that the bundle knows (``manifest.models``), by one prompt, best first.
@@ -243,8 +234,19 @@ class Router:
         rows = (golden_row(each, self._session, self._text) for each in entries)
         return [abs(self._session.run(row) - each.score) for each, row in zip(entries, rows, strict=True)]
 
-    def _take(self, prompt: Prompt) -> tuple[Road, Tokens]:
-        return self._texts().take(prompt)
+    def _score(self, prompt: Prompt) -> tuple[tuple[float, BackendName], Tokens, RoadName]:
+        texts = self._texts()
+        if self._server is not None:
+            tokens = texts.full.text.encode(prompt)
+            if (score := self._server.score(tokens.ids)) is not None:
+                return (score, "triton"), tokens, "full"
+        road, tokens = texts.take(prompt)
+        return (road.score(tokens.ids), "local"), tokens, road.name
+
+    def _score_row(self, row: Row) -> tuple[float, BackendName]:
+        if self._server is not None and (score := self._server.score(row)) is not None:
+            return score, "triton"
+        return self._session.run(row), "local"
 
     def _texts(self) -> Roads:
         if self._roads is None:
@@ -268,13 +270,13 @@ class Router:
 
     def _decide(
         self,
-        score: float,
+        scored: tuple[float, BackendName],
         limits: tuple[float, float],
         start: float,
         tokens: Tokens = _NO_TOKENS,
         road: RoadName = "full",
     ) -> Decision:
-        limit, share = limits
+        (score, backend), (limit, share) = scored, limits
         return Decision(
             target="strong" if score >= limit else "weak",
             score=score,
@@ -284,11 +286,14 @@ class Router:
             truncated=tokens.truncated,
             latency_ms=(time.perf_counter() - start) * 1e3,
             road=road,
+            backend=backend,
             chat=self._chat,
         )
 
     def _rank(self, row: Row, columns: Sequence[int], start: float, tokens: Tokens = _NO_TOKENS) -> Ranking:
-        standings = order(self.manifest.models, self._session.strengths(row).tolist(), columns)
+        served = None if self._server is None else self._server.strengths(row)
+        strengths = self._session.strengths(row) if served is None else served
+        standings = order(self.manifest.models, strengths.tolist(), columns)
         return Ranking(standings, len(tokens.ids), tokens.truncated, (time.perf_counter() - start) * 1e3)
 
     def _warm_up(self, *, pinned: bool) -> None:
@@ -311,10 +316,5 @@ class Router:
             worst = max(self.golden_differences(WARM_UP))
         except PromptError as error:
             raise BundleError(f"a golden prompt of the manifest does not score: {error}") from None
-        if worst > self.graph.golden.tolerance:
-            warnings.warn(
-                f"{self.manifest.name}: scores on this machine differ by {worst:.4f} from those at export "
-                f"(tolerance {self.graph.golden.tolerance}); `edgeroute verify` replays them all",
-                GoldenWarning,
-                stacklevel=3,
-            )
+        where = f"{self.manifest.name}: scores on this machine"
+        warn_if_other(worst, self.graph.golden, where, "`edgeroute verify` replays them all")

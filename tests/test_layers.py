@@ -26,6 +26,7 @@ CORE = {
     "contract": {"errors", "manifest"},
     "embeddings": {"errors"},
     "ranking": {"errors"},
+    "decision": {"manifest", "roads"},
     "buckets": {"errors"},
     "session": {"buckets", "contract", "errors", "graph", "machine", "manifest"},
     "golden": {"embeddings", "errors", "receipts", "session", "text"},
@@ -33,7 +34,7 @@ CORE = {
     "roads": {"bundle", "calibration", "errors", "loading", "manifest", "session", "store", "text"},
     "router": {
         *("errors", "manifest", "bundle", "calibration", "contract", "embeddings", "golden", "loading", "ranking"),
-        *("roads", "session", "store", "text"),
+        *("decision", "roads", "session", "store", "text", "triton"),
     },
 }
 # What may import the module on the left; the rest of the world may not.
@@ -43,11 +44,12 @@ ONLY = {
     "click": {"cli"},
     "requests": {"fetch"},
     "urllib3": {"fetch"},
-    "aiohttp": {"transport"},
+    "aiohttp": {"transport", "triton"},
     "yarl": {"transport"},
     "starlette": {"server"},
     "uvicorn": {"server"},
     "prometheus_client": {"server"},
+    "tritonclient": {"triton"},
 }
 NEVER = {
     "torch",
