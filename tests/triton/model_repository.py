@@ -45,6 +45,8 @@ class ServedModel:
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.runs: list[int] = []
         """Rows of each run."""
+        self.lengths: list[int] = []
+        """Second axis of each run's inputs."""
         self._waiting: list[tuple[dict[str, np.ndarray], dict]] = []
         self._lock = threading.Condition()
         self._validate()
@@ -136,7 +138,9 @@ class ServedModel:
     def _run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [each.name for each in self.config.output]
         found = dict(zip(names, self.session.run(names, feed), strict=True))
-        self.runs.append(len(next(iter(feed.values()))))
+        rows, length = next(iter(feed.values())).shape
+        self.runs.append(rows)
+        self.lengths.append(length)
         for each in self.config.output:
             if each.HasField("reshape"):
                 found[each.name] = found[each.name].reshape(-1, *each.dims)
@@ -153,6 +157,7 @@ class ModelRepository:
         self.digest: str | None = None
         """What it says of itself in place of the truth."""
         self.calls = 0
+        """Runs asked for."""
 
     def config(self, name: str) -> schema.ModelConfig:
         """Raises ``KeyError`` for a model that is not there."""

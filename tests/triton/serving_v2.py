@@ -45,6 +45,7 @@ class Grpc(service.GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         if self.repository.fault == "error":
+            self.repository.calls += 1
             context.abort(grpc.StatusCode.INTERNAL, "onnx runtime error 1: out of luck\nand more")
         feed = {
             each.name: np.frombuffer(raw, BY_NAME[each.datatype]).reshape(each.shape)
@@ -93,6 +94,7 @@ class Http(BaseHTTPRequestHandler):
             feed[each["name"]] = np.frombuffer(binary[:size], BY_NAME[each["datatype"]]).reshape(each["shape"])
             binary = binary[size:]
         if self.repository.fault == "error":
+            self.repository.calls += 1
             return self._send(500, json.dumps({"error": "out of luck"}).encode())
         try:
             found = self.repository.infer(name, feed)

@@ -130,9 +130,7 @@ def test_two_exports_are_the_same_bytes(base_bundle: Path, tmp_path: Path) -> No
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
 
 
-def test_external_weights_come_along_under_the_name_that_the_graph_gives_them(
-    fp32_bundle: Path, tmp_path: Path
-) -> None:
+def test_external_weights_come_along_under_their_name(fp32_bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "external"
     folder.mkdir()
     for path in fp32_bundle.iterdir():
