@@ -125,7 +125,7 @@ class HttpClient:
         found = config.get("parameters") if isinstance(config, dict) else None
         if not isinstance(found, dict):
             return {}
-        return {key: str(value.get("string_value")) for key, value in found.items() if isinstance(value, dict)}
+        return {key: str(value.get("string_value") or "") for key, value in found.items() if isinstance(value, dict)}
 
     def infer(self, feed: Feed, output: str, timeout_s: float) -> NDArray[np.float32]:
         """One output of a run on ``feed``."""

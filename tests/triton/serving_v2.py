@@ -47,6 +47,10 @@ class Grpc(service.GRPCInferenceServiceServicer):
         if self.repository.fault == "error":
             self.repository.calls += 1
             context.abort(grpc.StatusCode.INTERNAL, "onnx runtime error 1: out of luck\nand more")
+        if self.repository.fault == "drop":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        if self.repository.fault == "trickle":
+            threading.Event().wait(0.5)
         feed = {
             each.name: np.frombuffer(raw, BY_NAME[each.datatype]).reshape(each.shape)
             for each, raw in zip(request.inputs, request.raw_input_contents, strict=True)
@@ -70,6 +74,7 @@ class Http(BaseHTTPRequestHandler):
     """``GET …/config`` and ``POST …/infer`` with tensors as binary data behind the JSON."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
     repository: ModelRepository
 
     def log_message(self, *_: Any) -> None:

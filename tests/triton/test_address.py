@@ -35,7 +35,7 @@ WRONG = {
     "triton://host/model#1": "without #",
     "triton://ho st/model": "without spaces",
     "triton://hôst/model": "ASCII",
-    "triton://169.254.169.254/model": "metadata service",
+    "triton://169.254.169.254/model": "link-local",
     "triton+http://2852039166/model": "write 169.254.169.254",
     "triton://metadata.google.internal/model": "metadata service",
     "triton://host/model?timeout_ms=0": "timeout_ms, above 0",
