@@ -16,6 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import (
+    BackendError,
+    BackendWarning,
     BrokenAnswerError,
     BudgetError,
     BundleError,
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackendError",
+    "BackendWarning",
     "BrokenAnswerError",
     "BudgetError",
     "BundleError",

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from .manifest import ChatPolicy
 
 RoadName = Literal["full", "shortened", "nano"]
+BackendName = Literal["local", "triton"]
+"""Who computed a score: the graph in this process, or an inference server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,8 @@ class Decision:
 
     ``strong_share`` is the share of the calibration sample that the threshold sends to the strong model; ``n_tokens``
     counts the tokens scored; ``latency_ms`` is the time from prompt to decision. ``road`` is ``full`` but where a
-    deadline made it ``shortened`` or ``nano``. ``chat`` names the chat policy where the caller overrode the bundle's.
+    deadline made it ``shortened`` or ``nano``. ``backend`` is ``triton`` where a server scored it. ``chat`` names the
+    chat policy where the caller overrode the bundle's.
     """
 
     target: Literal["strong", "weak"]
@@ -28,4 +31,5 @@ class Decision:
     truncated: bool
     latency_ms: float
     road: RoadName = "full"
+    backend: BackendName = "local"
     chat: ChatPolicy | None = None

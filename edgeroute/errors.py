@@ -10,6 +10,7 @@
     ├── CalibrationError         a share, threshold or sample out of range
     ├── ScoreError               the graph gave no usable score
     ├── ProviderError            the execution provider asked for does not work
+    ├── BackendError             the inference server asked for cannot be used, or nothing written for one
     ├── MissingExtraError        an optional part is not installed
     ├── ForkError                a router was carried into a forked process
     ├── InputFileError           a line of an input file cannot be read
@@ -64,6 +65,10 @@ class ScoreError(EdgeRouteError):
 
 class ProviderError(EdgeRouteError):
     """The execution provider asked for does not work here."""
+
+
+class BackendError(EdgeRouteError):
+    """The inference server asked for cannot be used, or nothing can be written for one."""
 
 
 class MissingExtraError(EdgeRouteError):
@@ -133,3 +138,7 @@ class GoldenWarning(UserWarning):
 
 class DeadlineWarning(UserWarning):
     """No road is as fast as the deadline asks."""
+
+
+class BackendWarning(UserWarning):
+    """The inference server does not answer, or serves another bundle: the local graph scores in its place."""

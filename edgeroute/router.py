@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,9 @@ import numpy as np
 from .bundle import Bundle, open_bundle
 from .calibration import share_for, threshold_for, warn_if_generated
 from .decision import Decision
-from .embeddings import check_embeddings, golden_vector
-from .errors import BundleError, CalibrationError, EdgeRouteError, GoldenWarning, GraphError, PromptError, ProviderError
-from .golden import golden_entries, golden_row
+from .embeddings import check_embeddings
+from .errors import BundleError, CalibrationError, PromptError, ProviderError
+from .golden import differences, warm_up
 from .loading import choose_graph, open_graph
 from .manifest import ChatPolicy, GraphEntry, Manifest
 from .ranking import Ranking, order, select
@@ -29,13 +28,10 @@ from .text import Prompt, TextEncoder, Tokens
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .decision import RoadName
+    from .decision import BackendName, RoadName
     from .session import Row
+    from .triton.server import Server
 
-WARM_UP = 2
-"""Golden scores replayed at load."""
-PINNED_PROBE = 8
-"""Tokens of the load check of a pinned bundle."""
 _NO_TOKENS = Tokens([], False)
 
 
@@ -54,6 +50,7 @@ class Router:
         self.threads = session.threads
         self._bundle = bundle
         self._session = session
+        self._server: Server | None = None
         self._text = text
         self._roads = None if text is None else Roads(Road("full", text, session))
         self._own: tuple[float, float] | None = None
@@ -72,6 +69,7 @@ class Router:
         chat: ChatPolicy | None = None,
         deadline_ms: float | None = None,
         calibration: str | os.PathLike[str] | None = None,
+        backend: str | None = None,
     ) -> Router:
         """Open, check and warm up a bundle.
 
@@ -82,11 +80,14 @@ class Router:
         ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds
         the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
         and now, takes a cheaper road (``Decision.road``). ``calibration`` is a file of ``edgeroute calibrate``: shares
-        are then of its traffic, and its threshold decides where ``choose`` is told nothing.
+        are then of its traffic, and its threshold decides where ``choose`` is told nothing. ``backend``,
+        ``triton://host:port/model``, names a server that scores in the place of the local graph, which stands in for it
+        (``Decision.backend``).
 
-        Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``CalibrationError`` for a
-        deadline that is none or another graph's calibration. Warns ``GoldenWarning`` when scores differ from those at
-        export, ``CalibrationWarning`` for shares of made-up prompts, ``DeadlineWarning`` where no road is in time.
+        Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``BackendError``,
+        ``CalibrationError`` for a deadline that is none or another graph's calibration. Warns ``GoldenWarning`` when
+        scores differ from those at export, ``CalibrationWarning`` for shares of made-up prompts, ``DeadlineWarning``
+        where no road is in time, ``BackendWarning`` where no server answers.
         """
         if deadline_ms is not None:
             check_deadline(deadline_ms)
@@ -107,11 +108,15 @@ class Router:
             opened = open_graph(bundle, graph, chosen, threads=threads, spinning=spinning, chat=chat)
             reason = f"CPU, since {error}"
         router = cls(bundle, graph, *opened, provider_reason=reason)
-        router._warm_up(pinned=pin is not None)
+        warm_up(bundle.manifest.name, graph.golden, *opened, pinned=pin is not None)
         if calibration is None:
             warn_if_generated(bundle.manifest.name, graph.calibration)
         else:
             router._recalibrate(Path(calibration), chat)
+        if backend is not None:
+            from .triton.server import connect
+
+            router._server, deadline_ms = connect(backend, bundle.manifest, graph, *opened, deadline_ms)
         if deadline_ms is not None:
             router._roads = plan(router._texts().full, bundle, graph, deadline_ms)
         return router
@@ -128,17 +133,18 @@ class Router:
         ``PromptError`` when it is neither or has no text, ``ScoreError`` when the graph fails, ``BundleError`` when the
         bundle takes embeddings.
         """
-        road, tokens = self._take(prompt)
-        return road.score(tokens.ids)
+        return self._score(prompt)[0][0]
 
     def score_batch(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Scores of several prompts, float32 ``[len(prompts)]``: on CPU the same bits as ``score`` one by one."""
         if isinstance(prompts, str):
             raise PromptError("expected a list of prompts, found one str: use score")
+        if self._server is not None:
+            return self._server.score_side_by_side(self.score, prompts)
         taken = []
         for i, prompt in enumerate(prompts):
             try:
-                taken.append(self._take(prompt))
+                taken.append(self._texts().take(prompt))
             except PromptError as error:
                 raise PromptError(f"prompt {i}: {error}") from None
         scores = np.zeros(len(taken), dtype=np.float32)
@@ -157,8 +163,8 @@ class Router:
         """
         start = time.perf_counter()
         limits = self.threshold(strong_share=strong_share, threshold=threshold)
-        road, tokens = self._take(prompt)
-        return self._decide(road.score(tokens.ids), limits, start, tokens, road.name)
+        scored, tokens, road = self._score(prompt)
+        return self._decide(scored, limits, start, tokens, road)
 
     def score_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores of prompts that the caller embedded, float32 ``[n, width]`` → float32 ``[n]``.
@@ -168,6 +174,8 @@ class Router:
         ``BundleError`` when the bundle takes text.
         """
         rows = self._embeddings(embeddings)
+        if self._server is not None:
+            return np.array([self._score_row(row)[0] for row in rows], dtype=np.float32)
         if len(rows) and self.provider == "cuda" and self.graph.precision != "int8":
             return self._session.run_embeddings(rows)
         return self._session.run_rows(list(rows))
@@ -178,7 +186,7 @@ class Router:
         """``choose`` for each of ``embeddings``, float32 ``[n, width]``; ``n_tokens`` is 0."""
         limits = self.threshold(strong_share=strong_share, threshold=threshold)
         rows, starts = self._embeddings(embeddings), iter(time.perf_counter, None)
-        return [self._decide(self._session.run(row), limits, start) for row, start in zip(rows, starts, strict=False)]
+        return [self._decide(self._score_row(row), limits, start) for row, start in zip(rows, starts, strict=False)]
 
     def rank(self, prompt: Prompt, *, models: Sequence[str] | None = None) -> Ranking:
         """Order ``models``, by default all that the bundle knows (``manifest.models``), by one prompt, best first.
@@ -230,9 +238,7 @@ class Router:
 
     def golden_differences(self, count: int | None = None) -> list[float]:
         """|score now − score at export| of the first ``count`` golden entries of the manifest."""
-        entries = golden_entries(self.graph.golden)[:count]
-        rows = (golden_row(each, self._session, self._text) for each in entries)
-        return [abs(self._session.run(row) - each.score) for each, row in zip(entries, rows, strict=True)]
+        return differences(self.graph.golden, self._session, self._text, count)
 
     def _recalibrate(self, path: Path, chat: ChatPolicy | None) -> None:
         from .recalibration import read_calibration  # which a cold command line need not pay for
@@ -241,8 +247,19 @@ class Router:
         self.graph = replace(self.graph, calibration=own.as_receipt())
         self._own = own.threshold, own.strong_share
 
-    def _take(self, prompt: Prompt) -> tuple[Road, Tokens]:
-        return self._texts().take(prompt)
+    def _score(self, prompt: Prompt) -> tuple[tuple[float, BackendName], Tokens, RoadName]:
+        texts = self._texts()
+        if self._server is not None:
+            tokens = texts.full.text.encode(prompt)
+            if (score := self._server.score(tokens.ids)) is not None:
+                return (score, "triton"), tokens, "full"
+        road, tokens = texts.take(prompt)
+        return (road.score(tokens.ids), "local"), tokens, road.name
+
+    def _score_row(self, row: Row) -> tuple[float, BackendName]:
+        if self._server is not None and (score := self._server.score(row)) is not None:
+            return score, "triton"
+        return self._session.run(row), "local"
 
     def _texts(self) -> Roads:
         if self._roads is None:
@@ -266,13 +283,13 @@ class Router:
 
     def _decide(
         self,
-        score: float,
+        scored: tuple[float, BackendName],
         limits: tuple[float, float],
         start: float,
         tokens: Tokens = _NO_TOKENS,
         road: RoadName = "full",
     ) -> Decision:
-        limit, share = limits
+        (score, backend), (limit, share) = scored, limits
         return Decision(
             target="strong" if score >= limit else "weak",
             score=score,
@@ -282,37 +299,12 @@ class Router:
             truncated=tokens.truncated,
             latency_ms=(time.perf_counter() - start) * 1e3,
             road=road,
+            backend=backend,
             chat=self._chat,
         )
 
     def _rank(self, row: Row, columns: Sequence[int], start: float, tokens: Tokens = _NO_TOKENS) -> Ranking:
-        standings = order(self.manifest.models, self._session.strengths(row).tolist(), columns)
+        served = None if self._server is None else self._server.strengths(row)
+        strengths = self._session.strengths(row) if served is None else served
+        standings = order(self.manifest.models, strengths.tolist(), columns)
         return Ranking(standings, len(tokens.ids), tokens.truncated, (time.perf_counter() - start) * 1e3)
-
-    def _warm_up(self, *, pinned: bool) -> None:
-        """Prove the contract on the graph itself: the highest id (or any embedding), and two golden scores.
-
-        The highest id is run at the full length, to see that the positions reach, unless the bundle is pinned: whoever
-        knows its digest has checked it once, and the run costs a tenth of a cold start.
-        """
-        row: Row
-        if self._text is None:
-            what, row = "an embedding", golden_vector(0, self._session.contract.width or 0)
-        else:
-            highest, tokens = self._text.highest_id, PINNED_PROBE if pinned else self._text.policy.max_tokens
-            what, row = f"the tokenizer's highest id {highest} at {tokens} tokens", [highest] * tokens
-        try:
-            self._session.run(row)
-        except EdgeRouteError as error:
-            raise GraphError(f"the graph does not take {what}: {error}") from None
-        try:
-            worst = max(self.golden_differences(WARM_UP))
-        except PromptError as error:
-            raise BundleError(f"a golden prompt of the manifest does not score: {error}") from None
-        if worst > self.graph.golden.tolerance:
-            warnings.warn(
-                f"{self.manifest.name}: scores on this machine differ by {worst:.4f} from those at export "
-                f"(tolerance {self.graph.golden.tolerance}); `edgeroute verify` replays them all",
-                GoldenWarning,
-                stacklevel=3,
-            )

@@ -21,6 +21,8 @@ print(json.dumps(sorted(new - set(sys.stdlib_module_names))))
 
 def test_the_public_names() -> None:
     assert edgeroute.__all__ == [
+        "BackendError",
+        "BackendWarning",
         "BrokenAnswerError",
         "BudgetError",
         "BundleError",

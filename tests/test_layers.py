@@ -37,7 +37,7 @@ CORE = {
     "roads": {"bundle", "calibration", "decision", "errors", "loading", "manifest", "session", "store", "text"},
     "router": {
         *("errors", "manifest", "bundle", "calibration", "contract", "embeddings", "golden", "loading", "ranking"),
-        *("decision", "recalibration", "roads", "session", "store", "text"),
+        *("decision", "recalibration", "roads", "session", "store", "text", "triton"),
     },
 }
 # What may import the module on the left; the rest of the world may not.
@@ -47,11 +47,12 @@ ONLY = {
     "click": {"cli"},
     "requests": {"fetch"},
     "urllib3": {"fetch"},
-    "aiohttp": {"transport"},
+    "aiohttp": {"transport", "triton"},
     "yarl": {"transport"},
     "starlette": {"server"},
     "uvicorn": {"server"},
     "prometheus_client": {"server"},
+    "tritonclient": {"triton"},
 }
 NEVER = {
     "torch",

@@ -85,6 +85,7 @@ def test_a_decision_says_why(router: Router) -> None:
         "truncated",
         "latency_ms",
         "road",
+        "backend",
         "chat",
     ]
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -29,6 +29,7 @@ CORE = {
     "serve": "Serve an OpenAI-compatible API that routes.",
     "replay": "Show what another share would have changed, from a decision log.",
     "pull": "Fetch a bundle, verify it, and keep it in the cache folder.",
+    "export-triton": "Write a bundle as a model repository of Triton Inference Server.",
 }
 EXTRAS = {
     "train": "Train a router from preference data.",
@@ -51,8 +52,9 @@ class CommandGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command; raises ``MissingExtraError`` when its packages are not installed."""
         if cmd_name in CORE:
-            module = importlib.import_module(f".{cmd_name}", __package__)
-            command: click.Command = getattr(module, cmd_name)
+            name = cmd_name.replace("-", "_")
+            module = importlib.import_module(f".{name}", __package__)
+            command: click.Command = getattr(module, name)
             return command
         entry = _foreign().get(cmd_name)
         return None if entry is None else _load(cmd_name, entry)

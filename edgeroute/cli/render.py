@@ -35,6 +35,7 @@ def render(
     cut = " (cut)" if decision.truncated else ""
     tokens = f"{decision.n_tokens} tokens{cut}  " if row is None else ""
     road = "" if decision.road == "full" else f"  {decision.road}"
+    road += "" if decision.backend == "local" else f"  {decision.backend}"
     text = f"{decision.score:.4f}  {decision.target:<6}  {tokens}{decision.latency_ms:.1f} ms{road}"
     place = row if line is None else line
     if place is not None:

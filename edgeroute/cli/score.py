@@ -50,6 +50,7 @@ class _Options:
     explain: bool
     chat: ChatPolicy | None
     deadline_ms: float | None
+    backend: str | None
 
 
 @click.command(short_help=CORE["score"])
@@ -88,6 +89,9 @@ class _Options:
     "--deadline-ms",
     type=click.FloatRange(0, min_open=True),
     help="A prompt that would take longer takes a cheaper road.  [default: none]",
+)
+@click.option(
+    "--backend", metavar="URL", help="Score on a server, triton://host:port/model.  [default: in this process]"
 )
 def score(**options: Any) -> int:
     """Score PROMPT (- reads standard input as one prompt) and choose between the strong and the weak model.
@@ -186,6 +190,7 @@ def _load(options: _Options, threads: int | None) -> Router:
         threads=threads,
         chat=options.chat,
         deadline_ms=options.deadline_ms,
+        backend=options.backend,
     )
     # Out of range is one error before anything is read or written.
     router.threshold(strong_share=options.strong_share, threshold=options.threshold)

@@ -13,7 +13,8 @@ from bundles import GOLDEN, make_graph, reseal, set_graph
 from onnx import numpy_helper
 
 from edgeroute.errors import GoldenWarning
-from edgeroute.router import WARM_UP, Router
+from edgeroute.golden import WARM_UP
+from edgeroute.router import Router
 
 
 def shifted(index: int, by: float, *, graph: int = 0) -> Callable[[dict[str, Any]], None]:
