@@ -69,8 +69,8 @@ async def serve(
 def listen(host: str, port: int) -> socket.socket:
     """A socket whose connections send at once; raises ``OSError`` when the address cannot be had.
 
-    asyncio turns Nagle's algorithm off only on sockets that name their protocol, and these do not: an answer's body then
-    waits for its head to be acknowledged, 40 ms with a caller that keeps its connection. Connections inherit this.
+    asyncio turns Nagle's algorithm off only on sockets that name their protocol, and these do not: an answer's body
+    then waits for its head to be acknowledged, 40 ms with a caller that keeps its connection. Connections inherit it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=1024)
