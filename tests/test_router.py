@@ -74,6 +74,7 @@ def test_a_decision_says_why(router: Router) -> None:
     assert decision.n_tokens == 10
     assert decision.truncated is False
     assert 0 < decision.latency_ms < 1000
+    assert decision.backend == "local"
     assert decision.chat is None
     assert [field.name for field in dataclasses.fields(Decision)] == [
         "target",
@@ -84,6 +85,7 @@ def test_a_decision_says_why(router: Router) -> None:
         "truncated",
         "latency_ms",
         "road",
+        "backend",
         "chat",
     ]
     with pytest.raises(dataclasses.FrozenInstanceError):
