@@ -75,6 +75,7 @@ def test_a_decision_says_why(router: Router) -> None:
     assert decision.n_tokens == 10
     assert decision.truncated is False
     assert 0 < decision.latency_ms < 1000
+    assert decision.backend == "local"
     assert decision.chat is None
     assert [field.name for field in dataclasses.fields(Decision)] == [
         "target",
