@@ -117,9 +117,7 @@ def _read_texts(lines: Iterator[_Raw | BadLine]) -> Iterator[PromptLine | BadLin
             yield PromptLine(raw.line, text)
 
 
-def _read_jsonl(
-    objects: Iterator[tuple[int, dict[str, Any]] | BadLine], field: str
-) -> Iterator[PromptLine | BadLine]:
+def _read_jsonl(objects: Iterator[tuple[int, dict[str, Any]] | BadLine], field: str) -> Iterator[PromptLine | BadLine]:
     for each in objects:
         if isinstance(each, BadLine):
             yield each
@@ -143,9 +141,7 @@ def _parse_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _read_csv(
-    records: Iterator[tuple[int, list[str]] | BadLine], field: str
-) -> Iterator[PromptLine | BadLine]:
+def _read_csv(records: Iterator[tuple[int, list[str]] | BadLine], field: str) -> Iterator[PromptLine | BadLine]:
     header = next(records, None)
     if header is None:
         return

@@ -21,7 +21,9 @@ from ..errors import MissingExtraError
 try:
     import pyarrow  # noqa: F401
 except ModuleNotFoundError:
-    raise MissingExtraError('Parquet needs pyarrow, which is not installed: run pip install "edgeroute[parquet]"') from None
+    raise MissingExtraError(
+        'Parquet needs pyarrow, which is not installed: run pip install "edgeroute[parquet]"'
+    ) from None
 
 from .parts import Part, Receipt
 from .run import Run, open_run

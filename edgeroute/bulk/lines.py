@@ -65,15 +65,15 @@ def csv_rows(file: BinaryIO, column: str, batch: int) -> Table:
 def jsonl_rows(file: BinaryIO, column: str, batch: int) -> Table:
     """The keys of a JSONL file as columns; raises ``InputFileError`` where no line has the prompt's key."""
     kinds: dict[str, str | None] = {}
-    lines = 0
+    found_objects = False
     for each in read_objects(file):
-        lines += 1
         if not isinstance(each, BadLine):
+            found_objects = True
             for key, value in each[1].items():
                 kinds[key] = _wider(kinds.get(key), value)
             if len(kinds) > MAX_KEYS:
                 raise InputFileError(f"more than {MAX_KEYS} different keys")
-    if lines and column not in kinds and "messages" not in kinds:
+    if found_objects and column not in kinds and "messages" not in kinds:
         raise InputFileError(
             f'no line has {column!r} or "messages" among {", ".join(map(ascii, list(kinds)[:20])) or "no keys"}: '
             "name the prompts' with --column"

@@ -22,6 +22,12 @@ from .work import Scorer
 
 TRIES = 3
 LOCAL = "local"
+# No usage reports, and no news of Ray's own on stderr: what matters comes back in receipts.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+}
 
 
 def score_on_ray(run: Run, workers: int | None = None) -> Iterator[Receipt]:
@@ -39,8 +45,7 @@ def score_on_ray(run: Run, workers: int | None = None) -> Iterator[Receipt]:
             # One part waits at a worker that has one in hand: no gap, and no queue at the slowest at the end.
             compute=data.ActorPoolStrategy(size=min(size, len(jobs)), max_tasks_in_flight_per_actor=2),
             num_cpus=run.settings.threads,
-            max_restarts=-1,
-            max_task_retries=TRIES - 1,
+            ray_remote_args_fn=_tries,
         )
         left = {part.output: part for part in run.todo}
         try:
@@ -59,11 +64,16 @@ def score_on_ray(run: Run, workers: int | None = None) -> Iterator[Receipt]:
         yield Receipt(part.output, part.name, failure=f"no worker lived to its end, in {TRIES} tries")
 
 
+def _tries() -> dict[str, int]:
+    """Workers are started again whenever they die, and a part is tried so often."""
+    return {"max_restarts": -1, "max_task_retries": TRIES - 1}
+
+
 @contextlib.contextmanager
 def _cluster(workers: int | None, threads: int) -> Iterator[tuple[Any, int]]:
     """Ray, connected, and how many cores it has."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS", LOCAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own, of its own code
@@ -78,9 +88,7 @@ def _cluster(workers: int | None, threads: int) -> Iterator[tuple[Any, int]]:
         if ours:
             own = {"num_cpus": workers * threads if workers else None, "include_dashboard": False}
             try:
-                ray.init(
-                    address, log_to_driver=False, logging_level=logging.ERROR, **own if address == LOCAL else {}
-                )
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own if address == LOCAL else {})
             except (OSError, RuntimeError, ValueError) as error:
                 raise EdgeRouteError(f"Ray does not start or cannot be reached at {address}: {error}") from None
         try:
@@ -92,7 +100,7 @@ def _cluster(workers: int | None, threads: int) -> Iterator[tuple[Any, int]]:
 
 def _quiet(ray: Any) -> Any:
     """``ray.data`` without bars and news of its own, and with parts that fail left out rather than all of them."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1

@@ -108,7 +108,9 @@ def read_footer(path: Path) -> dict[str, Any]:
     try:
         footer: dict[str, Any] = json.loads((pq.read_metadata(path).metadata or {})[FOOTER])
     except (OSError, pa.ArrowException, KeyError, ValueError):
-        raise EdgeRouteError(f"{path} is no result of edgeroute score: move it away, or choose another folder") from None
+        raise EdgeRouteError(
+            f"{path} is no result of edgeroute score: move it away, or choose another folder"
+        ) from None
     return footer
 
 

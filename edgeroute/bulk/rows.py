@@ -105,7 +105,9 @@ def _prompt(value: Any, row: int) -> PromptLine | BadLine:
         if isinstance(found, bytes):
             found = decode_prompt(found)
     except UnicodeDecodeError as error:
-        return BadLine(row, f"the prompt is not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}")
+        return BadLine(
+            row, f"the prompt is not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
+        )
     except PromptError as error:
         return BadLine(row, str(error))
     if found is None:

@@ -61,8 +61,7 @@ def open_run(
     recorded = _recorded(inputs, router, chat, column, prefix, strong_share, threshold)
     with _locked(folder):
         run = _begin(folder, recorded)
-        for leftover in folder.rglob(f".*{TEMPORARY}"):
-            leftover.unlink(missing_ok=True)
+        _sweep(folder)
         done = [receipt for part in parts if (receipt := _finished(folder, run, part))]
         finished = {each.output for each in done}
         settings = Settings(
@@ -80,6 +79,7 @@ def open_run(
             threads=threads,
         )
         yield Run(settings, inputs, [part for part in parts if part.output not in finished], done)
+        _sweep(folder)
 
 
 def _recorded(
@@ -94,7 +94,9 @@ def _recorded(
     """What makes a run this run: all that its results depend on."""
     manifest = router.manifest
     if manifest.text is None:
-        raise BundleError(f"the bundle {manifest.name} takes embeddings, not text: edgeroute score --embeddings FILE.npy")
+        raise BundleError(
+            f"the bundle {manifest.name} takes embeddings, not text: edgeroute score --embeddings FILE.npy"
+        )
     text = manifest.text if chat is None else dataclasses.replace(manifest.text, chat=chat)
     limit, share = router.threshold(strong_share=strong_share, threshold=threshold)
     return {
@@ -142,6 +144,12 @@ def _difference(found: Any, wanted: dict[str, Any]) -> str:
         return f"its {RUN_FILE} is no object"
     keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     return "; ".join(f"{key} was {json.dumps(found.get(key))}, is {json.dumps(wanted.get(key))}" for key in keys)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed workers left."""
+    for leftover in folder.rglob(f".*{TEMPORARY}"):
+        leftover.unlink(missing_ok=True)
 
 
 def _finished(folder: Path, run: str, part: Part) -> Receipt | None:

@@ -75,8 +75,13 @@ class Scorer:
             self._broken = str(error)
 
     def __call__(self, part: dict[str, Any]) -> dict[str, Any]:
-        """``score`` for engines."""
-        return asdict(self.score(Part(**part)))
+        """``score`` for engines; a bug of ours costs this part and not the run."""
+        job = Part(**part)
+        try:
+            return asdict(self.score(job))
+        except Exception as error:  # its message may hold a prompt
+            why = f"a bug in edgeroute ({type(error).__name__}); without --engine, EDGEROUTE_DEBUG=1 shows where"
+            return asdict(Receipt(job.output, job.name, failure=why))
 
     def score(self, part: Part) -> Receipt:
         """Score a part and write its output."""

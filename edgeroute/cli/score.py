@@ -188,7 +188,8 @@ def _score_folder(options: _Options, path: str, output: str) -> int:
 
 
 def _score_file(options: _Options, path: str) -> int:
-    refuse_many(path)
+    if options.form is None:
+        refuse_many(path)
     form = options.form or format_of(path)
     with opened_input(path) as file:
         refuse_same(file, options.output)
