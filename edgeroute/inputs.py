@@ -60,10 +60,37 @@ def read_prompts(file: BinaryIO, form: Format, *, field: str = "prompt") -> Iter
     ``field`` is the CSV column or JSON key of the prompt. Raises ``InputFileError`` when nothing in the file can be
     read: it is UTF-16, has no such column, or the device fails.
     """
-    lines = _lines(file)
     if form == "csv":
-        return _read_csv(lines, field)
-    return _read_lines(lines, None if form == "txt" else field)
+        return _read_csv(read_records(file), field)
+    return _read_texts(_lines(file)) if form == "txt" else _read_jsonl(read_objects(file), field)
+
+
+def read_objects(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]] | BadLine]:
+    """Each line of a JSONL file as an object, with its number; raises ``InputFileError`` as ``read_prompts`` does."""
+    for each in _read_texts(_lines(file)):
+        if isinstance(each, BadLine):
+            yield each
+            continue
+        try:
+            yield each.line, _parse_object(str(each.prompt))
+        except ValueError as error:
+            yield BadLine(each.line, str(error))
+
+
+def read_records(file: BinaryIO) -> Iterator[tuple[int, list[str]] | BadLine]:
+    """The fields of each CSV record, the header first, with the line on which it starts."""
+    return _records(_lines(file))
+
+
+def pick_prompt(value: dict[str, Any], field: str) -> Prompt:
+    """The prompt of one JSON object: under ``field``, or a chat under ``messages``; raises ``ValueError``."""
+    key = "messages" if field not in value and "messages" in value else field
+    if key not in value:
+        raise ValueError(f'the object has neither "{field}" nor "messages"')
+    prompt = value[key]
+    if not isinstance(prompt, str | list):
+        raise ValueError(f'"{key}": expected a string or a list of messages, found {type(prompt).__name__}')
+    return prompt
 
 
 def decode_prompt(data: bytes) -> str:
@@ -76,21 +103,33 @@ def decode_prompt(data: bytes) -> str:
         raise PromptError(f"the prompt is {error}") from None
 
 
-def _read_lines(lines: Iterator[_Raw | BadLine], field: str | None) -> Iterator[PromptLine | BadLine]:
+def _read_texts(lines: Iterator[_Raw | BadLine]) -> Iterator[PromptLine | BadLine]:
     for raw in lines:
         if isinstance(raw, BadLine):
             yield raw
             continue
         try:
             text = _decode(raw.data).rstrip("\r\n")
-            if text.strip():
-                yield PromptLine(raw.line, text if field is None else _from_json(text, field))
         except ValueError as error:
             yield BadLine(raw.line, str(error))
+            continue
+        if text.strip():
+            yield PromptLine(raw.line, text)
 
 
-def _from_json(text: str, field: str) -> Prompt:
-    """The prompt of one JSON line. No message quotes the line: a prompt stays out of errors."""
+def _read_jsonl(objects: Iterator[tuple[int, dict[str, Any]] | BadLine], field: str) -> Iterator[PromptLine | BadLine]:
+    for each in objects:
+        if isinstance(each, BadLine):
+            yield each
+            continue
+        try:
+            yield PromptLine(each[0], pick_prompt(each[1], field))
+        except ValueError as error:
+            yield BadLine(each[0], str(error))
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    """The object of one JSON line. No message quotes the line: a prompt stays out of errors."""
     try:
         value: Any = json.loads(text)
     except json.JSONDecodeError as error:
@@ -99,17 +138,10 @@ def _from_json(text: str, field: str) -> Prompt:
         raise ValueError("not JSON that can be read: nested too deep or a number too long") from None
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-    key = "messages" if field not in value and "messages" in value else field
-    if key not in value:
-        raise ValueError(f'the object has neither "{field}" nor "messages"')
-    prompt = value[key]
-    if not isinstance(prompt, str | list):
-        raise ValueError(f'"{key}": expected a string or a list of messages, found {type(prompt).__name__}')
-    return prompt
+    return value
 
 
-def _read_csv(lines: Iterator[_Raw | BadLine], field: str) -> Iterator[PromptLine | BadLine]:
-    records = _records(lines)
+def _read_csv(records: Iterator[tuple[int, list[str]] | BadLine], field: str) -> Iterator[PromptLine | BadLine]:
     header = next(records, None)
     if header is None:
         return

@@ -53,6 +53,8 @@ ONLY = {
     "uvicorn": {"server"},
     "prometheus_client": {"server"},
     "tritonclient": {"triton"},
+    "pyarrow": {"bulk"},
+    "ray": {"bulk"},
 }
 NEVER = {
     "torch",
@@ -137,6 +139,18 @@ def test_a_router_knows_no_gateway_and_endpoints_no_router() -> None:
     }
     for name, allowed in inward.items():
         assert inner(MODULES[name]) <= allowed, name
+
+
+def test_files_by_the_million_rows_are_scored_at_the_edge() -> None:
+    assert {name for name, found in MODULES.items() if "bulk" in inner(found) - {name}} == {"cli"}
+    assert inner(MODULES["bulk"]) - {"bulk"} == {"errors", "inputs", "manifest", "router", "session", "store", "stream"}
+    inside = {path.stem: imports(path, "edgeroute.bulk") for path in (ROOT / "bulk").glob("*.py")}
+    for package, importers in {
+        "ray": {"on_ray"},
+        "pyarrow": {"__init__", "lines", "output", "parts", "rows", "work"},
+    }.items():
+        found = {name for name, imported in inside.items() if package in {each.split(".")[0] for each in imported}}
+        assert found == importers, package
 
 
 def test_there_are_no_circles() -> None:

@@ -1,4 +1,4 @@
-"""A line of progress on stderr that is rewritten in place, where stderr is a terminal."""
+"""A line of progress on stderr: rewritten in place on a terminal, else now and then a new one where asked for."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ _EVERY_S = 0.1
 
 
 class Progress:
-    """``show`` replaces the line at most ten times a second; ``say`` prints a message above it."""
+    """``show`` replaces the line at most ten times a second; ``say`` prints a message above it.
 
-    def __init__(self, *, enabled: bool = True) -> None:
-        self._enabled = enabled and sys.stderr is not None and sys.stderr.isatty()
-        self._next = 0.0
+    Where stderr is no terminal ``show`` does nothing or, with ``logged_every_s``, prints a line that often.
+    """
+
+    def __init__(self, *, enabled: bool = True, logged_every_s: float | None = None) -> None:
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._logged = not terminal and logged_every_s is not None
+        self._enabled = enabled and (terminal or self._logged)
+        self._every_s = _EVERY_S if logged_every_s is None or terminal else logged_every_s
+        self._next = time.monotonic() + self._every_s if self._logged else 0.0
         self._width = 0
 
     def show(self, make: Callable[[], str]) -> None:
         """Replace the line with what ``make`` gives, unless it was replaced a moment ago."""
         now = time.monotonic()
         if self._enabled and now >= self._next:
-            self._next = now + _EVERY_S
+            self._next = now + self._every_s
             text = make()
+            if self._logged:
+                click.echo(text, err=True)
+                return
             click.echo(f"\r{text:<{self._width}}", err=True, nl=False)
             self._width = len(text)
 

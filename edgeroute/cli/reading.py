@@ -45,3 +45,16 @@ def refuse_same(file: BinaryIO, output: str | None) -> None:
     with contextlib.suppress(OSError):  # no such output yet
         if output is not None and output != "-" and os.path.samestat(os.fstat(file.fileno()), os.stat(output)):
             raise EdgeRouteError(f"--output {output} is the input file: it would be lost")
+
+
+def is_folder(output: str | None) -> bool:
+    """Whether an output is a folder: it ends as one, or it is one."""
+    return output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output))
+
+
+def refuse_many(path: str) -> None:
+    """Raise ``InputFileError`` for what is scored into a folder only: a folder, a pattern, Parquet."""
+    pattern = any(mark in path for mark in "*?[") and not os.path.exists(path)
+    if pattern or os.path.isdir(path) or path.lower().endswith(".parquet"):
+        what = "a pattern" if pattern else "a folder" if os.path.isdir(path) else "Parquet"
+        raise InputFileError(f"{path}: {what} is scored into a folder, as in --output out/")

@@ -23,7 +23,7 @@ from .commands import CORE
 from .exits import SOME_FAILED
 from .output import Write, opened_output
 from .progress import Progress
-from .reading import opened_input, read_prompt, refuse_same
+from .reading import is_folder, opened_input, read_prompt, refuse_many, refuse_same
 from .render import render, render_bad
 
 if TYPE_CHECKING:
@@ -51,11 +51,18 @@ class _Options:
     chat: ChatPolicy | None
     deadline_ms: float | None
     backend: str | None
+    engine: Literal["ray"] | None
+    workers: int | None
+    prefix: str | None
 
 
 @click.command(short_help=CORE["score"])
 @click.argument("prompt", required=False)
-@click.option("--file", metavar="PATH", help="Score a .txt, .jsonl or .csv file; - is standard input.")
+@click.option(
+    "--file",
+    metavar="PATH",
+    help="Score a .txt, .jsonl or .csv file; - is standard input. A folder or pattern: see --output.",
+)
 @click.option("--embeddings", metavar="PATH", help="Score a .npy file, float32 [n, width], a row a prompt.")
 @click.option("--format", "form", type=click.Choice(get_args(Format)), help="The file's format, if not by its name.")
 @click.option(
@@ -64,7 +71,11 @@ class _Options:
 @click.option(
     "--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="What a bad line does."
 )
-@click.option("--output", metavar="PATH", help="Write results there instead of to stdout.")
+@click.option(
+    "--output",
+    metavar="PATH",
+    help="Write results there instead of to stdout. A folder (out/) takes Parquet, a file for each input file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.option("--model", metavar="NAME_OR_PATH", help="A bundle's name or folder.  [default: the shipped default]")
 @click.option(
@@ -93,6 +104,9 @@ class _Options:
 @click.option(
     "--backend", metavar="URL", help="Score on a server, triton://host:port/model.  [default: in this process]"
 )
+@click.option("--engine", type=click.Choice(["ray"]), help="Into a folder: score on Ray.  [default: this process]")
+@click.option("--workers", type=click.IntRange(1), help="Ray workers.  [default: what the cluster's cores allow]")
+@click.option("--prefix", metavar="TEXT", help="Into a folder: goes before the names of the added columns.")
 def score(**options: Any) -> int:
     """Score PROMPT (- reads standard input as one prompt) and choose between the strong and the weak model.
 
@@ -105,6 +119,10 @@ def score(**options: Any) -> int:
     stderr (with --json also in the output, as {"line", "error"}); the rest is scored and the exit code is 3. With
     --on-error stop the first such line ends the run with exit code 1, and what was written stays.
 
+    Where --output is a folder (it ends in / or exists), --file is a Parquet, JSONL or CSV file, a folder of them or a
+    quoted pattern, and each becomes a Parquet file there, with its own columns and score, target, n_tokens, truncated
+    and error. The same command again goes on where a run ended. Needs the extra [parquet], and --engine ray [ray].
+
     A bundle that takes embeddings in place of text scores them with --embeddings, a result a row, rows from 0.
     """
     chosen = _Options(**options)
@@ -114,6 +132,10 @@ def score(**options: Any) -> int:
         raise click.UsageError("Give --strong-share or --threshold, not both.")
     if chosen.embeddings is not None:
         return _score_embeddings(chosen, chosen.embeddings)
+    if chosen.file is not None and is_folder(chosen.output):
+        return _score_folder(chosen, chosen.file, chosen.output or "")
+    if any(each is not None for each in (chosen.engine, chosen.workers, chosen.prefix)):
+        raise click.UsageError("--engine, --workers and --prefix need --file, and a folder as --output, as in out/.")
     return _score_prompt(chosen) if chosen.file is None else _score_file(chosen, chosen.file)
 
 
@@ -140,7 +162,39 @@ def _score_embeddings(options: _Options, path: str) -> int:
     return 0
 
 
+def _score_folder(options: _Options, path: str, output: str) -> int:
+    lines_only = {
+        "--json": options.as_json,
+        "--explain": options.explain,
+        "--format": options.form,
+        "--on-error stop": options.on_error == "stop",
+        "--deadline-ms": options.deadline_ms,
+    }
+    if given := [name for name, value in lines_only.items() if value]:
+        raise click.UsageError(f"{given[0]} does not go with a folder as --output.")
+    if options.workers is not None and options.engine is None:
+        raise click.UsageError("--workers needs --engine ray; one process takes --threads.")
+    from .folder import score_folder
+
+    return score_folder(
+        path,
+        output,
+        load=lambda: _load(options, 1),
+        engine=options.engine,
+        workers=options.workers,
+        threads=options.threads,
+        model=options.model,
+        chat=options.chat,
+        strong_share=options.strong_share,
+        threshold=options.threshold,
+        column=options.field,
+        prefix=options.prefix or "",
+    )
+
+
 def _score_file(options: _Options, path: str) -> int:
+    if options.form is None:
+        refuse_many(path)
     form = options.form or format_of(path)
     with opened_input(path) as file:
         refuse_same(file, options.output)

@@ -187,7 +187,7 @@ def test_a_command_line_that_is_not_understood_is_exit_code_2(run: Run, argument
         (["hello", "--model", "carried", "--strong-share", "nan"], "Error: expected a strong share from 0 to 1"),
         (["hello", "--model", "carried", "--output", "no/out"], "Error: no/out cannot be written: No such file"),
         (["--file", "none.txt"], "Error: none.txt cannot be read: No such file"),
-        (["--file", "."], "Error: .: expected a name that ends in .txt, .jsonl or .csv"),
+        (["--file", "."], "Error: .: a folder is scored into a folder, as in --output out/"),
         (["--file", ".", "--format", "txt"], "Error: . cannot be read: Is a directory"),
     ],
 )

@@ -1,0 +1,32 @@
+"""Score files by the million rows into a folder of Parquet, resumable, in one process or on Ray.
+
+``open_run`` finds the input files, cuts them into parts and says which are done; an engine scores the rest and yields
+a ``Receipt`` a part::
+
+    with open_run("logs/*.parquet", "out/", router, settings) as run:
+        for receipt in score_here(run, Scorer(settings, router)):
+            ...
+
+A part is written under a temporary name, flushed and renamed: a file under its own name is whole, and says in its
+footer of which run and which input it is. That is the only record of what is done, so a kill at any moment loses the
+parts in hand and nothing else. Each row is scored alone, so engines and workers cannot change a bit of a score.
+
+Needs pyarrow (extra ``[parquet]``); ``edgeroute.bulk.on_ray`` needs Ray (extra ``[ray]``).
+"""
+
+from __future__ import annotations
+
+from ..errors import MissingExtraError
+
+try:
+    import pyarrow  # noqa: F401
+except ModuleNotFoundError:
+    raise MissingExtraError(
+        'Parquet needs pyarrow, which is not installed: run pip install "edgeroute[parquet]"'
+    ) from None
+
+from .parts import Part, Receipt
+from .run import Run, open_run
+from .work import Scorer, Settings, score_here
+
+__all__ = ["Part", "Receipt", "Run", "Scorer", "Settings", "open_run", "score_here"]
