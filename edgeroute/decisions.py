@@ -14,6 +14,14 @@ from typing import Any
 from .errors import ConfigError, InputFileError
 from .tables import read_json_rows
 
+_NUMBERS = {
+    "score": 1.0,
+    "threshold": 1.01,
+    "strong_share": 1.0,
+    **dict.fromkeys(("usd", "usd_strong", "usd_target"), 1e9),
+}
+"""The most that a log's numbers may be. A threshold is a little above 1 where nothing goes to the strong model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Logged:
@@ -78,6 +86,12 @@ def read_decisions(path: str | os.PathLike[str]) -> Iterator[tuple[str, Logged]]
             logged = Logged(**{key: value for key, value in row.items() if key in names})
         except TypeError:
             raise InputFileError(f"{where}: expected a decision with time, target, endpoint, status, reason") from None
-        if logged.score is not None and not isinstance(logged.score, int | float):
-            raise InputFileError(f"{where}: expected a score, a number")
+        for name, most in _NUMBERS.items():
+            if not _is_number(getattr(logged, name), most):
+                raise InputFileError(f"{where}: expected {name}, a number from 0" + (" to 1" if most < 2 else ""))
         yield where, logged
+
+
+def _is_number(value: object, most: float) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and 0 <= value <= most)  # type: ignore[operator]  # NaN is not

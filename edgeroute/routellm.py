@@ -64,10 +64,10 @@ def share_of(text: str, scores: str | os.PathLike[str] | None = None) -> float:
 def _read_scores(path: str | os.PathLike[str], name: str) -> np.ndarray:
     found = []
     for where, row in read_csv_rows(path, [name]):
-        try:
-            found.append(float(row[name]))
-        except ValueError:
-            raise CalibrationError(f"{where}: expected a number in the column {name}") from None
+        score = parse_unit(row[name].strip())
+        if score is None:
+            raise CalibrationError(f"{where}: expected a number from 0 to 1 in the column {name}")
+        found.append(score)
     if not found:
         raise CalibrationError(f"{path}: expected scores in the column {name}, found none")
     return np.array(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence, Set
@@ -15,7 +16,7 @@ import numpy as np
 from ..chats import beginning, check_messages, estimate_tokens, texts_of
 from ..choosing import load_router
 from ..config import read_settings
-from ..errors import CalibrationError
+from ..errors import CalibrationError, PromptError
 from ..inputs import BadLine, format_of, read_prompts
 from ..labels import read_outcomes
 from ..recalibration import TrafficCalibration, write_calibration
@@ -25,7 +26,7 @@ from ..settings import Settings
 from ..text import Prompt
 from ..traffic import Outcomes, Traffic, make_calibration
 from .commands import CORE
-from .reading import opened_input
+from .reading import opened_input, refuse_same
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CHUNK = 256
@@ -128,15 +129,27 @@ def _open(options: _Options, prompts: Sequence[Prompt]) -> tuple[Settings | None
         _, router = load_router(settings, Path(config).parent if options.model is None else Path())
     else:
         router = Router.load(options.model)
-    scored = [beginning(check_messages(each)) for each in prompts] if settings and settings.sticky else prompts
-    scores = _score(router, scored)
+    scores = _score(router, [_begun(each) for each in prompts] if settings and settings.sticky else prompts)
+    scored = np.isfinite(scores)
+    if not scored.all():
+        click.echo(f"{(~scored).sum()} of {len(scored)} prompts have no text to score: left out", err=True)
+    if scored.sum() < 2:
+        raise CalibrationError(f"{options.prompts}: expected at least two prompts with text, found {scored.sum()}")
     tokens = np.array([estimate_tokens(each if isinstance(each, str) else json.dumps(each)) for each in prompts])
-    return settings, router, Traffic(scores, tokens.astype(np.float64), strong, weak, output_tokens)
+    return settings, router, Traffic(scores[scored], tokens[scored].astype(np.float64), strong, weak, output_tokens)
+
+
+def _begun(prompt: Prompt) -> Prompt:
+    """What a sticky gateway scores of it; what is no chat stays as it is, and has no score."""
+    with contextlib.suppress(PromptError):
+        return beginning(check_messages(prompt))
+    return prompt
 
 
 def _read_prompts(options: _Options) -> list[Prompt]:
     found: list[Prompt] = []
     with opened_input(options.prompts) as file:
+        refuse_same(file, options.output)
         form = "jsonl" if options.prompts == "-" else format_of(options.prompts)
         for line in read_prompts(file, form, field=options.field):
             if isinstance(line, BadLine):
@@ -149,8 +162,17 @@ def _read_prompts(options: _Options) -> list[Prompt]:
 
 
 def _score(router: Router, prompts: Sequence[Prompt]) -> np.ndarray:
-    parts = [router.score_batch(prompts[i : i + CHUNK]) for i in range(0, len(prompts), CHUNK)]
-    return np.concatenate(parts).astype(np.float64)
+    """Scores, float64 ``[n]``; NaN of a prompt that has no text."""
+    scores = np.full(len(prompts), np.nan)
+    for start in range(0, len(prompts), CHUNK):
+        chunk = prompts[start : start + CHUNK]
+        try:
+            scores[start : start + CHUNK] = router.score_batch(chunk)
+        except PromptError:
+            for i, each in enumerate(chunk, start):
+                with contextlib.suppress(PromptError):
+                    scores[i] = router.score(each)
+    return scores
 
 
 def _only_text(prompt: Prompt) -> Sequence[str]:
@@ -178,10 +200,12 @@ def _read_outcomes(options: _Options, router: Router, known: Set[str]) -> Outcom
             f"{options.outcomes}: expected outcomes of other prompts than those of --prompts, since what sets "
             "thresholds cannot test them: give a part of your prompts to each"
         )
-    fitting = apart
-    scores = _score(router, [row.prompt for row in fitting])
+    scores = _score(router, [row.prompt for row in apart])
+    fitting = [row for row, score in zip(apart, scores, strict=True) if np.isfinite(score)]
     return Outcomes(
-        scores, np.array([row.scores[strong] for row in fitting]), np.array([row.scores[weak] for row in fitting])
+        scores[np.isfinite(scores)],
+        np.array([row.scores[strong] for row in fitting]),
+        np.array([row.scores[weak] for row in fitting]),
     )
 
 

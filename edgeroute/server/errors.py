@@ -42,12 +42,15 @@ def unknown_model(endpoints: Mapping[str, Endpoint]) -> JSONResponse:
     return refuse(404, text, param="model", code="model_not_found")
 
 
-def answer_for(error: Exception) -> JSONResponse:
-    """What a caller is told of an error. Of one that is a bug only the kind: its words may hold a prompt."""
+def answer_for(error: Exception, words: str = "messages") -> JSONResponse:
+    """What a caller is told of an error; ``words``: the field with the prompt.
+
+    Of one that is a bug only the kind is told: its words may hold a prompt.
+    """
     if not isinstance(error, EdgeRouteError):
         return refuse(500, f"a bug in edgeroute ({type(error).__name__}); please report it", kind="server_error")
     if isinstance(error, PromptError):
-        return refuse(400, str(error), param="messages")
+        return refuse(400, str(error), param=words)
     if isinstance(error, CalibrationError):
         return refuse(400, str(error), param="model")
     if isinstance(error, BudgetError):

@@ -34,6 +34,7 @@ class Relay:
     def __init__(self, holder: Holder, path: str) -> None:
         self._holder = holder
         self._path = path
+        self._words = _WORDS.get(path, "prompt")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a call; a caller that hangs up ends the call of the endpoint as well."""
@@ -71,7 +72,7 @@ class Relay:
         except Exception as error:
             if account.started:
                 raise
-            refused = answer_for(error)
+            refused = answer_for(error, self._words)
         finally:
             if account.reply is not None:
                 account.reply.close()
@@ -97,7 +98,7 @@ class Relay:
             if not asked.endpoints:
                 text = "name an endpoint's model, or let the operator set serve.embeddings"
                 raise NotServedError(refuse(404, text, param="model", code="model_not_found"))
-        account.messages = fields.values.get(_WORDS.get(self._path, "prompt"))
+        account.messages = fields.values.get(self._words)
         account.generates = self._path != "embeddings"
         if asked.endpoints:
             account.choice = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
@@ -126,7 +127,7 @@ class Relay:
         reply = await gateway.call(called, self._path, lambda model: fields.render(model, adds), deadline)
         account.reply = reply
         headers = passed_on(reply.headers) + account.told()
-        if streams and reply.status == 200:
+        if reply.status == 200 and (streams or is_events(headers)):  # some servers take "stream": 1 for true
             await self._stream(reply, account, headers, deadline, send)
             return
         data = await reply.read(deadline)

@@ -181,6 +181,25 @@ def test_calibrate_scores_what_the_gateway_will(run: Run, toml: Path, home: Path
     assert turns["chat"] == "last_turns" != plain["chat"]
 
 
+def test_prompts_without_text_are_left_out(run: Run, log: Path, toml: Path) -> None:
+    empty = ['{"prompt": ""}', '{"messages": []}', '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}']
+    log.write_text("\n".join([*empty, log.read_text()]))
+    for line in ("", "sticky = true\n"):
+        toml.write_text(line + toml.read_text())
+        ran = run("calibrate", "--prompts", log, "--strong-share", "0.4")
+        assert (ran.code, ran.err) == (0, "3 of 103 prompts have no text to score: left out\n")
+        assert "of 100 prompts" in ran.out
+    log.write_text("\n".join([*empty, '{"prompt": "a"}']))
+    assert "expected at least two prompts with text, found 1" in run("calibrate", "--prompts", log).err
+
+
+def test_calibrate_keeps_its_input(run: Run, log: Path) -> None:
+    text = log.read_text()
+    ran = run("calibrate", "--prompts", log, "--output", log)
+    assert (ran.code, "is the input file: it would be lost" in ran.err) == (1, True)
+    assert log.read_text() == text
+
+
 def test_calibrate_does_not_rank(run: Run, toml: Path, log: Path) -> None:
     lists = 'strong = ["big"]\nweak = ["small"]\n'
     toml.write_text(toml.read_text().replace(lists, "") + '\n[rank.models]\na = ["big"]\nb = ["small"]\n')

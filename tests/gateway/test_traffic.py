@@ -141,9 +141,10 @@ def test_published_thresholds_of_routellm(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("mf,bert\n0.1,0.2\n0.2,0.6\n0.3,0.5\n0.4,0.1\n")
     assert (share_of("mf:0.25", path), share_of("bert:0.5", path)) == (0.5, 0.5)
-    path.write_text("mf\nx\n")
-    with pytest.raises(CalibrationError, match=r"scores.csv, line 2: expected a number"):
-        share_of("mf:0.25", path)
+    for score in ("x", "nan", "inf", "7", "-0.1", ""):
+        path.write_text(f'mf\n"{score}"\n')
+        with pytest.raises(CalibrationError, match=r"scores.csv, line 2: expected a number from 0 to 1"):
+            share_of("mf:0.25", path)
 
 
 @pytest.mark.parametrize("text", ["mf", "mf:", "mf:x", "mf:2", "mf:-0.1", "nn:0.1", "mf:nan", ":0.5"])

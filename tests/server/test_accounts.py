@@ -171,6 +171,13 @@ def test_prompts_of_other_forms_are_routed_alike(start: Start, strong: Upstream)
     assert one["score"] == requests.post(f"{server.url}/route", json={"prompt": "hello"}, timeout=9).json()["score"]
 
 
+def test_the_field_that_is_wrong_is_named(start: Start) -> None:
+    server = start()
+    for path, field in (("chat/completions", "messages"), ("completions", "prompt")):
+        error = requests.post(f"{server.url}/{path}", json={"model": "edgeroute", field: 7}, timeout=9).json()["error"]
+        assert error["param"] == field
+
+
 def test_a_target_that_is_none_is_the_headers_fault(start: Start, strong: Upstream) -> None:
     server = start('override_header = "x-want"')
     error = post(server.url, ASK, headers={"X-Want": "mid"}).json()["error"]

@@ -196,6 +196,16 @@ def test_replay_says_what_is_missing(tmp_path: Path, router: Router) -> None:
         replay_log(path, router=router)
 
 
+@pytest.mark.parametrize("name", ["score", "threshold", "strong_share", "usd", "usd_strong", "usd_target"])
+@pytest.mark.parametrize("value", ['"x"', "true", "NaN", "-1", "1e999", "[1]", "1" + "0" * 400])
+def test_a_number_of_a_log_that_is_none_is_named(name: str, value: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    row = json.dumps(dataclasses.asdict(logged(0.5, strong_share=0.5)) | {name: 0})
+    path.write_text(f'{row}\n{row[:-1]}, "{name}": {value}}}\n')
+    with pytest.raises(InputFileError, match=f"line 2: expected {name}, a number from 0"):
+        replay_log(path, strong_share=0.5)
+
+
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "a\0b"):
         with pytest.raises(ConfigError, match="cannot be written"):

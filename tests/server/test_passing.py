@@ -54,6 +54,18 @@ def test_a_stream_without_done_is_broken(start: Start, strong: Upstream) -> None
         list(client.chat.completions.create(stream=True, **ASK))
 
 
+@pytest.mark.parametrize("truth", [1, "yes"])
+def test_a_stream_is_known_by_its_answer(truth: object, start: Start, strong: Upstream) -> None:
+    """Some servers take more than true for true; then the answer streams, and is passed on as it comes."""
+    server = start(serve=LOG)
+    with requests.post(
+        f"{server.url}/chat/completions", json=ASK | {"stream": truth}, timeout=9, stream=True
+    ) as answer:
+        assert "content-length" not in answer.headers
+        assert answer.content.endswith(b"data: [DONE]\n\n")
+    assert logged(server)["output_tokens"] > 0
+
+
 def test_an_answer_that_is_no_event_stream_needs_no_done(start: Start, strong: Upstream) -> None:
     strong.always = raw(b'{"choices": []}')
     server = start(serve=LOG)
