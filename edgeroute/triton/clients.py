@@ -112,7 +112,7 @@ class HttpClient:
         self._error, self._gone = InferenceServerException, (aiohttp.ClientError, OSError, asyncio.TimeoutError)
         self._loop = asyncio.new_event_loop()
 
-        # Left to itself, the library does not verify certificates.
+        # Said outright: verifying must not hang on what aiohttp makes of the None that the library passes on.
         trust = ssl.create_default_context() if address.tls else None
 
         async def connected() -> Any:
