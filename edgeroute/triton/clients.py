@@ -8,6 +8,7 @@ of its own; over HTTP a call runs on the event loop of one thread, where a timeo
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
@@ -111,8 +112,11 @@ class HttpClient:
         self._error, self._gone = InferenceServerException, (aiohttp.ClientError, OSError, asyncio.TimeoutError)
         self._loop = asyncio.new_event_loop()
 
+        # Said outright: verifying must not hang on what aiohttp makes of the None that the library passes on.
+        trust = ssl.create_default_context() if address.tls else None
+
         async def connected() -> Any:
-            return InferenceServerClient(address.host, ssl=address.tls)
+            return InferenceServerClient(address.host, ssl=address.tls, ssl_context=trust)
 
         self._client = self._loop.run_until_complete(connected())
         thread = threading.Thread(target=_serve, args=(self._loop, self._client), name="edgeroute-triton", daemon=True)

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parent)]
-
 from edgeroute import Router
 from edgeroute.triton.config import Settings
 from edgeroute.triton.repository import export_repository
@@ -62,10 +60,8 @@ def main(bundle: str = "mf-small", rounds: str = "200") -> None:
                         taken[1].append(median_ms(remote, prompt, "triton"))
                         time.sleep(0.001)
                     here, there = (float(np.median(each)) for each in taken)
-                    tokens = local.choose(prompt).n_tokens
-                    print(
-                        f"{scheme:12} {tokens:4} tokens  local {here:6.2f} ms  served {there:6.2f}  x{there / here:.2f}"
-                    )
+                    where = f"{scheme:12} {local.choose(prompt).n_tokens:4} tokens"
+                    print(f"{where}  local {here:6.2f} ms  served {there:6.2f} ms  ratio {there / here:.2f}")
             finally:
                 pipe.send(None)
                 process.join()

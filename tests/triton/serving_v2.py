@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -139,11 +141,15 @@ class Http(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve_grpc(repository: ModelRepository, port: int = 0) -> Iterator[int]:
-    """Serve, and give the port; gone at the end, open calls included."""
+def serve_grpc(repository: ModelRepository, port: int = 0, tls: tuple[Path, Path] | None = None) -> Iterator[int]:
+    """Serve, and give the port; ``tls`` are key and certificate. Gone at the end, open calls included."""
     server = grpc.server(ThreadPoolExecutor(24))
     service.add_GRPCInferenceServiceServicer_to_server(Grpc(repository), server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    if tls is None:
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    else:
+        pair = (tls[0].read_bytes(), tls[1].read_bytes())
+        bound = server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([pair]))
     server.start()
     try:
         yield bound
@@ -152,7 +158,7 @@ def serve_grpc(repository: ModelRepository, port: int = 0) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def serve_http(repository: ModelRepository, port: int = 0) -> Iterator[int]:
+def serve_http(repository: ModelRepository, port: int = 0, tls: tuple[Path, Path] | None = None) -> Iterator[int]:
     """Serve, and give the port; open connections end with the server."""
     handler = type("Handler", (Http,), {"repository": repository})
     open_sockets: set[socket.socket] = set()
@@ -166,6 +172,10 @@ def serve_http(repository: ModelRepository, port: int = 0) -> Iterator[int]:
             super().process_request(request, client_address)
 
     server = Server(("127.0.0.1", port), handler)
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls[1], tls[0])
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
