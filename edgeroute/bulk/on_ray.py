@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -30,7 +30,7 @@ _ENVIRONMENT = {
 }
 
 
-def score_on_ray(run: Run, workers: int | None = None) -> Iterator[Receipt]:
+def score_on_ray(run: Run, workers: int | None = None) -> Generator[Receipt]:
     """Score the parts of ``run.todo`` on ``workers`` actors, by default as many as the cluster's cores allow.
 
     Yields receipts as parts end, in no order. Raises ``MissingExtraError``, and ``EdgeRouteError`` when Ray fails.
