@@ -33,9 +33,10 @@ def report(results: dict[str, Any]) -> str:
 
 def _throughput(found: dict[str, Any]) -> str:
     ways, one = found["ways"], _rate(found, "plain1")
+    machine = f"{found['cpu']}, {found['cores']} cores, {found['date']}"
     lines = [
-        f"{found['bundle']}, {found['rows']} prompts of the mix, one thread a worker, {found['rounds']} rounds, "
-        f"{found['cpu']}, {found['cores']} cores, {found['date']}. Medians; start is what passes before the first part.",
+        f"{found['bundle']}, {found['rows']} prompts of the mix, {found['rounds']} rounds, {machine}.",
+        "Medians; one thread a worker; start is what passes before the first part.",
         "",
         "| | prompts/s | per worker, of one process | start, s | memory of a worker, MB, by quarters of the run |",
         "|---|---|---|---|---|",
@@ -58,9 +59,9 @@ def _kills(found: dict[str, Any]) -> str:
     order = ", ".join(f"a {each['killed']} after {each['parts_done']}" for each in found["kills"])
     same = "the same bits as" if found["same_bits_as_one_process"] else "**other bits than**"
     return (
-        f"Kills: {found['rows']} rows in {found['parts']} parts, {found['bundle']}, two Ray workers; killed with SIGKILL: "
-        f"{order} parts, the run resumed after the driver. Lost: {found['lost']}. Doubled: {found['doubled']}. "
-        f"Scores: {same} one process."
+        f"Kills: {found['rows']} rows in {found['parts']} parts, {found['bundle']}, two Ray workers. "
+        f"Killed with SIGKILL: {order} parts; the run was resumed after the driver. "
+        f"Lost: {found['lost']}. Doubled: {found['doubled']}. Scores: {same} one process."
     )
 
 
@@ -71,8 +72,8 @@ def _sheet(found: dict[str, Any]) -> str:
     rate = 1 / cost
     read, written = (found[f"bytes_{way}_per_row"] for way in ("read", "written"))
     lines = [
-        f"One prompt costs {cost * 1e3:.2f} ms of a core: {PROMPTS / 1e6:.0f}M prompts are {hours:.0f} core-hours. With the "
-        f"{efficiency:.2f} that a Ray worker keeps of a process, by machines and their cores:",
+        f"One prompt costs {cost * 1e3:.2f} ms of a core: {PROMPTS / 1e6:.0f}M prompts are {hours:.0f} core-hours.",
+        f"With the {efficiency:.2f} that a Ray worker keeps of a process, by machines and their cores:",
         "",
         "| machines | 2 cores | 8 cores | 16 cores | 64 cores |",
         "|---|---|---|---|---|",
@@ -89,8 +90,8 @@ def _sheet(found: dict[str, Any]) -> str:
             "memory, if no weight stayed in a cache", found["graph_bytes"] * rate / 1e9, found["copy_gb_per_s"], "GB/s"
         ),
         "",
-        f"A row is {read:.0f} bytes of Parquet read and {written:.0f} written: {PROMPTS * read / 1e9:.0f} GB in, "
-        f"{PROMPTS * written / 1e9:.0f} GB out.",
+        f"A row is {read:.0f} bytes of Parquet read and {written:.0f} written.",
+        f"All of them are {PROMPTS * read / 1e9:.0f} GB in and {PROMPTS * written / 1e9:.0f} GB out.",
     ]
     return "\n".join(lines)
 

@@ -42,8 +42,8 @@ def score_on_ray(run: Run, workers: int | None = None) -> Generator[Receipt]:
         receipts = data.from_items(jobs, override_num_blocks=len(jobs)).map(
             Scorer,
             fn_constructor_kwargs={"settings": run.settings},
-            # One part waits at a worker that has one in hand: no gap, and no queue at the slowest at the end.
-            compute=data.ActorPoolStrategy(size=min(size, len(jobs)), max_tasks_in_flight_per_actor=2),
+            # No part waits at a worker: it would lose a try with the part at which the worker dies.
+            compute=data.ActorPoolStrategy(size=min(size, len(jobs)), max_tasks_in_flight_per_actor=1),
             num_cpus=run.settings.threads,
             ray_remote_args_fn=_tries,
         )
