@@ -159,8 +159,8 @@ def throughput(bundle: str, rows: int, rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             for way in rng.sample(WAYS, len(WAYS)):
                 found[way].append(run_way(way, source, Path(folder) / "out", bundle))
-                print(way, {k: v for k, v in found[way][-1].items()}, file=sys.stderr, flush=True)
-        outputs = [path for path in (Path(folder) / "out").rglob("*.parquet")]
+                print(way, found[way][-1], file=sys.stderr, flush=True)
+        outputs = list((Path(folder) / "out").rglob("*.parquet"))
         # Of the last way: how many bytes a row is, read and written.
         written = sum(path.stat().st_size for path in outputs) / sum(pq.read_metadata(p).num_rows for p in outputs)
         read = sum(path.stat().st_size for path in source.rglob("*.parquet")) / rows

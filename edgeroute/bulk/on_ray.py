@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -30,7 +30,7 @@ _ENVIRONMENT = {
 }
 
 
-def score_on_ray(run: Run, workers: int | None = None) -> Iterator[Receipt]:
+def score_on_ray(run: Run, workers: int | None = None) -> Generator[Receipt]:
     """Score the parts of ``run.todo`` on ``workers`` actors, by default as many as the cluster's cores allow.
 
     Yields receipts as parts end, in no order. Raises ``MissingExtraError``, and ``EdgeRouteError`` when Ray fails.
@@ -42,8 +42,8 @@ def score_on_ray(run: Run, workers: int | None = None) -> Iterator[Receipt]:
         receipts = data.from_items(jobs, override_num_blocks=len(jobs)).map(
             Scorer,
             fn_constructor_kwargs={"settings": run.settings},
-            # One part waits at a worker that has one in hand: no gap, and no queue at the slowest at the end.
-            compute=data.ActorPoolStrategy(size=min(size, len(jobs)), max_tasks_in_flight_per_actor=2),
+            # No part waits at a worker: it would lose a try with the part at which the worker dies.
+            compute=data.ActorPoolStrategy(size=min(size, len(jobs)), max_tasks_in_flight_per_actor=1),
             num_cpus=run.settings.threads,
             ray_remote_args_fn=_tries,
         )

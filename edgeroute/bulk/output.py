@@ -62,7 +62,7 @@ class PartFile:
         self._schema = schema
         with self._writing():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._temporary, "xb")
+            self._file = open(self._temporary, "xb")  # noqa: SIM115  (closed by finish or __exit__)
             self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
 
     def write(self, batch: pa.RecordBatch) -> None:

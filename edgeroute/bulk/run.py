@@ -50,10 +50,11 @@ def open_run(
 ) -> Iterator[Run]:
     """Plan the scoring of ``source`` (a file, a folder or a pattern) into the folder ``output``, or its resumption.
 
-    ``model`` and ``chat``: what ``router`` was loaded with. The folder is made if missing and locked while the context is open. Raises
-    ``InputFileError`` for no inputs, ``EdgeRouteError`` for a folder that holds anything but this very run (another
-    bundle, graph, text policy, share, column, prefix, version or input folder), for an input that changed since it was
-    scored, and for a folder in which another process is at work; ``BundleError`` for a bundle that takes embeddings.
+    ``model`` and ``chat``: what ``router`` was loaded with. The folder is made if missing, and locked while the context
+    is open. Raises ``InputFileError`` for no inputs; ``EdgeRouteError`` for a folder that holds anything but this very
+    run (another bundle, graph, text policy, share, column, prefix, version or input folder), for an input that changed
+    since it was scored, and for a folder in which another process is at work; ``BundleError`` for a bundle that takes
+    embeddings.
     """
     folder, place = Path(output).resolve(), locate(model)
     inputs = find_inputs(source, folder)

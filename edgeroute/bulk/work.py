@@ -6,7 +6,7 @@ import contextlib
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,9 +134,9 @@ class Scorer:
                     found = []
 
 
-def score_here(parts: Iterable[Part], scorer: Scorer) -> Iterator[Receipt]:
+def score_here(parts: Iterable[Part], scorer: Scorer) -> Generator[Receipt]:
     """The engine of one process: part after part."""
-    return map(scorer.score, parts)
+    yield from map(scorer.score, parts)
 
 
 def _load(settings: Settings) -> Router:

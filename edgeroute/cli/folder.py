@@ -46,15 +46,13 @@ def score_folder(
             tally.progress.say(f"{run.inputs.passed_over} files of other kinds passed over")
         if run.done:
             tally.progress.say(f"{len(run.done)} of {len(run.done) + len(run.todo)} parts are done already")
-        if not run.todo:
-            receipts = iter(())
-        elif engine is None:
+        if engine is None or not run.todo:
             receipts = score_here(run.todo, Scorer(run.settings, router))
         else:
             from ..bulk.on_ray import score_on_ray
 
             receipts = score_on_ray(run, workers)
-        with contextlib.closing(receipts) if hasattr(receipts, "close") else contextlib.nullcontext():
+        with contextlib.closing(receipts):
             for receipt in receipts:
                 tally.add(receipt)
     return tally.end()

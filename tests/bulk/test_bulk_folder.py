@@ -113,7 +113,8 @@ def test_two_processes_do_not_score_into_one_folder(source: Path, base_bundle: P
 def test_a_full_disk_stops_the_run_and_loses_nothing(base_bundle: Path, tmp_path: Path) -> None:
     source, out = write_files(tmp_path / "in", 3, 3000), tmp_path / "out"
     pq.write_table(pa.table({"prompt": ["hello"], "id": [1]}), source / "00.parquet")
-    script = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); from edgeroute.cli import main; main()"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
+    script = limit + "from edgeroute.cli import main; main()"
     arguments = ["score", "--file", source, "--model", base_bundle, "--output", f"{out}/"]
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1
