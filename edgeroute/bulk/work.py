@@ -23,7 +23,7 @@ from .rows import Rows, opened_rows
 
 if TYPE_CHECKING:
     from ..manifest import ChatPolicy
-    from ..session import Device
+    from ..providers import Device
 
 COLUMNS = {
     "score": pa.float32(),
