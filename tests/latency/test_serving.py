@@ -82,6 +82,18 @@ def test_a_small_soak_with_many_faults_is_sound(base_bundle: Path) -> None:
     assert found["whole"] + found["broken"] + found["left"] == found["sent"] == 300
 
 
+def test_a_soak_with_a_problem_ends_with_an_error(base_bundle: Path) -> None:
+    options = ["--bundle", str(base_bundle), "--count", "1000", "--faults", "0"]
+    done = subprocess.run(
+        [sys.executable, FOLDER / "serving.py", "soak", *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, "nothing was tried" in done.stderr) == (1, True)
+
+
 def test_what_wrk_says_is_read() -> None:
     said = "    50%   12.34ms\n    99%    1.20s\nRequests/sec:    203.51\n"
     assert [serving._milliseconds(said, q) for q in (50, 99)] == [12.34, 1200.0]
