@@ -201,7 +201,7 @@ def resident_mb(pid: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["open", "saturate", "soak"])
-    parser.add_argument("--bundle", default="mf-minilm")
+    parser.add_argument("--bundle", default="mf-small")
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--count", type=int, default=10_000)
