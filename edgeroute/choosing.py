@@ -197,6 +197,7 @@ def load_router(settings: Settings, folder: Path) -> tuple[Settings, Router]:
         digest=settings.digest,
         chat=settings.chat,
         deadline_ms=settings.score_deadline_ms,
+        backend=settings.backend,
     )
     if settings.calibration is None:
         return settings, router

@@ -70,6 +70,7 @@ class Settings:
     threads: int | None = None
     chat: ChatPolicy | None = None
     score_deadline_ms: float | None = None
+    backend: str | None = None
     strong_share: float | None = None
     threshold: float | None = None
     calibration: str | None = None

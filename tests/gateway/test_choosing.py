@@ -12,7 +12,15 @@ import pytest
 from upstream import Upstream
 
 from edgeroute.budget import Budget
-from edgeroute.errors import BudgetError, BundleError, CalibrationError, ConfigError, DeadlineWarning
+from edgeroute.errors import (
+    BackendError,
+    BackendWarning,
+    BudgetError,
+    BundleError,
+    CalibrationError,
+    ConfigError,
+    DeadlineWarning,
+)
 from edgeroute.gateway import Gateway
 from edgeroute.router import Router
 
@@ -215,3 +223,12 @@ def test_options_do_not_reach_the_endpoint(load: Load, strong: Upstream) -> None
 def test_a_deadline_for_scoring_goes_to_the_router(load: Load) -> None:
     with pytest.warns(DeadlineWarning):  # no road of the tiny bundle is so fast
         load("score_deadline_ms = 0.000001")
+
+
+def test_scores_come_from_the_server_that_the_file_names(load: Load) -> None:
+    pytest.importorskip("tritonclient.grpc")
+    with pytest.warns(BackendWarning, match="does not answer"):
+        gateway = load('backend = "triton://127.0.0.1:1/tiny"')
+    assert gateway.choose(TEXT).score is not None  # the local graph in its place
+    with pytest.raises(BackendError, match="expected a backend such as triton://"):
+        load('backend = "tiny"')
