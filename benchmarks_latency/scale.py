@@ -125,7 +125,8 @@ class watched:  # noqa: N801  (a context manager)
                     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
                 except OSError:
                     continue
-                self._memory.setdefault(pid, []).append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+                if pages:  # none once it has ended
+                    self._memory.setdefault(pid, []).append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
 
 def quarters(values: list[float]) -> list[float]:

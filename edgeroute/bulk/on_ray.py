@@ -39,14 +39,16 @@ def score_on_ray(run: Run, workers: int | None = None) -> Generator[Receipt]:
         size = workers or max(1, cores // run.settings.threads)
         data = _quiet(ray)
         jobs = [asdict(part) for part in run.todo]
-        receipts = data.from_items(jobs, override_num_blocks=len(jobs)).map(
-            Scorer,
-            fn_constructor_kwargs={"settings": run.settings},
-            # No part waits at a worker: it would lose a try with the part at which the worker dies.
-            compute=data.ActorPoolStrategy(size=min(size, len(jobs)), max_tasks_in_flight_per_actor=1),
-            num_cpus=run.settings.threads,
-            ray_remote_args_fn=_tries,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the last argument, which Ray 2.64 is to replace: see pyproject.toml
+            receipts = data.from_items(jobs, override_num_blocks=len(jobs)).map(
+                Scorer,
+                fn_constructor_kwargs={"settings": run.settings},
+                # No part waits at a worker: it would lose a try with the part at which the worker dies.
+                compute=data.ActorPoolStrategy(size=min(size, len(jobs)), max_tasks_in_flight_per_actor=1),
+                num_cpus=run.settings.threads,
+                ray_remote_args_fn=_tries,
+            )
         left = {part.output: part for part in run.todo}
         try:
             for row in receipts.iter_rows():

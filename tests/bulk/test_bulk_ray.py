@@ -23,8 +23,7 @@ def test_a_worker_killed_in_the_middle_changes_no_bit_and_a_bad_file_costs_itsel
 
     process = start(*common, "--output", f"{tmp_path}/ray/", "--engine", "ray", "--workers", 2)
     wait_for(lambda: outputs(tmp_path / "ray"), process)
-    killed = wait_for(lambda: workers_of(process.pid), process)
-    assert len(killed) == 2
+    killed = wait_for(lambda: len(found := workers_of(process.pid)) == 2 and found, process)
     os.kill(killed[0], signal.SIGKILL)
     at_kill = len(outputs(tmp_path / "ray"))
     _, err = process.communicate(timeout=60)
@@ -64,7 +63,7 @@ def test_a_part_at_which_workers_die_again_and_again_is_given_up_and_named(base_
     seen: set[Path] = set()
     for _ in range(3):
         seen |= set(wait_for(lambda old=frozenset(seen): set(leftovers(out)) - old, process))
-        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        os.kill(wait_for(lambda: workers_of(process.pid), process)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "00.parquet: no worker lived to its end, in 3 tries" in err
