@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from serving import KEYS, Served, served, served_by_process, write
+from served import KEYS, Served, served, served_by_process, write
 from upstream import Upstream, serve_upstream
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from serving import KEYS, served, write
+from served import KEYS, served, write
 from test_serve import ASK, PROMPT, lines_of, post
 from upstream import Upstream, raw, silent, status, stream_of
 

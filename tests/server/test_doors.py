@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from serving import served_by_process, write
+from served import served_by_process, write
 from upstream import Upstream
 
 ASK = {"model": "edgeroute-share-1.0", "messages": [{"role": "user", "content": "What is a lake?"}]}

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from serving import write
+from served import write
 from upstream import Upstream, babble, raw, silent, stall_after
 
 from edgeroute.gateway import Gateway

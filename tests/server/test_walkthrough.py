@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import served
+from served import served
 from upstream import Upstream
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
