@@ -1,6 +1,6 @@
 """The gateway on Ray Serve: EDGEROUTE_TOML=/etc/edgeroute.toml serve run ray_serve.yaml
 
-Needs pip install "edgeroute[cpu,serve,ray]", in a cluster on every node, with the TOML and its keys' variables.
+Needs pip install "edgeroute[cpu,ray-serve]", in a cluster on every node, with the TOML and its keys' variables.
 Each replica is a process that builds the application of ``edgeroute serve`` for itself: nothing with a router in it is
 pickled. Ray's proxy passes requests on, streams included; replicas come and go by the calls under way (ray_serve.yaml).
 Metrics and limits of the TOML are a replica's own; a daily budget is everybody's only where ``budget_file`` lies on a

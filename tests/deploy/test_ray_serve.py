@@ -20,7 +20,7 @@ import pytest
 import requests
 from upstream import Handler, Upstream, serve_upstream, status
 
-pytest.importorskip("ray.serve", reason='Ray is the extra [ray]: pip install -e ".[dev,ray]"')
+pytest.importorskip("ray.serve", reason='Ray Serve is the extra [ray-serve]: pip install -e ".[dev,ray-serve]"')
 yaml = pytest.importorskip("yaml")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TOKEN = {"Authorization": "Bearer let-me-in"}
