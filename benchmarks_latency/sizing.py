@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import math
 import os
@@ -30,15 +29,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from serving import prompt, resident_mb
+from serving_stub import ANSWER
+from serving_stub import Upstream as Stub
+
 from edgeroute.machine import describe_machine
 
 HERE = Path(__file__).parent
-# By its path: the tests have a module of the same name.
-_spec = importlib.util.spec_from_file_location("serving_benchmark", HERE / "serving.py")
-assert _spec
-assert _spec.loader
-serving: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(serving)
 RESULTS = HERE / "results" / "sizing"
 DOCUMENT = HERE.parent / "docs" / "deploy.md"
 BUNDLES = ("mf-small", "nano")
@@ -49,7 +46,7 @@ HEADROOM = 0.7
 """Of a core and of the places: what the autoscaler of deploy/kubernetes aims at."""
 
 
-class Upstream(serving.Upstream):
+class Upstream(Stub):
     """Streams as many events as ``max_tokens`` says, 20 ms apart, each sent by itself."""
 
     async def answer(self, head: bytes, body: bytes) -> None:
@@ -57,7 +54,7 @@ class Upstream(serving.Upstream):
         asked = json.loads(body)
         if not asked.get("stream"):
             await asyncio.sleep(self.wait_s)
-            self.write(serving.ANSWER)
+            self.write(ANSWER)
             return
         self.transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -113,8 +110,7 @@ def loaded(url: str, pid: int, callers: int, seconds: int, **more: Any) -> dict[
     """``callers`` without a pause, by wrk: rate, latency, the server's CPU time and memory."""
     rng = random.Random(1)
     asked = [
-        {"model": "edgeroute", "messages": [{"role": "user", "content": serving.prompt(rng, i)}], **more}
-        for i in range(200)
+        {"model": "edgeroute", "messages": [{"role": "user", "content": prompt(rng, i)}], **more} for i in range(200)
     ]
     bodies = ",".join(json.dumps(json.dumps(body)) for body in asked)
     script = f"""
@@ -141,7 +137,7 @@ end
         "p99_ms": _milliseconds(said, 99),
         "cpu_share": round(used / took, 3),
         "cpu_ms": round(used / count * 1e3, 3),
-        "memory_mb": serving.resident_mb(pid),
+        "memory_mb": resident_mb(pid),
     }
 
 
@@ -155,7 +151,7 @@ def measure(bundle: str, seconds: int) -> dict[str, Any]:
     """One bundle: answers after 200 ms for more and more callers, and streams of 100 events in 2 s."""
     with running(bundle, 0.2) as (url, pid):
         loaded(url, pid, 8, 2)
-        found: dict[str, Any] = {"memory_mb": serving.resident_mb(pid)}
+        found: dict[str, Any] = {"memory_mb": resident_mb(pid)}
         found["calls"] = [loaded(url, pid, callers, seconds) for callers in CALLERS]
         streams = [loaded(url, pid, callers, seconds, stream=True, max_tokens=100) for callers in (64, CONCURRENCY)]
     call = found["calls"][-1]["cpu_ms"]
