@@ -143,7 +143,15 @@ def test_a_router_knows_no_gateway_and_endpoints_no_router() -> None:
 
 def test_files_by_the_million_rows_are_scored_at_the_edge() -> None:
     assert {name for name, found in MODULES.items() if "bulk" in inner(found) - {name}} == {"cli"}
-    assert inner(MODULES["bulk"]) - {"bulk"} == {"errors", "inputs", "manifest", "providers", "router", "store", "stream"}
+    assert inner(MODULES["bulk"]) - {"bulk"} == {
+        "errors",
+        "inputs",
+        "manifest",
+        "providers",
+        "router",
+        "store",
+        "stream",
+    }
     inside = {path.stem: imports(path, "edgeroute.bulk") for path in (ROOT / "bulk").glob("*.py")}
     for package, importers in {
         "ray": {"on_ray"},
