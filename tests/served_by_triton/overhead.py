@@ -1,4 +1,4 @@
-"""What asking a server costs over the local graph, on one machine: python tests/served_by_triton/overhead.py [BUNDLE [ROUNDS]].
+"""What asking a server costs over the local graph, here: python tests/served_by_triton/overhead.py [BUNDLE [ROUNDS]].
 
 The server is the tests' own, a Python process, over loopback: not Triton. The ratio bounds what tokenizing, the client
 and the protocol add; it says nothing of Triton's speed.
