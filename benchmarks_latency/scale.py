@@ -4,7 +4,7 @@
     python benchmarks_latency/scale.py kills --rows 100000
     python benchmarks_latency/scale.py report
 
-The first two write into ``results/scale.json``, the last the tables of ``docs/ray.md``. All ways are measured in one
+The first two write into ``results/scale/``, the last the tables of ``docs/ray.md``. All ways are measured in one
 run, in an order drawn anew each round, one thread a worker. Time is from the begin of the first part to the end of the
 last, as workers see it: the start of a process or a cluster is reported apart. Leave the machine alone meanwhile.
 """
@@ -36,7 +36,7 @@ from edgeroute.machine import describe_machine
 from edgeroute.mix import mixed_prompts
 from edgeroute.store import locate
 
-RESULTS = Path(__file__).parent / "results" / "scale.json"
+RESULTS = Path(__file__).parent / "results" / "scale" / "epyc-2core.json"
 WAYS = "plain1", "plain2", "ray1", "ray2"
 PARTS = 40
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

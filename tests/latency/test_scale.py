@@ -7,7 +7,7 @@ import json
 from latency_scripts import FOLDER, load_script
 
 report = load_script("scale_report")
-RESULTS = json.loads((FOLDER / "results" / "scale.json").read_text())
+RESULTS = json.loads((FOLDER / "results" / "scale" / "epyc-2core.json").read_text())
 
 
 def test_the_document_shows_the_results() -> None:
