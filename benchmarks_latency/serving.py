@@ -80,14 +80,15 @@ async def open_loop(direct: str, routed: str, rate: float, seconds: float) -> di
     return found | {"n": len(times[routed])}
 
 
-def saturate(url: str, seconds: int, callers: int) -> dict[str, float]:
-    """wrk with POST bodies of varied prompts: requests a second, latencies in ms, and answers that were no 2xx."""
+def wrk(url: str, seconds: int, callers: int, **more: Any) -> str:
+    """What wrk says of ``callers`` that post varied prompts without a pause, with ``more`` fields."""
     rng = random.Random(1)
-    asked = [{"model": "edgeroute", "messages": [{"role": "user", "content": prompt(rng, i)}]} for i in range(200)]
+    asked = [
+        {"model": "edgeroute", "messages": [{"role": "user", "content": prompt(rng, i)}], **more} for i in range(200)
+    ]
     bodies = ",".join(json.dumps(json.dumps(body)) for body in asked)
     script = f"""
-local bodies = {{{bodies}}}
-local i = 0
+local bodies, i = {{{bodies}}}, 0
 request = function()
   i = i % #bodies + 1
   return wrk.format("POST", nil, {{["content-type"] = "application/json"}}, bodies[i])
@@ -96,25 +97,22 @@ end
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
-        command = [
-            "wrk",
-            "-t1",
-            f"-c{callers}",
-            f"-d{seconds}s",
-            "--latency",
-            "-s",
-            file.name,
-            f"{url}/chat/completions",
-        ]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        options = ["-t1", f"-c{callers}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", file.name]
+        command = ["wrk", *options, f"{url}/chat/completions"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def saturate(url: str, seconds: int, callers: int) -> dict[str, float]:
+    """Requests a second of ``wrk``, latencies in ms, and answers that were no 2xx."""
+    report = wrk(url, seconds, callers)
     rate = re.search(r"Requests/sec: +([0-9.]+)", report)
     assert rate, report
     wrong = re.search(r"Non-2xx or 3xx responses: ([0-9]+)", report)
-    found = {f"p{q}_ms": _milliseconds(report, q) for q in (50, 99)}
+    found = {f"p{q}_ms": milliseconds(report, q) for q in (50, 99)}
     return found | {"requests_per_s": float(rate[1]), "wrong": float(wrong[1]) if wrong else 0.0}
 
 
-def _milliseconds(report: str, percentile: int) -> float:
+def milliseconds(report: str, percentile: int) -> float:
     found = re.search(rf"^ +{percentile}% +([0-9.]+)(us|ms|s)", report, re.MULTILINE)
     assert found, report
     return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]

@@ -17,7 +17,6 @@ import dataclasses
 import json
 import math
 import os
-import random
 import re
 import signal
 import subprocess
@@ -29,7 +28,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from serving import prompt, resident_mb
+from serving import milliseconds, resident_mb, wrk
 from serving_stub import ANSWER
 from serving_stub import Upstream as Stub
 
@@ -108,43 +107,21 @@ def cpu_s(pid: int) -> float:
 
 def loaded(url: str, pid: int, callers: int, seconds: int, **more: Any) -> dict[str, float]:
     """``callers`` without a pause, by wrk: rate, latency, the server's CPU time and memory."""
-    rng = random.Random(1)
-    asked = [
-        {"model": "edgeroute", "messages": [{"role": "user", "content": prompt(rng, i)}], **more} for i in range(200)
-    ]
-    bodies = ",".join(json.dumps(json.dumps(body)) for body in asked)
-    script = f"""
-local bodies, i = {{{bodies}}}, 0
-request = function()
-  i = i % #bodies + 1
-  return wrk.format("POST", nil, {{["content-type"] = "application/json"}}, bodies[i])
-end
-"""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
-        file.write(script)
-        file.flush()
-        command = ["wrk", "-t1", f"-c{callers}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", file.name]
-        before, start = cpu_s(pid), time.perf_counter()
-        said = subprocess.run([*command, f"{url}/chat/completions"], capture_output=True, text=True, check=True).stdout
-        used, took = cpu_s(pid) - before, time.perf_counter() - start
+    before, start = cpu_s(pid), time.perf_counter()
+    said = wrk(url, seconds, callers, **more)
+    used, took = cpu_s(pid) - before, time.perf_counter() - start
     assert "Non-2xx" not in said, said
     assert "Socket errors" not in said, said
     count = int(re.search(r"(\d+) requests in", said)[1])  # type: ignore[index]
     return {
         "callers": callers,
         "per_s": round(count / took, 1),
-        "p50_ms": _milliseconds(said, 50),
-        "p99_ms": _milliseconds(said, 99),
+        "p50_ms": round(milliseconds(said, 50), 2),
+        "p99_ms": round(milliseconds(said, 99), 2),
         "cpu_share": round(used / took, 3),
         "cpu_ms": round(used / count * 1e3, 3),
         "memory_mb": resident_mb(pid),
     }
-
-
-def _milliseconds(said: str, q: int) -> float:
-    found = re.search(rf" {q}% +([\d.]+)(us|ms|s)\b", said)
-    assert found, said
-    return round(float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]], 2)
 
 
 def measure(bundle: str, seconds: int) -> dict[str, Any]:

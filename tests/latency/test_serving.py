@@ -96,7 +96,7 @@ def test_a_soak_with_a_problem_ends_with_an_error(base_bundle: Path) -> None:
 
 def test_what_wrk_says_is_read() -> None:
     said = "    50%   12.34ms\n    99%    1.20s\nRequests/sec:    203.51\n"
-    assert [serving._milliseconds(said, q) for q in (50, 99)] == [12.34, 1200.0]
+    assert [serving.milliseconds(said, q) for q in (50, 99)] == [12.34, 1200.0]
 
 
 def test_targets_that_are_missed_are_said_to_be() -> None:
