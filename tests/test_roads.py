@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def deadline_for(tokens: float, per_token_ms: float = 1.0) -> float:
 
 
 # Which road.
+
+
+def test_the_fastest_of_several_runs_counts(roaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    road = Router.load(roaded)._texts().full
+    real, calls = road.session.run, iter(range(1000))
+
+    def disturbed(row: Sequence[int]) -> float:
+        time.sleep(0 if next(calls) == 3 else 0.05)
+        return real(row)
+
+    monkeypatch.setattr(road.session, "run", disturbed)
+    assert 0 < roads._fastest_ms(road, 8) < 50
 
 
 def test_without_a_deadline_nothing_changes(roaded: Path) -> None:

@@ -129,6 +129,7 @@ def test_the_other_session_is_made_once_whoever_comes_first(
     router.score(PROMPTS[0])
     assert made == ([2] if small else [1])
     assert router._session._graph == b""  # held no longer than it is needed
+    assert router._session._session._model_bytes is None  # by onnxruntime neither
 
 
 def test_threads_do_not_outlive_a_batch(router: Router) -> None:
