@@ -71,15 +71,23 @@ def _torch(weights: Weights, head: Any, dtype: torch.dtype, precision: str, thre
     tokenizer = AutoTokenizer.from_pretrained(weights.folder)
     kind = AutoModel if weights.encoder else AutoModelForSequenceClassification
     model = kind.from_pretrained(weights.folder, dtype=dtype).eval()
+    pool = _pool(weights)
 
     def score(prompt: str) -> float:
         given = tokenizer(prompt, truncation=True, max_length=weights.max_tokens, return_tensors="pt")
         with torch.inference_mode():
             output = model(**given)
-            values = output.last_hidden_state.mean(1) if weights.encoder else output.logits
-        return head(values[0].float().numpy(), given["input_ids"][0].numpy())
+            values = pool(output.last_hidden_state[0]) if weights.encoder else output.logits[0]
+        return head(values.float().numpy(), given["input_ids"][0].numpy())
 
     return Contender(f"{weights.name}: PyTorch {precision}", precision, score, partial(torch.set_num_threads, threads))
+
+
+def _pool(weights: Weights) -> Callable[[Any], Any]:
+    """From hidden states ``[tokens, width]`` to ``[width]``; a classifier's logits stay as they are."""
+    if weights.encoder is None:
+        return lambda logits: logits
+    return (lambda hidden: hidden[0]) if weights.pooling == "cls" else (lambda hidden: hidden.mean(0))
 
 
 def _encode(weights: Weights) -> Callable[[str], Any]:
@@ -104,13 +112,13 @@ def _session(exported: Path, threads: int) -> Any:
 
 
 def _onnxruntime(weights: Weights, head: Any, exported: Path, threads: int) -> Contender:
-    session, encode = _session(exported, threads), _encode(weights)
+    session, encode, pool = _session(exported, threads), _encode(weights), _pool(weights)
     names = [each.name for each in session.get_inputs()]
 
     def score(prompt: str) -> float:
         ids = encode(prompt)
         (values,) = session.run(None, _feed(ids, names))
-        return head(values[0].mean(0) if weights.encoder else values[0], ids[0])
+        return head(pool(values[0]), ids[0])
 
     return Contender(f"{weights.name}: onnxruntime fp32", "fp32", score)
 
@@ -132,10 +140,10 @@ def _pipeline(weights: Weights, head: Any, exported: Path, threads: int) -> Cont
             logits = {each["label"]: each["score"] for each in found}
             return head(np.array([logits[label] for label in labels]), None)
         hidden = np.asarray(run(prompt, truncation=True, return_tensors=True))[0]
-        return head(hidden.mean(0), encode(prompt)[0])
+        return head(pool(hidden), encode(prompt)[0])
 
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    encode = _encode(weights)
+    encode, pool = _encode(weights), _pool(weights)
     return Contender(f"{weights.name}: optimum pipeline", "fp32", score)
 
 
@@ -147,7 +155,7 @@ def _openvino(weights: Weights, head: Any, exported: Path, threads: int) -> list
     models = {"fp32": (plain, "f32")}
     if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         models["bf16"] = (plain, "bf16")
-    encode, names = _encode(weights), [each.any_name for each in plain.inputs]
+    encode, pool, names = _encode(weights), _pool(weights), [each.any_name for each in plain.inputs]
     try:
         models["int8"] = (_nncf(exported, lambda prompt: _feed(encode(prompt), names)), "f32")
     except ModuleNotFoundError as error:
@@ -164,7 +172,7 @@ def _openvino(weights: Weights, head: Any, exported: Path, threads: int) -> list
         def score(prompt: str, request: Any = request) -> float:
             ids = encode(prompt)
             values = request.infer(_feed(ids, names), share_inputs=True)[0][0]
-            return head(values.mean(0) if weights.encoder else values, ids[0])
+            return head(pool(values), ids[0])
 
         found.append(Contender(f"{weights.name}: OpenVINO {precision}", precision, score))
     return found
@@ -195,7 +203,7 @@ def _sentence_transformers(weights: Weights, head: Any, _exported: Path, threads
 
     encoder = models.Transformer(weights.folder, max_seq_length=weights.max_tokens)
     width = json.loads((weights.encoder / "config.json").read_text())["hidden_size"]
-    model = SentenceTransformer(modules=[encoder, models.Pooling(width, "mean")], device="cpu").eval()
+    model = SentenceTransformer(modules=[encoder, models.Pooling(width, weights.pooling)], device="cpu").eval()
 
     def score(prompt: str) -> float:
         (found,) = model.encode([prompt], output_value=None, show_progress_bar=False)

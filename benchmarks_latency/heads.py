@@ -12,7 +12,7 @@ from edgeroute_export.gates import gate_weights, token_table
 from edgeroute_export.mf import MatrixFactorization, collapse
 
 Head = Callable[[NDArray[Any], NDArray[Any]], float]
-"""From the mean hidden state ``[width]`` and the token ids ``[tokens]`` to the score."""
+"""From the pooled hidden state ``[width]`` and the token ids ``[tokens]`` to the score."""
 
 
 def bert_head(logits: NDArray[Any], _ids: object) -> float:
@@ -25,7 +25,7 @@ def mf_head(checkpoint: MatrixFactorization, pair: tuple[str, str], tokenizer: b
     """Matrix factorization collapsed for (strong, weak): one product, and the gates where the checkpoint has them."""
     vector, bias = collapse(checkpoint, *pair)
     if not checkpoint.gated:
-        return lambda mean, _ids: _sigmoid(float(vector @ mean) / _length(mean) + bias)
+        return lambda pooled, _ids: _sigmoid(float(vector @ pooled) / _length(pooled) + bias)
     constants = checkpoint.config["gates"]
     tensors = {name: weight.numpy() for name, weight in checkpoint.weights.items()}
     gates = gate_weights(tensors, constants, token_table(tokenizer, constants["token_classes"]))
@@ -35,8 +35,8 @@ def mf_head(checkpoint: MatrixFactorization, pair: tuple[str, str], tokenizer: b
     choice, choice_bias = gates.choice[:-1], float(gates.choice[-1])
     log_divisor, mean_log = gates.log_divisor, gates.length
 
-    def score(mean: NDArray[Any], ids: NDArray[Any]) -> float:
-        chosen, opened, quantitative = (products @ mean / _length(mean)).tolist()
+    def score(pooled: NDArray[Any], ids: NDArray[Any]) -> float:
+        chosen, opened, quantitative = (products @ pooled / _length(pooled)).tolist()
         log = float(np.log(len(ids)))
         seen = np.minimum(gates.table[ids].sum(0), gates.caps) / gates.caps
         seen[2] *= seen[0]

@@ -13,7 +13,7 @@ from heads import bert_head, mf_head
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from edgeroute_export import mf
-from edgeroute_export.encoder import load_encoder, mean_pooled
+from edgeroute_export.encoder import load_encoder, pooled, pooling_of
 from edgeroute_export.gates import token_table
 
 
@@ -41,6 +41,11 @@ class Weights:
         """optimum's and transformers' word for what the model does."""
         return "feature-extraction" if self.encoder else "text-classification"
 
+    @property
+    def pooling(self) -> str:
+        """``mean`` over tokens or ``cls``, the first one: how a matrix factorization's encoder is pooled."""
+        return pooling_of(mf.read_checkpoint(self.checkpoint).config["encoder"])
+
 
 def weights_of(name: str, checkpoint: Path, encoder: Path | None, pair: tuple[str, str], max_tokens: int) -> Weights:
     """What lies at ``checkpoint``; raises ``SystemExit`` with a reason when it is neither kind."""
@@ -54,7 +59,7 @@ def weights_of(name: str, checkpoint: Path, encoder: Path | None, pair: tuple[st
 
 
 def head_of(weights: Weights) -> Any:
-    """From the mean hidden state (or the logits) and the ids to the score, in numpy."""
+    """From the pooled hidden state (or the logits) and the ids to the score, in numpy."""
     if weights.encoder is None:
         return bert_head
     trained = mf.read_checkpoint(weights.checkpoint)
@@ -74,7 +79,7 @@ def reference(weights: Weights, prompts: Sequence[str]) -> np.ndarray:
     trained = mf.read_checkpoint(weights.checkpoint)
     model, data = load_encoder(weights.folder)
     table = token_table(data, trained.config["gates"]["token_classes"]) if trained.gated else None
-    return mf.reference_scores(trained, weights.pair, mean_pooled(model, rows), rows, table)
+    return mf.reference_scores(trained, weights.pair, pooled(model, rows, weights.pooling), rows, table)
 
 
 def export_plain(weights: Weights, scratch: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 GATES = """
@@ -50,14 +51,18 @@ random_pairs = 2
 
 
 def train(form: str, bert: Path, labels: tuple[Path, Path], output: Path) -> Path:
-    """Train a ``plain`` or a ``gated`` factorization on the tiny labels."""
+    """Train a ``plain`` or a ``gated`` factorization on the tiny labels, or a gated one on the ``first`` token."""
     from edgeroute_train.mf import Settings
     from edgeroute_train.reading import Place
     from edgeroute_train.recipe import read_recipe
     from edgeroute_train.run import train_mf
 
     recipe = output.parent / f"{form}.toml"
-    recipe.write_text(RECIPE + (GATES if form == "gated" else ""))
+    recipe.write_text(RECIPE + ("" if form == "plain" else GATES))
+    if form == "first":
+        bert = shutil.copytree(bert, output.parent / "encoder")
+        (bert / "1_Pooling").mkdir()
+        (bert / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     settings = Settings(width=16, decay=1e-4, steps=60)
     return train_mf(read_recipe(recipe), Place(labels[0].parent, str(bert)), output, settings=settings, max_tokens=32)
 

@@ -16,6 +16,7 @@ from edgeroute.errors import BundleError
 
 from .build import Traced
 from .classifiers import logits_head, read_classifier, reference
+from .first_token import first_token_only
 from .graphs import attach_head, fuse
 from .tracing import trace_classifier
 
@@ -42,11 +43,10 @@ def trace(checkpoint: str | os.PathLike[str], *, template: str | None = None) ->
         return values.sigmoid()[:, 0] if labels == 1 else 1 - values.softmax(1)[:, WIN + 1 :].sum(1)
 
     traced = trace_classifier(checkpoint, padding=int(config.pad_token_id or 0))
+    fused = fuse(traced, heads=config.num_attention_heads, width=config.hidden_size)
     return Traced(
         kind="bert",
-        graph=attach_head(
-            fuse(traced, heads=config.num_attention_heads, width=config.hidden_size), logits_head(labels, [WIN])
-        ),
+        graph=first_token_only(attach_head(fused, logits_head(labels, [WIN]))),
         reference=reference(checkpoint, AutoModelForSequenceClassification, logits, score),
         tokenizer=found.tokenizer_json,
         text=found.text,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,7 +74,22 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def mean_pooled(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Mean of the last hidden state over each row's tokens, row by row: float32 ``[len(rows), width]``."""
+def pooled(model: Any, rows: Sequence[Sequence[int]], pooling: str) -> torch.Tensor:
+    """Mean of the last hidden state over each row's tokens, or the first one's (``cls``), row by row.
+
+    Float32 ``[len(rows), width]``.
+    """
+    found = []
     with torch.inference_mode():
-        return torch.stack([model(input_ids=torch.tensor([row])).last_hidden_state[0].mean(0) for row in rows])
+        for row in rows:
+            hidden = model(input_ids=torch.tensor([row])).last_hidden_state[0]  # (T, D)
+            found.append(hidden[0] if pooling == "cls" else hidden.mean(0))
+    return torch.stack(found)
+
+
+def pooling_of(encoder: Mapping[str, Any]) -> str:
+    """``mean`` or ``cls``, by a checkpoint's record of its encoder. Raises ``ValueError`` when it says another."""
+    pooling: str = encoder.get("pooling", "mean")
+    if pooling not in ("mean", "cls"):
+        raise ValueError(f"the encoder is pooled by {pooling!r}; expected mean or cls")
+    return pooling

@@ -75,15 +75,17 @@ def embedding_graph(vector: Floats, strengths: Strengths | None = None) -> Model
     return _model(nodes, weights, inputs, strengths)
 
 
-def linear_head(vector: Floats, bias: float, *, hidden: str, strengths: Strengths | None = None) -> ModelProto:
-    """``sigmoid(vector · e + bias)``, ``e`` the unit-length mean of ``hidden`` over real tokens.
+def linear_head(
+    vector: Floats, bias: float, *, hidden: str, pooling: str = "mean", strengths: Strengths | None = None
+) -> ModelProto:
+    """``sigmoid(vector · e + bias)``, ``e`` the unit-length pooled ``hidden``.
 
     Matrix factorization, collapsed for one pair. ``vector`` is float32 ``[width]``, ``hidden`` names the encoder's
     output ``[batch, tokens, width]``.
     """
     weights: dict[str, Any] = {"vector": vector[:, None], "bias": np.float32(bias), "one": np.array([1])}
     nodes = [
-        *dots(hidden, "vector"),
+        *dots(hidden, "vector", pooling),
         ("Add", ["dots", "bias"], ["logits"]),
         ("Squeeze", ["logits", "one"], ["logit"]),
         ("Sigmoid", ["logit"], ["score"]),
@@ -116,14 +118,16 @@ class GatedHead:
         return {**self.gates.weights(), "lengths": self.lengths[:, None], "bias": np.float32(self.bias)}
 
 
-def gated_head(head: GatedHead, *, hidden: str, strengths: Strengths | None = None) -> ModelProto:
+def gated_head(
+    head: GatedHead, *, hidden: str, pooling: str = "mean", strengths: Strengths | None = None
+) -> ModelProto:
     """Matrix factorization on gated features, collapsed for one pair.
 
     ``c (choice · e) + o (1 - q) (opened · e) + lengths · [o q, o q l, c l, o (1 - q) l] + bias``, through a sigmoid.
     ``strengths.vectors`` are laid out in the same way: ``[choice, opened, lengths]``.
     """
     weights: dict[str, Any] = {"vectors": head.vectors(), **head.weights()}
-    nodes = [*dots(hidden, "vectors"), *gated_nodes()]
+    nodes = [*dots(hidden, "vectors", pooling), *gated_nodes()]
     nodes, weights = _with(nodes, weights, strengths, _GATED_STRENGTHS)
     return head_model(nodes, weights, {hidden: len(head.choice)}, ids=True, strengths=strengths)
 
@@ -146,24 +150,33 @@ def gated_nodes(counting: Sequence[Node] = COUNTING) -> list[Node]:
     ]
 
 
-def summed(hidden: str) -> list[Node]:
-    """``sum`` ``[batch, width]`` of ``hidden`` over real tokens, its length ``norm``, ``mask`` and ``row``.
+def summed(hidden: str, pooling: str) -> list[Node]:
+    """``sum`` ``[batch, width]``: ``hidden`` over real tokens, or of the first; its length ``norm``, ``mask``, ``row``.
 
-    Unit length needs no count of tokens: the sum has the mean's direction.
+    ``pooling`` is ``mean`` or ``cls``. Unit length needs no count of tokens: the sum has the mean's direction.
     """
+    pooled: dict[str, list[Node]] = {
+        "mean": [
+            ("MatMul", ["row", hidden], ["sums"]),  # (B, 1, D)
+            ("Squeeze", ["sums", "one"], ["sum"]),
+        ],
+        "cls": [
+            ("Constant", [], ["first"], {"value": helper.make_tensor("first", TensorProto.INT64, [], [0])}),
+            ("Gather", [hidden, "first"], ["sum"], {"axis": 1}),
+        ],
+    }
     return [
         ("Cast", ["attention_mask"], ["mask"], {"to": TensorProto.FLOAT}),
         ("Unsqueeze", ["mask", "one"], ["row"]),  # (B, 1, T)
-        ("MatMul", ["row", hidden], ["sums"]),  # (B, 1, D)
-        ("Squeeze", ["sums", "one"], ["sum"]),
+        *pooled[pooling],
         ("ReduceL2", ["sum", "one"], ["norm"], {"keepdims": 1}),
     ]
 
 
-def dots(hidden: str, vectors: str) -> list[Node]:
-    """``dots`` ``[batch, k]``: the unit-length mean of ``hidden`` times ``vectors`` ``[width, k]``; needs ``one``."""
+def dots(hidden: str, vectors: str, pooling: str) -> list[Node]:
+    """``dots`` ``[batch, k]``: the unit-length pooled ``hidden`` times ``vectors`` ``[width, k]``; needs ``one``."""
     return [
-        *summed(hidden),
+        *summed(hidden, pooling),
         ("MatMul", ["sum", vectors], ["products"]),
         ("Div", ["products", "norm"], ["dots"]),
     ]

@@ -19,7 +19,8 @@ from edgeroute.errors import BundleError
 from edgeroute.manifest import TextPolicy
 
 from .build import Traced
-from .encoder import load_encoder, mean_pooled
+from .encoder import load_encoder, pooled, pooling_of
+from .first_token import first_token_only
 from .gates import NAMES, check_constants, gate_weights, reference_gates, token_table
 from .graphs import attach_head, fuse
 from .heads import GatedHead, Strengths, gated_head, linear_head
@@ -65,6 +66,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> MatrixFactorization:
         weights = load_file(Path(folder) / WEIGHTS)
         TextPolicy(**config["text"])
         dict(config["training"], source=config["encoder"]["source"], digest=config["encoder"]["digest"])
+        pooling_of(config["encoder"])
         if config.get("gates"):
             check_constants(config, "length_scale")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -110,22 +112,23 @@ def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None
     if models and (alias := set(pair) - set(models)):
         own = models[trained.row(min(alias))]
         raise BundleError(f"a ranking knows {min(alias)!r} by its own name, {own!r}: give that in --pair")
-    source = encoder or trained.config["encoder"]["source"]
+    source, pooling = encoder or trained.config["encoder"]["source"], pooling_of(trained.config["encoder"])
     model, tokenizer = load_encoder(source, trained.config["encoder"]["digest"])
     hidden = fuse(trace_encoder(source), heads=model.config.num_attention_heads, width=model.config.hidden_size)
     name = hidden.graph.output[0].name
     table = token_table(tokenizer, trained.config["gates"]["token_classes"]) if trained.gated else None
     ranked = all_strengths(trained) if strengths else None
     if table is None:
-        head = linear_head(vector, bias, hidden=name, strengths=ranked)
+        head = linear_head(vector, bias, hidden=name, pooling=pooling, strengths=ranked)
     else:
         if ranked is not None:
             ranked = Strengths(ranked.vectors * _scale(trained, ranked.vectors.shape[1]), ranked.biases)
-        head = gated_head(_split(trained, vector, bias, table), hidden=name, strengths=ranked)
+        gated = _split(trained, vector, bias, table)
+        head = gated_head(gated, hidden=name, pooling=pooling, strengths=ranked)
     return Traced(
         kind="mf",
-        graph=attach_head(hidden, head),
-        reference=lambda rows: reference_scores(trained, pair, mean_pooled(model, rows), rows, table),
+        graph=first_token_only(attach_head(hidden, head)),
+        reference=lambda rows: reference_scores(trained, pair, pooled(model, rows, pooling), rows, table),
         tokenizer=tokenizer,
         text=TextPolicy(**trained.config["text"]),
         training=trained.config["training"],

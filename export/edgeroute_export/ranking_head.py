@@ -53,11 +53,11 @@ class Ranking:
     gated: GatedPlace | None
 
 
-def ranking_head(ranking: Ranking, *, hidden: str, width: int) -> ModelProto:
+def ranking_head(ranking: Ranking, *, hidden: str, width: int, pooling: str = "mean") -> ModelProto:
     """From the encoder's output ``hidden`` ``[batch, tokens, width]`` to the score."""
     k = len(ranking.start) + 1
     weights = _weights(ranking, k)
-    nodes: list[Node] = [*summed(hidden), ("Div", ["sum", "norm"], ["embedding"])]
+    nodes: list[Node] = [*summed(hidden, pooling), ("Div", ["sum", "norm"], ["embedding"])]
     place = "embedding"
     if ranking.gated is not None:
         nodes += _gated_place(ranking.gated, weights)

@@ -19,7 +19,8 @@ from edgeroute.errors import BundleError
 from edgeroute.manifest import TextPolicy
 
 from .build import Rows, Traced
-from .encoder import load_encoder, mean_pooled
+from .encoder import load_encoder, pooled, pooling_of
+from .first_token import first_token_only
 from .gates import NAMES, check_constants, gate_weights, reference_gates, token_table
 from .graphs import attach_head, fuse, quantize_int8
 from .names import row_of
@@ -73,6 +74,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         TextPolicy(**config["text"])
         float(config["settings"]["sharpness"]), bool(config["settings"]["compat"]), dict(config["recipe"]["aliases"])
         dict(config["training"], source=config["encoder"]["source"], digest=config["encoder"]["digest"])
+        pooling_of(config["encoder"])
     except (OSError, ValueError, SafetensorError, KeyError, AttributeError, TypeError) as error:
         raise BundleError(f"{folder} is no checkpoint of a similarity-weighted ranking: {error!r}") from None
     expected = {"bank", "wins", "strengths", *(NAMES if gated else ())}
@@ -108,18 +110,19 @@ def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None
             f"{pair[0]} (tier {strong}) does not rank above {pair[1]} (tier {weak}): choose another pair, or train "
             "with more tiers"
         )
-    source = encoder or trained.config["encoder"]["source"]
+    source, pooling = encoder or trained.config["encoder"]["source"], pooling_of(trained.config["encoder"])
     model, tokenizer = load_encoder(source, trained.config["encoder"]["digest"])
     width: int = model.config.hidden_size
     if trained.weights["bank"].shape[1] != width + EXTRA * trained.gated:
         raise BundleError(f"{checkpoint}: the bank is {trained.weights['bank'].shape[1]} wide, the encoder {width}")
     hidden = fuse(trace_encoder(source), heads=model.config.num_attention_heads, width=width)
     table = token_table(tokenizer, trained.config["gates"]["token_classes"]) if trained.gated else None
-    head = ranking_head(_ranking(trained, strong, weak, table), hidden=hidden.graph.output[0].name, width=width)
+    name, ranking = hidden.graph.output[0].name, _ranking(trained, strong, weak, table)
+    head = ranking_head(ranking, hidden=name, width=width, pooling=pooling)
     return Traced(
         kind="sw",
-        graph=attach_head(hidden, head),
-        reference=lambda rows: reference_scores(trained, pair, mean_pooled(model, rows), rows, table),
+        graph=first_token_only(attach_head(hidden, head)),
+        reference=lambda rows: reference_scores(trained, pair, pooled(model, rows, pooling), rows, table),
         tokenizer=tokenizer,
         text=TextPolicy(**trained.config["text"]),
         training=trained.config["training"],

@@ -21,7 +21,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return make_labels(tmp_path_factory.mktemp("labels"))
 
 
-@pytest.fixture(scope="session", params=["plain", "gated"])
+@pytest.fixture(scope="session", params=["plain", "gated", "first"])
 def checkpoint(
     request: pytest.FixtureRequest,
     bert: Path,

@@ -30,7 +30,8 @@ def routellm_score(checkpoint: Path, bert: Path, ids: list[int], strong: str, we
     w = load_file(checkpoint / "mf.safetensors")
     encoder = BertModel.from_pretrained(bert).eval()
     with torch.no_grad():
-        e = encoder(input_ids=torch.tensor([ids])).last_hidden_state.mean(1)[0]
+        hidden = encoder(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        e = hidden[0] if config["encoder"]["pooling"] == "cls" else hidden.mean(0)
         x = e / e.norm()
         if config["gates"]:
             x = gated(x, ids, w)

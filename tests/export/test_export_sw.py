@@ -79,7 +79,7 @@ def routellm_score(checkpoint: Path, bert: Path, ids: list[int]) -> float:
     w = {name: weight.float().numpy() for name, weight in load_file(checkpoint / "sw.safetensors").items()}
     encoder = embedding.load_encoder(bert, TextPolicy(32, "head_tail", "last_user"))
     with torch.inference_mode():
-        pooled = embedding.mean_pool(encoder.model, [ids]).numpy()
+        pooled = embedding.pool_rows(encoder, [ids]).numpy()
     texts, gates = gating.make_texts(pooled, [ids], gating.token_table(encoder.tokenizer)), None
     if config["gates"]:
         gates = gating.Gates(w["gates.choice"], w["gates.quantitative"], float(w["gates.length"][0]))
@@ -110,7 +110,7 @@ def test_compat_equals_the_code_of_routellm(
     encoder = embedding.load_encoder(bert, TextPolicy(32, "head_tail", "last_user"))
     ids = encoder.text.encode("prove the theorem of the river to the king").ids
     with torch.inference_mode():
-        query = embedding.mean_pool(encoder.model, [ids]).numpy()[0]
+        query = embedding.pool_rows(encoder, [ids]).numpy()[0]
     bank = embedding.embed(encoder, pairs.prompts)[pairs.prompt]
     cosine = bank @ query / (np.linalg.norm(bank, axis=1) * np.linalg.norm(query))
     n, tiers = len(pairs.won), np.array([tier[name] for name in pairs.models])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +121,8 @@ def test_it_comes_nearer_to_the_teacher_on_prompts_held_out(made: Path, teacher:
     rows = [whole.text.encode(prompt).ids for prompt in held]
     with torch.no_grad():
         wanted, before, after = (
-            torch.nn.functional.normalize(embedding.mean_pool(model, rows), dim=1)
-            for model in (whole.model, cut, student.model)
+            torch.nn.functional.normalize(embedding.pool_rows(each, rows), dim=1)
+            for each in (whole, replace(whole, model=cut), student)
         )
     cosine = float((after * wanted).sum(1).mean())
     assert 1 - cosine < 0.5 * (1 - float((before * wanted).sum(1).mean()))
@@ -132,7 +134,7 @@ def test_it_comes_nearer_to_the_teacher_on_prompts_held_out(made: Path, teacher:
 def test_the_record_says_how_it_was_made_and_names_no_path(made: Path, teacher: Path, prompts: Path) -> None:
     text = (made / "edgeroute.json").read_text()
     record = json.loads(text)
-    assert record["shape"] == {"layers": 1, "activation": "relu", "feed_forward": 64}
+    assert record["shape"] == {"layers": 1, "activation": "relu", "feed_forward": 64, "heads": None, "pooling": None}
     assert record["training"]["base"] == "encoder (local copy)"
     assert record["training"]["teacher"] == embedding.load_encoder(str(teacher), POLICY).digest
     assert [each["name"] for each in record["training"]["data"]] == ["prompts"]
@@ -142,15 +144,69 @@ def test_the_record_says_how_it_was_made_and_names_no_path(made: Path, teacher: 
         assert str(prompts.parent) not in written, path.name
 
 
-def test_a_padded_batch_embeds_as_its_rows_do(bert: Path) -> None:
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_padded_batch_embeds_as_its_rows_do(bert: Path, pooling: Any) -> None:
     from edgeroute_train.students import padded
 
-    model = shrinking.make_encoder(str(bert), Shape(2)).eval()
+    student = shrinking.Student(shrinking.make_encoder(str(bert), Shape(2)).eval(), pooling)
     with torch.no_grad():
-        together = shrinking.unit(model, *padded(IDS))
-        alone = torch.cat([shrinking.unit(model, *padded([row])) for row in IDS])
+        together = student.embed(*padded(IDS))
+        alone = torch.cat([student.embed(*padded([row])) for row in IDS])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(2))
+
+
+def test_the_first_token_alone_learns_the_teachers_mean(teacher: Path, prompts: Path, tmp_path: Path) -> None:
+    shape = ("--layers", 2, "--pooling", "cls", "--heads", 2)
+    result = run("--prompts", prompts, "--encoder", teacher, "--output", tmp_path / "e", "--epochs", 12, *shape, *RUN)
+    assert result.exit_code == 0, result.output
+    student, whole = (embedding.load_encoder(str(each), POLICY) for each in (tmp_path / "e", teacher))
+    assert (student.pooling, whole.pooling) == ("cls", "mean")
+    assert student.model.config.num_attention_heads == 2
+    held = [each for each in prompts.read_text(encoding="utf-8").splitlines() if held_out(each)]
+    found, wanted = embedding.embed(student, held), embedding.embed(whole, held)
+    rows = [student.text.encode(prompt).ids for prompt in held]
+    with torch.no_grad():
+        first = [student.model(input_ids=torch.tensor([row])).last_hidden_state[0, 0].numpy() for row in rows]
+    np.testing.assert_allclose(found, np.stack(first), atol=1e-5)
+    cut = replace(whole, model=shrinking.make_encoder(str(teacher), Shape(2, heads=2)).eval(), pooling="cls")
+    assert _cosine(found, wanted) > _cosine(embedding.embed(cut, held), wanted) + 0.1
+
+
+def _cosine(found: Any, wanted: Any) -> float:
+    products = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    return float(products.mean())
+
+
+def test_sentence_transformers_files_say_how_it_pools(bert: Path, tmp_path: Path) -> None:
+    for pooling in ("mean", "cls"):
+        out = tmp_path / pooling
+        result = run("--encoder", bert, "--layers", 1, "--epochs", 0, "--pooling", pooling, "--output", out)
+        assert result.exit_code == 0, result.output
+        assert embedding.read_pooling(out) == pooling
+        chain = [each["type"].rsplit(".")[-1] for each in json.loads((out / "modules.json").read_text())]
+        assert chain == ["Transformer", "Pooling", "Normalize"]
+    assert embedding.read_pooling(bert) == "mean"  # says nothing
+    again = run("--encoder", tmp_path / "cls", "--layers", 1, "--epochs", 0, "--output", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert embedding.read_pooling(tmp_path / "again") == "cls"  # as its teacher
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ('{"pooling_mode_max_tokens": true, "pooling_mode_mean_tokens": true}', "max_tokens and mean"),
+        ('{"pooling_mode_cls_token": false}', "nothing"),
+        ("[", "cannot be read"),
+        ("[]", "cannot be read"),
+    ],
+)
+def test_another_way_to_pool_is_refused(bert: Path, tmp_path: Path, said: str, named: str) -> None:
+    shutil.copytree(bert, tmp_path / "encoder")
+    (tmp_path / "encoder" / "1_Pooling").mkdir()
+    (tmp_path / "encoder" / "1_Pooling" / "config.json").write_text(said)
+    with pytest.raises(BundleError, match=named):
+        embedding.load_encoder(str(tmp_path / "encoder"), POLICY)
 
 
 def test_a_factorization_trains_on_it(made: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Embed prompts once with a frozen encoder, and keep the result.
 
-Tokens come from ``edgeroute.text.TextEncoder`` under the very text policy that the bundle will carry, so a prompt is
+An encoder is pooled as it says itself: sentence-transformers' own file beside the weights names the mean over tokens or
+the first token alone. Tokens come from ``edgeroute.text.TextEncoder`` under the very text policy that the bundle will carry, so a prompt is
 cut in training as it will be cut in service.
 """
 
@@ -12,12 +13,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import cached_file
 
 from edgeroute.errors import BundleError, InputFileError
 from edgeroute.manifest import TOKENIZER, TextPolicy
@@ -26,13 +29,18 @@ from edgeroute.text import TextEncoder
 Floats = NDArray[np.float32]
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 BATCH, CHUNK = 32, 2048
+Pooling = Literal["mean", "cls"]
+"""From hidden states to one vector: their mean over real tokens, or the first token's."""
+POOLING = "1_Pooling/config.json"
+"""Where sentence-transformers writes how it pools."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenEncoder:
     """A Hugging Face encoder with its tokenizer, in evaluation mode.
 
-    ``source`` is the folder or hub name it came from, ``digest`` the SHA-256 of its weights as loaded.
+    ``source`` is the folder or hub name it came from, ``digest`` the SHA-256 of its weights as loaded, ``pooling`` what
+    it says of itself, the mean where it says nothing.
     """
 
     source: str
@@ -40,6 +48,7 @@ class FrozenEncoder:
     model: torch.nn.Module
     text: TextEncoder
     tokenizer: bytes
+    pooling: Pooling = "mean"
 
 
 def name_of(source: str) -> str:
@@ -48,7 +57,10 @@ def name_of(source: str) -> str:
 
 
 def load_encoder(source: str | os.PathLike[str], policy: TextPolicy) -> FrozenEncoder:
-    """Load an encoder from a local folder or the hub. Raises ``BundleError`` when it has no fast tokenizer."""
+    """Load an encoder from a local folder or the hub.
+
+    Raises ``BundleError`` when it has no fast tokenizer, or pools in a way that no graph of ours does.
+    """
     try:
         model = AutoModel.from_pretrained(source, trust_remote_code=False).eval()
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -63,7 +75,26 @@ def load_encoder(source: str | os.PathLike[str], policy: TextPolicy) -> FrozenEn
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode() + weight.numpy().tobytes())
-    return FrozenEncoder(str(source), digest.hexdigest(), model, TextEncoder(data, policy), data)
+    return FrozenEncoder(str(source), digest.hexdigest(), model, TextEncoder(data, policy), data, read_pooling(source))
+
+
+def read_pooling(source: str | os.PathLike[str]) -> Pooling:
+    """How the encoder at ``source`` pools. Raises ``BundleError`` unless that is the mean or the first token."""
+    path = cached_file(
+        str(source), POOLING, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    if path is None:
+        return "mean"
+    try:
+        said = json.loads(Path(path).read_text(encoding="utf-8"))
+        modes = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+        found = [modes.get(name, name) for name, on in said.items() if name.startswith("pooling_mode_") and on]
+    except (OSError, ValueError, AttributeError) as error:
+        raise BundleError(f"{POOLING} of {source} cannot be read: {error}") from None
+    for pooling in get_args(Pooling):
+        if found == [pooling]:
+            return pooling  # type: ignore[no-any-return]
+    raise BundleError(f"{source} pools by {' and '.join(found) or 'nothing'}; expected the mean or the first token")
 
 
 def embed(
@@ -73,7 +104,7 @@ def embed(
     cache: Path | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Floats:
-    """Mask-mean-pooled last hidden states, float32 ``[len(prompts), width]``.
+    """Pooled last hidden states, float32 ``[len(prompts), width]``.
 
     ``cache`` is a folder that keeps every embedding made, by weights, text policy and prompt: other recipes and other
     orders share them, and a run that was killed goes on where it stopped.
@@ -100,25 +131,33 @@ def _embed(encoder: FrozenEncoder, prompts: Sequence[str]) -> Floats:
     with torch.inference_mode():
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
-            pooled[chosen] = mean_pool(encoder.model, [rows[i] for i in chosen]).numpy()
+            pooled[chosen] = pool_rows(encoder, [rows[i] for i in chosen]).numpy()
     return pooled
 
 
-def mean_pool(model: torch.nn.Module, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Run one padded batch; returns the mean of the last hidden state over real tokens, ``[len(rows), width]``."""
+def pool_rows(encoder: FrozenEncoder, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Run one padded batch; returns the pooled last hidden state, ``[len(rows), width]``."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
-    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
+    return pool(encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, encoder.pooling)
+
+
+def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Hidden states ``[batch, tokens, width]`` to ``[batch, width]``; ``mask`` is int64 ``[batch, tokens]``."""
+    if pooling == "cls":
+        return hidden[:, 0]
     weight = mask[:, :, None].float()
     return (hidden * weight).sum(1) / weight.sum(1)
 
 
 def _name(encoder: FrozenEncoder) -> str:
-    return hashlib.sha256(json.dumps([encoder.digest, asdict(encoder.text.policy)]).encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        json.dumps([encoder.digest, encoder.pooling, asdict(encoder.text.policy)]).encode()
+    ).hexdigest()[:32]
 
 
 def _load(store: Path | None) -> tuple[dict[bytes, int], Floats | None]:

@@ -16,8 +16,12 @@ from . import options
 @options.RUN
 @click.option("--activation", type=click.Choice(["gelu", "relu"]), help="Activation of the student; default: its own.")
 @click.option("--feed-forward", type=click.IntRange(1), help="Feed-forward neurons a layer to keep; default: all.")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads of the student; default: its own.")
+@click.option("--pooling", type=click.Choice(["mean", "cls"]), help="How the student pools; default: as its teacher.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the embeddings.")
-def encoder(output: Path, activation: str | None, feed_forward: int | None, **given: Any) -> None:
+def encoder(
+    output: Path, activation: str | None, feed_forward: int | None, heads: int | None, pooling: Any, **given: Any
+) -> None:
     """A small encoder that embeds prompts as a large one does, for ``train mf`` and ``train sw``.
 
     The student is the encoder's first layers. Labels are not looked at: RECIPE (TOML) names label files for their
@@ -35,7 +39,7 @@ def encoder(output: Path, activation: str | None, feed_forward: int | None, **gi
             Lessons(recipe, given["prompts"]),
             Place(folder, given["encoder"], given["cache"], given["base"]),
             output,
-            Shape(given["layers"], activation, feed_forward),
+            Shape(given["layers"], activation, feed_forward, heads, pooling),
             Settings(**{name: given[name] for name in names}),
             max_tokens=given["max_tokens"],
             dropout=given["dropout"],

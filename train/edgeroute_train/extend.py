@@ -53,7 +53,8 @@ def extend_mf(
     pairs = collect([each for each in kept if each[1]], {}, first=known)
     _check_met(pairs.models[len(known) :], known, [one for _, found in kept for one in found])
     frozen = load_encoder(place.encoder or config["encoder"]["source"], TextPolicy(**config["text"]))
-    if frozen.digest != config["encoder"]["digest"]:
+    recorded = config["encoder"]
+    if (frozen.digest, frozen.pooling) != (recorded["digest"], recorded.get("pooling", "mean")):
         raise BundleError(f"the encoder at {frozen.source} is not the one that the checkpoint was trained on")
     texts = embed_texts(frozen, pairs.prompts, place.cache, lambda done: progress(0.8 * done, None))
     gates = _gates(weights, config["gates"]) if config.get("gates") else None

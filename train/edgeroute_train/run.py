@@ -62,7 +62,7 @@ def train_mf(
     data = records(files)
     config = {
         "models": list(pairs.models),
-        "encoder": {"source": place.base_name, "digest": frozen.digest},
+        "encoder": {"source": place.base_name, "digest": frozen.digest, "pooling": frozen.pooling},
         "text": asdict(policy),
         "settings": asdict(settings),
         "recipe": asdict(recipe),

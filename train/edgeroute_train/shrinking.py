@@ -1,7 +1,8 @@
 """A small encoder in a large one's place: fewer layers, cheaper operators, the same embedding.
 
 The student starts as the teacher's first layers, with another activation and the largest feed-forward neurons where
-asked for, and learns the teacher's unit-length mean-pooled embedding of prompts, labelled or not. The loss of a prompt
+asked for, and learns the teacher's unit-length embedding of prompts, labelled or not. It may pool otherwise than
+the teacher: where the first token stands for all, a graph need compute the last layer for that token alone. The loss of a prompt
 is ``|s - t|² / 2``, which is one minus the cosine. No epochs mean no training: the cut alone. What comes out is a
 Hugging Face folder like the teacher's, with ``edgeroute.json`` beside it: every command that takes ``--encoder`` takes
 it.
@@ -26,7 +27,7 @@ from edgeroute.manifest import TextPolicy
 
 from . import checkpoints, fitting
 from .classifier import digest_of, held_out, unlabelled_prompts
-from .embedding import embed, load_encoder
+from .embedding import POOLING, Pooling, embed, load_encoder, pool, read_pooling
 from .reading import Place, prompt_weights, read_files, records
 from .recipe import Recipe, file_record
 from .students import RECORD, check_layers, device, load_config, load_tokenizer, padded
@@ -38,11 +39,16 @@ KIND = "encoder"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What of the teacher is kept: its first ``layers``; ``None`` keeps ``activation`` and ``feed_forward`` width."""
+    """What of the teacher is kept: its first ``layers``, and whatever else is ``None``.
+
+    With other ``heads`` the same weights are split otherwise: fewer are cheaper, for softmax works on each.
+    """
 
     layers: int = 2
     activation: str | None = None
     feed_forward: int | None = None
+    heads: int | None = None
+    pooling: Pooling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,13 @@ def make_encoder(teacher: str, shape: Shape, *, dropout: float = 0.0, seed: int 
     check_layers(config, shape.layers)
     changes: dict[str, Any] = {"num_hidden_layers": shape.layers}
     changes |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
-    if shape.activation is not None:
-        changes["hidden_act"] = shape.activation
+    for name, value in (("hidden_act", shape.activation), ("num_attention_heads", shape.heads)):
+        if value is not None:
+            changes[name] = value
     if unknown := sorted(name for name in changes if not hasattr(config, name)):
         raise BundleError(f"{teacher} is not a BERT-like encoder: its configuration has no {', '.join(unknown)}")
+    if shape.heads is not None and config.hidden_size % shape.heads:
+        raise BundleError(f"{shape.heads} heads do not divide the encoder's width, {config.hidden_size}")
     config.update(changes)
     model = AutoModel.from_pretrained(teacher, config=config, trust_remote_code=False)
     if shape.feed_forward is not None:
@@ -108,6 +117,7 @@ def train_encoder(
     if (output / RECORD).exists():
         raise EdgeRouteError(f"{output} holds a finished encoder: remove it, or choose another output")
     model = make_encoder(place.source, shape, dropout=dropout, seed=settings.seed)
+    pooling = shape.pooling or read_pooling(place.source)
     weights, sources = _read(lessons, place.labels, settings.seed) if settings.epochs else ({}, [])
     teacher = load_encoder(place.source, TextPolicy(max_tokens, "head_tail", "last_user"))
     prompts = list(weights)
@@ -125,10 +135,12 @@ def train_encoder(
         "teacher": teacher.digest,
         "data": digest_of(repr([sources, asdict(lessons.recipe)])),
         "max_tokens": max_tokens,
+        "pooling": pooling,
         **asdict(settings),
     }
-    fitted = _fit(model, [rows[i] for i in kept], targets[kept], weight[kept], settings, output, run, progress)
-    cosines = _cosines(model, [rows[i] for i in np.flatnonzero(out)], targets[out], settings.batch)
+    student = Student(model, pooling)
+    fitted = _fit(student, [rows[i] for i in kept], targets[kept], weight[kept], settings, output, run, progress)
+    cosines = _cosines(student, [rows[i] for i in np.flatnonzero(out)], targets[out], settings.batch)
     record = {
         "kind": KIND,
         "shape": asdict(shape),
@@ -149,6 +161,7 @@ def train_encoder(
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         load_tokenizer(place.source)[0].save_pretrained(folder)
+        _write_modules(folder, model.config.hidden_size, max_tokens, pooling)
         (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     checkpoints.finish(output, write)
@@ -166,8 +179,40 @@ def _read(lessons: Lessons, folder: Path, seed: int) -> tuple[dict[str, float], 
     return weights, records(files) + [file_record(path, 0) for path in lessons.prompts]
 
 
+def _write_modules(folder: Path, width: int, max_tokens: int, pooling: Pooling) -> None:
+    """What sentence-transformers reads beside a model: the chain of modules, and how to pool."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    chain = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    pooled = {
+        "word_embedding_dimension": width,
+        "pooling_mode_cls_token": pooling == "cls",
+        "pooling_mode_mean_tokens": pooling == "mean",
+    }
+    files = {"modules.json": chain, "sentence_bert_config.json": {"max_seq_length": max_tokens}, POOLING: pooled}
+    for path in kinds:
+        (folder / path).mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """An encoder in training."""
+
+    model: Any
+    pooling: Pooling
+
+    def embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Unit-length pooled last hidden state, float32 ``[batch, width]``."""
+        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, D)
+        return functional.normalize(pool(hidden, mask, self.pooling), dim=1)
+
+
 def _fit(
-    model: Any,
+    student: Student,
     rows: fitting.Rows,
     targets: Floats,
     weight: Floats,
@@ -183,24 +228,16 @@ def _fit(
     def loss(found: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         return (1 - (found * wanted[chosen]).sum(1)) * weights[chosen]
 
-    return fitting.descend(
-        model, lambda ids, mask: unit(model, ids, mask), loss, rows, settings, folder, run=run, progress=progress
-    )
+    return fitting.descend(student.model, student.embed, loss, rows, settings, folder, run=run, progress=progress)
 
 
-def unit(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Unit-length mean of the last hidden state over real tokens, float32 ``[batch, width]``."""
-    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, D)
-    return functional.normalize((hidden * mask[:, :, None]).sum(1), dim=1)
-
-
-def _cosines(model: Any, rows: fitting.Rows, targets: Floats, batch: int) -> dict[str, float]:
+def _cosines(student: Student, rows: fitting.Rows, targets: Floats, batch: int) -> dict[str, float]:
     """How near the student comes on the prompts held out: the mean cosine, and that of the worst twentieth."""
     if not len(rows):
         return {}
-    model.to(device()).eval()
+    student.model.to(device()).eval()
     with torch.inference_mode():
-        found = [unit(model, *padded(rows[k : k + batch])).cpu().numpy() for k in range(0, len(rows), batch)]
-    model.cpu()
+        found = [student.embed(*padded(rows[k : k + batch])).cpu().numpy() for k in range(0, len(rows), batch)]
+    student.model.cpu()
     cosine = (np.concatenate(found) * targets).sum(1)
     return {"cosine": round(float(cosine.mean()), 4), "cosine_p05": round(float(np.quantile(cosine, 0.05)), 4)}

@@ -182,7 +182,7 @@ def train_sw(
         weights["gates.length"] = torch.tensor([gates.length])
     config = {
         "models": bank.models,
-        "encoder": {"source": where.base_name, "digest": frozen.digest},
+        "encoder": {"source": where.base_name, "digest": frozen.digest, "pooling": frozen.pooling},
         "text": asdict(policy),
         "settings": asdict(settings),
         "recipe": asdict(recipe),
