@@ -88,7 +88,7 @@ def _behind(model: ModelProto, attention: NodeProto, weights: Mapping[str, Tenso
 
 
 def _is_tensor(node: NodeProto) -> bool:
-    return node.op_type == "Constant" and node.attribute[0].name == "value"
+    return bool(node.op_type == "Constant" and node.attribute[0].name == "value")
 
 
 def _picks_first(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:

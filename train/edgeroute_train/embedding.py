@@ -1,8 +1,8 @@
 """Embed prompts once with a frozen encoder, and keep the result.
 
 An encoder is pooled as it says itself: sentence-transformers' own file beside the weights names the mean over tokens or
-the first token alone. Tokens come from ``edgeroute.text.TextEncoder`` under the very text policy that the bundle will carry, so a prompt is
-cut in training as it will be cut in service.
+the first token alone. Tokens come from ``edgeroute.text.TextEncoder`` under the very text policy that the bundle will
+carry, so a prompt is cut in training as it will be cut in service.
 """
 
 from __future__ import annotations
