@@ -3,7 +3,7 @@
 The student starts as the teacher's first layers, with another activation and the largest feed-forward neurons where
 asked for, and learns the teacher's unit-length embedding of prompts, labelled or not. It may pool otherwise than the
 teacher: where the first token stands for all, a graph need compute the last layer for that token alone. The loss of a
-prompt is ``|s - t|² / 2``, which is one minus the cosine. No epochs mean no training: the cut alone. What comes out is a
+prompt is ``|s - t|² / 2``, which is one minus the cosine. Without epochs the encoder is only cut. What comes out is a
 Hugging Face folder like the teacher's, sentence-transformers' files and ``edgeroute.json`` in it: every command that
 takes ``--encoder`` takes it.
 """
