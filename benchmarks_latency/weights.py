@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from heads import bert_head, mf_head
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from edgeroute_export import mf
+from edgeroute_export import bert, mf
 from edgeroute_export.encoder import load_encoder, pooled, pooling_of
 from edgeroute_export.gates import token_table
 
@@ -80,6 +81,18 @@ def reference(weights: Weights, prompts: Sequence[str]) -> np.ndarray:
     model, data = load_encoder(weights.folder)
     table = token_table(data, trained.config["gates"]["token_classes"]) if trained.gated else None
     return mf.reference_scores(trained, weights.pair, pooled(model, rows, weights.pooling), rows, table)
+
+
+def export_ours(weights: Weights, place: Path) -> Path:
+    """The float32 graph that edgeroute exports, from ids to score, in the folder ``place``; made once."""
+    graph = place / "edgeroute.onnx"
+    if not graph.exists():
+        if weights.encoder is None:
+            traced = bert.trace(weights.checkpoint)
+        else:
+            traced = mf.trace(weights.checkpoint, weights.pair, encoder=weights.folder)
+        onnx.save(traced.graph, graph)
+    return graph
 
 
 def export_plain(weights: Weights, scratch: Path) -> Path:
