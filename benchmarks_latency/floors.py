@@ -1,6 +1,7 @@
 """What a graph could not beat: its matrix products alone, and reading its weights once from memory.
 
-Shapes are read from the bundle's own graph. The products run in onnxruntime, one after the other and each on data of
+Shapes are read from the bundle's own graph, run once: some products have a row for each token, some few whatever the
+tokens. They run in onnxruntime, one after the other and each on data of
 its own, without scales, biases, normalisation, softmax or activation in between.
 """
 
@@ -22,20 +23,23 @@ _ATTENTION = {"Attention", "QAttention", "MultiHeadAttention"}
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """``products``: (inputs, outputs) of each weight matrix; ``attention``: (heads, width of one) of each layer.
+    """``products``: (rows, inputs, outputs) of each weight matrix, rows ``None`` where each token is one.
+
+    ``attention``: (heads, width of one) of each layer that attends from every token.
 
     ``weight_bytes`` are those of the matrices as stored, ``row_bytes`` what one token reads of the embedding tables.
     """
 
-    products: tuple[tuple[int, int], ...]
+    products: tuple[tuple[int | None, int, int], ...]
     attention: tuple[tuple[int, int], ...]
     weight_bytes: int
     row_bytes: int
 
 
 def read_shapes(graph: Path) -> Shapes:
-    """The products of a graph with tokens on one side."""
+    """The products of a graph but for its head's."""
     model = onnx.load(graph)
+    rows = _rows(model)
     stored = {each.name: each for each in model.graph.initializer}
     products, attention, weight_bytes, row_bytes = [], [], 0, 0
     for node in model.graph.node:
@@ -46,12 +50,28 @@ def read_shapes(graph: Path) -> Shapes:
             row_bytes += sum(int(each.dims[1]) * _item_bytes(each) for each in matrices)
             continue
         for each in matrices:
-            products.append((int(each.dims[0]), int(each.dims[1])))
+            products.append((rows[node.input[0]], int(each.dims[0]), int(each.dims[1])))
             weight_bytes += int(np.prod(each.dims)) * _item_bytes(each)
         if node.op_type in _ATTENTION and matrices:
             heads = next(each.i for each in node.attribute if each.name == "num_heads")
             attention.append((heads, int(matrices[0].dims[1]) // 3 // heads))
     return Shapes(tuple(products), tuple(attention), weight_bytes, row_bytes)
+
+
+def _rows(model: ModelProto, tokens: int = 37) -> dict[str, int | None]:
+    """Of every operator's first input its rows, ``None`` where there is one a token, on a prompt of odd length."""
+    import onnxruntime
+
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    made = {name for node in model.graph.node for name in node.output if name}
+    names = sorted({node.input[0] for node in model.graph.node if node.input and node.input[0] in made})
+    shown.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    session = onnxruntime.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids = np.full((1, tokens), 1, np.int64)
+    values = session.run(names, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    found = {name: value.shape[-2] if value.ndim > 1 else 1 for name, value in zip(names, values, strict=True)}
+    return {name: None if count == tokens else count for name, count in found.items()}
 
 
 def _item_bytes(weight: Any) -> int:
@@ -63,14 +83,15 @@ def products_graph(shapes: Shapes, precision: str) -> ModelProto:
     rng = np.random.default_rng(0)
     nodes, weights, outputs, inputs = [], [], [], {}
     kind = TensorProto.UINT8 if precision == "int8" else TensorProto.FLOAT
-    for i, (rows, columns) in enumerate(shapes.products):
+    for i, (count, rows, columns) in enumerate(shapes.products):
         values = rng.integers(-127, 128, (rows, columns))
+        x = f"x{count or ''}_{rows}"
         weights.append(numpy_helper.from_array(values.astype(np.int8 if precision == "int8" else np.float32), f"w{i}"))
         operator = "MatMulInteger" if precision == "int8" else "MatMul"
-        inputs[f"x{rows}"] = (kind, ["tokens", rows])
-        nodes.append(helper.make_node(operator, [f"x{rows}", f"w{i}"], [f"y{i}"]))
+        inputs[x] = (kind, [count or "tokens", rows])
+        nodes.append(helper.make_node(operator, [x, f"w{i}"], [f"y{i}"]))
         result = TensorProto.INT32 if precision == "int8" else TensorProto.FLOAT
-        outputs.append(helper.make_tensor_value_info(f"y{i}", result, ["tokens", columns]))
+        outputs.append(helper.make_tensor_value_info(f"y{i}", result, [count or "tokens", columns]))
     for i, (heads, width) in enumerate(shapes.attention):
         inputs[f"q{heads}_{width}"] = (TensorProto.FLOAT, [heads, "tokens", width])
         inputs[f"k{heads}_{width}"] = (TensorProto.FLOAT, [heads, width, "tokens"])
