@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from .errors import ForkError, GraphError, ProviderError, ScoreError
 from .graph import check_graph
 from .lanes import Lanes
 from .machine import usable_threads
+from .pace import Pace, band
 from .providers import DEVICES, PROVIDERS, Device, brief, onnxruntime, why_no_device
 
 if TYPE_CHECKING:
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
     Row = Sequence[int] | NDArray[np.float32]
     """Token ids or, where the graph takes embeddings, float32 ``[width]``."""
 
+_T = TypeVar("_T")
 SHORT = 48
-"""Tokens up to which a second thread costs more to wake than it gives back."""
+"""Tokens up to which a second thread is not even tried: it cost more to wake than it gave back wherever measured."""
 SMALL = 32 << 20
 """Bytes of a graph that may be held twice: for runs on one thread, and for runs on several."""
 _NO_SCORE = "the graph gave a score that is not a number from 0 to 1"
@@ -41,8 +44,9 @@ class Session:
 
     ``provider`` is what the graph truly runs on, never a silent fallback. ``threads`` are intra-op threads, and one
     caller more than that runs at a time, the others in the order they came; ``None`` takes what this process may use.
-    A small graph runs short rows, and those of callers side by side, on one thread each; the session for the others is
-    made when the first of them comes, and the bits are the same. ``spinning`` threads wait for the next call at
+    A small graph runs short rows, and those of callers side by side, on one thread each; longer ones on one or on all,
+    whichever the first of like length found faster. The bits are the same, and the session of all threads is made when
+    it is first tried. ``spinning`` threads wait for the next call at
     work: one call per 20 ms then burns 87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded,
     so that a device runs them in buckets; ``None`` for dynamic scales. ``contract`` is what the graph takes and
     gives; ``note`` says what the device does without. Raises ``GraphError`` when the graph breaks the contract,
@@ -69,6 +73,7 @@ class Session:
         self._lanes = Lanes(self.threads + 1)  # one is ready as another leaves: a tenth more gets through
         self._both = provider == "cpu" and self.threads > 1 and not (spinning or data) and len(graph) <= SMALL
         self._opened: dict[int, Any] = {}
+        self._paces: dict[int, Pace] = {}
         self._buckets: Buckets | None = None
         graphs = provider == "cuda" and shapes is not None and shapes.graphs
         try:
@@ -82,12 +87,13 @@ class Session:
     def run(self, row: Row) -> float:
         """Score one row. Raises ``ScoreError`` unless the score is finite and in [0, 1]."""
         with self._lanes as alone:
-            return self._run(self._suited(row, alone), row)
+            return self._paced(row, alone, lambda session: self._run(session, row))
 
     def strengths(self, row: Row) -> NDArray[np.float32]:
         """The strengths of all models on one row, float32 ``[contract.models]``; ``ScoreError`` unless finite."""
+        shape = (1, self.contract.models)
         with self._lanes as alone:
-            found = self._fetch(self._suited(row, alone), STRENGTHS, self._feed(row), (1, self.contract.models))
+            found = self._paced(row, alone, lambda session: self._fetch(session, STRENGTHS, self._feed(row), shape))
         if not np.isfinite(found).all():
             raise ScoreError("the graph gave a strength that is not a finite number")
         strengths: NDArray[np.float32] = found[0]
@@ -127,6 +133,22 @@ class Session:
     def run_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score embeddings ``[n, contract.width]`` as one batch; only for graphs without dynamic scales."""
         return self._score(self._session, {EMBEDDING: embeddings})
+
+    def _paced(self, row: Row, alone: bool, run: Callable[[Any], _T]) -> _T:
+        """Run a row: on one thread if it is short or others have the cores, else on what is faster for its length."""
+        if not self._both:
+            return run(self._session)
+        if not alone or len(row) <= SHORT:
+            return run(self._with(1))
+        pace = self._paces.setdefault(band(len(row)), Pace())
+        several = pace.several
+        session = self._with(self.threads if several else 1)
+        if pace.settled:
+            return run(session)
+        start = time.perf_counter()
+        found = run(session)
+        pace.took(several, (time.perf_counter() - start) / len(row))
+        return found
 
     def _run(self, session: Any, row: Row) -> float:
         # A Python float, since numpy would take ten microseconds to compare one number with two.
@@ -182,12 +204,6 @@ class Session:
     def _refuse_fork(self) -> None:
         if os.getpid() != self._pid:
             raise ForkError("this router was loaded before a fork; load it in the process that uses it")
-
-    def _suited(self, row: Row, alone: bool) -> Any:
-        """What a row runs on: one thread where a second gains nothing, or where other callers have the cores."""
-        if not self._both:
-            return self._session
-        return self._with(1 if len(row) <= SHORT or not alone else self.threads)
 
     def _with(self, threads: int) -> Any:
         """The onnxruntime session of so many threads, made when it is first asked for."""

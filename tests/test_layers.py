@@ -31,7 +31,7 @@ CORE = {
     "buckets": {"errors"},
     "providers": {"errors", "machine"},
     "lanes": set(),
-    "session": {"buckets", "contract", "errors", "graph", "lanes", "machine", "manifest", "providers"},
+    "session": {"buckets", "contract", "errors", "graph", "lanes", "machine", "manifest", "pace", "providers"},
     "golden": {"embeddings", "errors", "receipts", "session", "text"},
     "loading": {"buckets", "bundle", "contract", "errors", "manifest", "providers", "session", "store", "text"},
     "roads": {"bundle", "calibration", "decision", "errors", "loading", "manifest", "session", "store", "text"},

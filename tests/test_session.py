@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeroute import session as session_module
 from edgeroute.errors import GraphError, MissingExtraError, ProviderError, ScoreError
 from edgeroute.machine import installed_builds, usable_threads
+from edgeroute.pace import TRIALS
 from edgeroute.providers import brief, probe_providers, why_no_cuda
 from edgeroute.providers import onnxruntime as load_onnxruntime
 from edgeroute.session import Session
@@ -86,8 +88,9 @@ def test_sessions_are_made_with_bounded_threads_and_without_spinning(
     session.run_rows(ROWS)
     assert made == [(1, 1, "0", "ONNX")]  # short, or side by side
     alone = session.run(ROWS[2])
-    assert session.run(ROWS[2]) == alone == session.run_rows(ROWS)[2]
-    assert made == [(1, 1, "0", "ONNX"), (2, 1, "0", "ONNX")]  # made once, when first needed
+    assert made == [(1, 1, "0", "ONNX")]  # a process with one long prompt makes no second session
+    assert {session.run(ROWS[2]) for _ in range(9)} == {alone} == {session.run_rows(ROWS)[2]}
+    assert made == [(1, 1, "0", "ONNX"), (2, 1, "0", "ONNX")]  # made once, when first tried
     made.clear()
     monkeypatch.setattr(session_module, "SMALL", 0)
     session = Session(int8, threads=2)
@@ -106,8 +109,31 @@ def test_a_long_row_beside_others_runs_on_one_thread(
 ) -> None:
     monkeypatch.setattr(session_module, "SHORT", 4)
     session = Session(int8, threads=2, spinning=spinning)
-    suited = [session._suited(ROWS[2], alone).get_session_options().intra_op_num_threads for alone in (True, False)]
-    assert suited == ([2, 2] if spinning else [2, 1])
+
+    def threads(alone: bool) -> int:
+        return session._paced(ROWS[2], alone, lambda found: int(found.get_session_options().intra_op_num_threads))
+
+    assert [threads(False) for _ in range(3)] == [2 if spinning else 1] * 3
+    assert [threads(True) for _ in range(3)] == ([2, 2, 2] if spinning else [1, 2, 1])
+
+
+@pytest.mark.parametrize("better", [1, 2])
+def test_a_long_row_alone_runs_on_what_is_faster_for_its_length(
+    int8: bytes, monkeypatch: pytest.MonkeyPatch, better: int
+) -> None:
+    monkeypatch.setattr(session_module, "SHORT", 4)
+    session = Session(int8, threads=2)
+    ran: list[int] = []
+
+    def run(found: Any) -> None:
+        ran.append(found.get_session_options().intra_op_num_threads)
+        time.sleep(0.001 if ran[-1] == better else 0.02)
+
+    for _ in range(2 * TRIALS + 3):
+        session._paced(ROWS[2], True, run)
+    assert ran == [1, 2] * TRIALS + [better] * 3
+    session._paced([*ROWS[2], *ROWS[2]], True, run)  # another octave has to learn for itself
+    assert ran[-1] == 1
 
 
 def with_data(location: str = "model.data") -> tuple[bytes, bytes]:
