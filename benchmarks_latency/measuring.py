@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 SETTLE_S = 0.03
-"""Between two contenders: threads of the one before that still spin go to sleep, PyTorch's after 5 ms, onnxruntime's, as
-it comes, after 25 (measured by the process's CPU time); till then one of two cores is theirs."""
+"""Between two contenders: threads of the one before that still spin go to sleep, PyTorch's after 5 ms, onnxruntime's
+own after 25 (measured by the process's CPU time); till then one of two cores is theirs."""
 Times = dict[str, list[float]]
 """Milliseconds by contender."""
 
