@@ -13,7 +13,8 @@ TRIALS = 4
 class Pace:
     """The choice for rows of like length: both in turn, one thread first, until each had ``TRIALS`` rows.
 
-    Compared is the fastest time a token, which other tenants of the machine disturb least. Callers that run side by
+    Compared is the fastest time a token, which other tenants of the machine disturb least; rows of one octave are alike
+    enough, and a wrong choice between two that are near costs little. It is not made again. Callers that run side by
     side may add a trial or two; nothing hangs on the number.
     """
 

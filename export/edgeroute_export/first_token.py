@@ -2,7 +2,9 @@
 
 One query needs no keys: ``q · (x W_k) = (q W_kᵀ) · x``, so attention reads the layer's input ``x`` itself, and the
 values' weights come after the weighted mean instead of before it. A layer's products are then a few rows, whatever the
-number of tokens. The keys' bias adds the same to every logit, which softmax does not see.
+number of tokens. The keys' bias adds the same to every logit, which softmax does not see. The logits are computed a
+token a row and turned round after: onnxruntime shares a product's rows out to its threads without a change of bits, but
+not the columns of a product of few rows.
 """
 
 from __future__ import annotations
@@ -15,11 +17,9 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 from .tracing import prune
 
 PREFIX = "first_token/"
-_TOKENWISE = frozenset({
-    "MatMul", "Add", "Sum", "Mul", "Relu", "Gelu", "FastGelu", "BiasGelu", "LayerNormalization",
-    "SkipLayerNormalization",
-})  # fmt: skip
-"""What treats each token by itself, given weights, or other hidden states token by token."""
+_TOKENWISE = frozenset({"Add", "Sum", "Mul", "Relu", "Gelu", "FastGelu", "BiasGelu", "SkipLayerNormalization"})
+"""What treats each token by itself, given weights or other hidden states token by token; so do products with weights
+and LayerNormalization over the width."""
 _UNREACHABLE = -10000.0
 
 
@@ -31,10 +31,10 @@ def first_token_only(model: ModelProto) -> ModelProto:
     """
     graph = model.graph
     found = [node for node in graph.node if node.op_type == "Attention"]
-    if not found or not _is_plain(found[-1]):
+    weights = {each.name: each for each in graph.initializer}
+    if not found or not _is_plain(found[-1], weights):
         return model
     attention = found[-1]
-    weights = {each.name: each for each in graph.initializer}
     weights |= {node.output[0]: node.attribute[0].t for node in graph.node if _is_tensor(node)}
     behind = _behind(model, attention, weights)
     if behind is None:
@@ -52,8 +52,10 @@ def first_token_only(model: ModelProto) -> ModelProto:
     return model
 
 
-def _is_plain(attention: NodeProto) -> bool:
+def _is_plain(attention: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
     """Attention of a BERT-like encoder: input, weights, bias and at most a mask."""
+    if not all(name in weights for name in attention.input[1:3]) or len(attention.input) < 3:
+        return False
     known = {"num_heads", "scale", "mask_filter_value"}
     unusual = [each for each in attention.attribute if each.name not in known and helper.get_attribute_value(each)]
     return not unusual and not any(attention.input[4:])
@@ -76,7 +78,7 @@ def _behind(model: ModelProto, attention: NodeProto, weights: Mapping[str, Tenso
         for node in readers.get(name, ()):
             if _picks_first(node, weights):
                 continue
-            if node.op_type not in _TOKENWISE or (node.op_type == "MatMul" and node.input[1] not in weights):
+            if not _is_tokenwise(node, weights):
                 return None
             if node.output[0] not in behind:
                 behind[node.output[0]] = node
@@ -85,6 +87,14 @@ def _behind(model: ModelProto, attention: NodeProto, weights: Mapping[str, Tenso
                 waiting += made
     outside = {name for node in behind.values() for name in node.input if name} - reached - weights.keys()
     return [*behind.values()] if behind and outside <= {attention.input[0]} else None
+
+
+def _is_tokenwise(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
+    if node.op_type == "MatMul":
+        return node.input[1] in weights
+    if node.op_type == "LayerNormalization":
+        return all(each.name != "axis" or each.i == -1 for each in node.attribute)
+    return node.op_type in _TOKENWISE
 
 
 def _is_tensor(node: NodeProto) -> bool:
@@ -104,7 +114,7 @@ def _nodes(attention: NodeProto, weights: dict[str, np.ndarray], model: ModelPro
     attributes: dict[str, AttributeProto] = {each.name: each for each in attention.attribute}
     width, heads = matrix.shape[1] // 3, attributes["num_heads"].i
     query, key, value = np.split(matrix, 3, axis=1)
-    scale = np.float32(attributes["scale"].f if "scale" in attributes else (width / heads) ** -0.5)
+    scale = np.float32((attributes["scale"].f if "scale" in attributes else 0) or (width / heads) ** -0.5)
     stored = {
         "query": query * scale,
         "query_bias": bias[:width] * scale,
@@ -132,8 +142,9 @@ def _nodes(attention: NodeProto, weights: dict[str, np.ndarray], model: ModelPro
     yield node("Add", "q query_bias", "biased")
     yield node("Mul", "biased heads", "by_head")  # (B, H, D): each head's part of the query, zeros elsewhere
     yield node("MatMul", "by_head key", "asked")
-    yield node("Transpose", x, "tokens", perm=[0, 2, 1])
-    yield node("MatMul", "asked tokens", "logits")  # (B, H, T)
+    yield node("Transpose", "asked", "asked_turned", perm=[0, 2, 1])  # (B, D, H)
+    yield node("MatMul", f"{x} asked_turned", "logits_by_token")  # (B, T, H)
+    yield node("Transpose", "logits_by_token", "logits", perm=[0, 2, 1])  # (B, H, T)
     yield node("Cast", "attention_mask", "mask", to=TensorProto.FLOAT)
     yield node("Sub", "unit mask", "hidden")
     yield node("Mul", "hidden unreachable", "far")

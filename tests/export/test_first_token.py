@@ -93,13 +93,27 @@ def test_padding_is_not_attended_to(make: Make) -> None:
 
 def test_only_one_row_is_left_of_the_last_layers_products(make: Make) -> None:
     whole, model = make("cls"), first_token_only(make("cls"))
-    shown = [node.output[0] for node in model.graph.node if node.op_type == "MatMul"]
+    weights = {each.name for each in model.graph.initializer}
+    shown = [node.output[0] for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
     for name in shown:
         model.graph.output.append(helper.make_tensor_value_info(name, 1, None))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     ids = np.full((1, 30), 9)
     rows = [value.shape[-2] for value in session.run(shown, {"input_ids": ids, "attention_mask": ids * 0 + 1})]
     assert rows.count(30) == (count(whole, "MatMul") - 1) / 2  # the first layer's, behind its fused attention
+
+
+def test_no_number_of_threads_changes_a_bit(make: Make) -> None:
+    model = first_token_only(make("cls")).SerializeToString()
+    sessions = []
+    for threads in (1, 2, 3, 4):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        sessions.append(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
+    for length in range(1, 65):
+        ids = np.random.default_rng(length).integers(5, 80, (1, length))
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        assert len({session.run(["score"], feed)[0].tobytes() for session in sessions}) == 1, length
 
 
 def test_the_mean_of_all_tokens_leaves_the_graph_alone(make: Make) -> None:
@@ -120,6 +134,15 @@ def test_another_token_than_the_first_leaves_the_graph_alone(make: Make) -> None
     model = make("cls")
     node = next(node for node in model.graph.node if node.output[0] == "head/first")
     node.attribute[0].t.CopyFrom(helper.make_tensor("first", 7, [], [1]))
+    before = model.SerializeToString()
+    assert first_token_only(model).SerializeToString() == before
+
+
+def test_attention_without_a_bias_is_left_alone(make: Make) -> None:
+    model = make("cls")
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            node.input[2] = ""
     before = model.SerializeToString()
     assert first_token_only(model).SerializeToString() == before
 

@@ -79,10 +79,14 @@ def load_encoder(source: str | os.PathLike[str], policy: TextPolicy) -> FrozenEn
 
 
 def read_pooling(source: str | os.PathLike[str]) -> Pooling:
-    """How the encoder at ``source`` pools. Raises ``BundleError`` unless that is the mean or the first token."""
-    path = cached_file(
-        str(source), POOLING, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
+    """How the encoder at ``source`` pools, the mean where no file says.
+
+    Raises ``BundleError`` when that is neither the mean nor the first token, or cannot be looked up.
+    """
+    try:
+        path = cached_file(str(source), POOLING, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
+        raise BundleError(f"how {source} pools cannot be told, for {POOLING} is out of reach: {error}") from None
     if path is None:
         return "mean"
     try:

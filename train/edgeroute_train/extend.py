@@ -55,7 +55,9 @@ def extend_mf(
     frozen = load_encoder(place.encoder or config["encoder"]["source"], TextPolicy(**config["text"]))
     recorded = config["encoder"]
     if (frozen.digest, frozen.pooling) != (recorded["digest"], recorded.get("pooling", "mean")):
-        raise BundleError(f"the encoder at {frozen.source} is not the one that the checkpoint was trained on")
+        raise BundleError(
+            f"the encoder at {frozen.source} is not the one that the checkpoint was trained on, or pools otherwise"
+        )
     texts = embed_texts(frozen, pairs.prompts, place.cache, lambda done: progress(0.8 * done, None))
     gates = _gates(weights, config["gates"]) if config.get("gates") else None
     x = gates.features(texts) if gates else texts.unit.astype(np.float32)
