@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -38,6 +39,25 @@ def test_index_tells_the_truth(name: str) -> None:
     assert entry["size"] == sum(each.size for each in bundle.manifest.files.values())
     assert entry["kind"] == bundle.manifest.kind
     assert bundle.manifest.name == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_number_of_threads_changes_a_bit(name: str) -> None:
+    """What lets callers side by side, batches and machines of other sizes give one and the same score."""
+    bundle = open_bundle(shipped_folder() / name)
+    graph = (shipped_folder() / name / bundle.manifest.graphs[0].file).read_bytes()
+    sessions = []
+    for threads in (1, 2, 4):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        sessions.append(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
+    outputs = [each.name for each in sessions[0].get_outputs()]
+    for tokens in (1, 3, 16, 31, 49, 77, 100, 128, 131, 199, 256):
+        ids = np.random.default_rng(tokens).integers(1000, 5000, (1, tokens))
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        found = {tuple(each.tobytes() for each in session.run(outputs, feed)) for session in sessions}
+        assert len(found) == 1, f"{tokens} tokens"
 
 
 def test_index_lists_every_bundle() -> None:
