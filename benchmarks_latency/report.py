@@ -213,6 +213,7 @@ def plot_frontier(results: dict[str, Found], place: Path) -> None:
     """APGR with its interval against p50 at 64 tokens, a panel a benchmark, for the first machine that has it."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     machines = [found["frontier"]["routers"] for found in results.values() if "frontier" in found]
     if not machines:
@@ -229,6 +230,9 @@ def plot_frontier(results: dict[str, Found], place: Path) -> None:
             axes.annotate(name, (at, value), textcoords="offset points", xytext=(4, 4), fontsize="x-small")
         axes.axhline(0.5, color="grey", linewidth=0.8)
         axes.set(xscale="log", title=f"{title}, dev", xlabel="p50 at 64 tokens, ms", ylabel="APGR (random: .5)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     with mpl.rc_context({"svg.hashsalt": "edgeroute"}):
         figure.savefig(place, metadata={"Date": None} if place.suffix == ".svg" else None)
 
