@@ -8,6 +8,9 @@ from __future__ import annotations
 
 TRIALS = 4
 """Rows that each of the two runs before the faster is kept."""
+WORTH = 0.9
+"""What several threads may take of one's time to be worth it: their wake-ups take longer between calls than in a row of
+them, and the other cores may have work of their own."""
 
 
 class Pace:
@@ -35,7 +38,7 @@ class Pace:
         self._fastest[several] = min(self._fastest[several], seconds_a_token)
         self._rows += 1
         one, more = self._fastest
-        self.several = more < one if self.settled else not several
+        self.several = more < WORTH * one if self.settled else not several
 
 
 def band(tokens: int) -> int:

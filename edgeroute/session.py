@@ -20,7 +20,7 @@ from .errors import ForkError, GraphError, ProviderError, ScoreError
 from .graph import check_graph
 from .lanes import Lanes
 from .machine import usable_threads
-from .pace import Pace, band
+from .pace import TRIALS, Pace, band
 from .providers import DEVICES, PROVIDERS, Device, brief, onnxruntime, why_no_device
 
 if TYPE_CHECKING:
@@ -88,6 +88,13 @@ class Session:
         """Score one row. Raises ``ScoreError`` unless the score is finite and in [0, 1]."""
         with self._lanes as alone:
             return self._paced(row, alone, lambda session: self._run(session, row))
+
+    def settle(self, row: Row) -> None:
+        """Run a row until it is known what is faster for its length. Raises what ``run`` raises."""
+        for _ in range(2 * TRIALS):
+            if not self._both or len(row) <= SHORT or self._paces.setdefault(band(len(row)), Pace()).settled:
+                return
+            self.run(row)
 
     def strengths(self, row: Row) -> NDArray[np.float32]:
         """The strengths of all models on one row, float32 ``[contract.models]``; ``ScoreError`` unless finite."""

@@ -136,6 +136,19 @@ def test_a_long_row_alone_runs_on_what_is_faster_for_its_length(
     assert ran[-1] == 1
 
 
+def test_a_length_can_be_settled_beforehand(int8: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "SHORT", 4)
+    session = Session(int8, threads=2)
+    session.settle(ROWS[1])  # short: nothing to learn
+    assert session._paces == {}
+    for _ in range(2):
+        session.settle(ROWS[2])
+    (pace,) = session._paces.values()
+    assert pace.settled
+    assert pace._rows == 2 * TRIALS
+    Session(int8, threads=1).settle(ROWS[2])
+
+
 def with_data(location: str = "model.data") -> tuple[bytes, bytes]:
     """The fp32 graph with its embedding table moved into a file, and that file."""
     model = make_graph("fp32")

@@ -16,7 +16,6 @@ from edgeroute.errors import CalibrationError
 from edgeroute.labels import Outcome
 from edgeroute.machine import cpu_features
 from edgeroute.metrics import apgr, bootstrap, paired_bootstrap, spearman
-from edgeroute.pace import TRIALS
 from edgeroute.session import Session
 from edgeroute.text import TextEncoder
 
@@ -141,7 +140,9 @@ def latency(session: Session, text: TextEncoder) -> dict[str, Any]:
     word = "seven "
     rows: dict[int, list[float]] = {tokens: [] for tokens in LATENCY_TOKENS if tokens <= text.policy.max_tokens}
     start_all = time.perf_counter()
-    for call in range(-2 * TRIALS - 1, LATENCY_CALLS):  # by then it has settled on its threads
+    for tokens in rows:
+        session.settle(text.encode(word * (tokens - 2)).ids)
+    for call in range(-5, LATENCY_CALLS):
         if call > 0 and time.perf_counter() - start_all > LATENCY_SECONDS:
             break
         for tokens, times in rows.items():
