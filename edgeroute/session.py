@@ -44,12 +44,12 @@ class Session:
 
     ``provider`` is what the graph truly runs on, never a silent fallback. ``threads`` are intra-op threads, and one
     caller more than that runs at a time, the others in the order they came; ``None`` takes what this process may use.
-    A small graph runs short rows, and those of callers side by side, on one thread each; longer ones on one or on all,
-    whichever the first of like length found faster. The bits are the same, and the session of all threads is made when
-    it is first tried. ``spinning`` threads wait for the next call at
-    work: one call per 20 ms then burns 87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded,
-    so that a device runs them in buckets; ``None`` for dynamic scales. ``contract`` is what the graph takes and
-    gives; ``note`` says what the device does without. Raises ``GraphError`` when the graph breaks the contract,
+    A small graph runs short rows, and those of callers side by side, on one thread each; longer ones on one, or on
+    all where the first of like length found that a tenth faster. The bits are the same, and the session of all threads
+    is made when it is first tried. ``spinning`` threads wait for the next call at work: one call per 20 ms then burns
+    87% of a core, where sleeping ones burn 20%. ``shapes``: rows may be padded, so that a device runs them in buckets;
+    ``None`` for dynamic scales. ``contract`` is what the graph takes and gives; ``note`` says what the device does
+    without. Raises ``GraphError`` when the graph breaks the contract,
     ``ProviderError`` when the provider fails.
     """
 
