@@ -129,6 +129,15 @@ def test_two_exports_give_the_same_graphs(
         assert (again / name).read_bytes() == (exported / name).read_bytes()
 
 
+def test_an_unknown_pooling_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    config = json.loads((checkpoint / "mf.json").read_text())
+    config["encoder"]["pooling"] = "max"
+    (tmp_path / "mf.json").write_text(json.dumps(config))
+    (tmp_path / "mf.safetensors").write_bytes((checkpoint / "mf.safetensors").read_bytes())
+    with pytest.raises(BundleError, match="pooled by 'max'; expected mean or cls"):
+        mf.read_checkpoint(tmp_path)
+
+
 def test_failed_export_leaves_nothing(
     checkpoint: Path, bert: Path, labels: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,11 @@ def test_sentence_transformers_files_say_how_it_pools(bert: Path, tmp_path: Path
     assert embedding.read_pooling(tmp_path / "again") == "cls"  # as its teacher
 
 
+def test_heads_that_do_not_divide_the_width_are_refused(bert: Path) -> None:
+    with pytest.raises(BundleError, match="5 heads do not divide the encoder's width, 64"):
+        shrinking.make_encoder(str(bert), Shape(1, heads=5))
+
+
 @pytest.mark.parametrize(
     ("said", "named"),
     [
