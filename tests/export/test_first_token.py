@@ -65,6 +65,11 @@ def count(model: ModelProto, operator: str) -> int:
     return sum(node.op_type == operator for node in model.graph.node)
 
 
+def assert_left_alone(model: ModelProto) -> None:
+    before = model.SerializeToString()
+    assert first_token_only(model).SerializeToString() == before
+
+
 def expected(folder: Path, row: list[int]) -> float:
     """PyTorch's whole encoder, its first token, and the head in numpy."""
     from transformers import AutoModel
@@ -118,24 +123,21 @@ def test_no_number_of_threads_changes_a_bit(make: Make) -> None:
 
 def test_the_mean_of_all_tokens_leaves_the_graph_alone(make: Make) -> None:
     model = make("mean")
-    before = model.SerializeToString()
-    assert first_token_only(model).SerializeToString() == before
+    assert_left_alone(model)
 
 
 def test_a_hidden_state_that_is_read_elsewhere_too_leaves_the_graph_alone(make: Make) -> None:
     model = make("cls")
     read = next(node.input[0] for node in model.graph.node if node.op_type == "Gather" and node.output[0] == "head/sum")
     model.graph.output.append(helper.make_tensor_value_info(read, 1, ["batch", "tokens", 64]))
-    before = model.SerializeToString()
-    assert first_token_only(model).SerializeToString() == before
+    assert_left_alone(model)
 
 
 def test_another_token_than_the_first_leaves_the_graph_alone(make: Make) -> None:
     model = make("cls")
     node = next(node for node in model.graph.node if node.output[0] == "head/first")
     node.attribute[0].t.CopyFrom(helper.make_tensor("first", 7, [], [1]))
-    before = model.SerializeToString()
-    assert first_token_only(model).SerializeToString() == before
+    assert_left_alone(model)
 
 
 def test_attention_without_a_bias_is_left_alone(make: Make) -> None:
@@ -143,8 +145,7 @@ def test_attention_without_a_bias_is_left_alone(make: Make) -> None:
     for node in model.graph.node:
         if node.op_type == "Attention":
             node.input[2] = ""
-    before = model.SerializeToString()
-    assert first_token_only(model).SerializeToString() == before
+    assert_left_alone(model)
 
 
 def test_attention_with_a_causal_mask_is_left_alone(make: Make) -> None:
@@ -152,5 +153,4 @@ def test_attention_with_a_causal_mask_is_left_alone(make: Make) -> None:
     for node in model.graph.node:
         if node.op_type == "Attention":
             node.attribute.append(helper.make_attribute("unidirectional", 1))
-    before = model.SerializeToString()
-    assert first_token_only(model).SerializeToString() == before
+    assert_left_alone(model)

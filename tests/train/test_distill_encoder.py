@@ -148,7 +148,7 @@ def test_the_record_says_how_it_was_made_and_names_no_path(made: Path, teacher: 
 def test_a_padded_batch_embeds_as_its_rows_do(bert: Path, pooling: Any) -> None:
     from edgeroute_train.students import padded
 
-    student = shrinking.Student(shrinking.make_encoder(str(bert), Shape(2)).eval(), pooling)
+    student = shrinking.Embedder(shrinking.make_encoder(str(bert), Shape(2)).eval(), pooling)
     with torch.no_grad():
         together = student.embed(*padded(IDS))
         alone = torch.cat([student.embed(*padded([row])) for row in IDS])

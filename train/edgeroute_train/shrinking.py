@@ -138,7 +138,7 @@ def train_encoder(
         "pooling": pooling,
         **asdict(settings),
     }
-    student = Student(model, pooling)
+    student = Embedder(model, pooling)
     fitted = _fit(student, [rows[i] for i in kept], targets[kept], weight[kept], settings, output, run, progress)
     cosines = _cosines(student, [rows[i] for i in np.flatnonzero(out)], targets[out], settings.batch)
     record = {
@@ -199,7 +199,7 @@ def _write_modules(folder: Path, width: int, max_tokens: int, pooling: Pooling) 
 
 
 @dataclass(frozen=True, slots=True)
-class Student:
+class Embedder:
     """An encoder in training."""
 
     model: Any
@@ -212,7 +212,7 @@ class Student:
 
 
 def _fit(
-    student: Student,
+    student: Embedder,
     rows: fitting.Rows,
     targets: Floats,
     weight: Floats,
@@ -231,7 +231,7 @@ def _fit(
     return fitting.descend(student.model, student.embed, loss, rows, settings, folder, run=run, progress=progress)
 
 
-def _cosines(student: Student, rows: fitting.Rows, targets: Floats, batch: int) -> dict[str, float]:
+def _cosines(student: Embedder, rows: fitting.Rows, targets: Floats, batch: int) -> dict[str, float]:
     """How near the student comes on the prompts held out: the mean cosine, and that of the worst twentieth."""
     if not len(rows):
         return {}
