@@ -65,6 +65,11 @@ def processes(marked: str) -> list[int]:
     return found
 
 
+def replicas(folder: Path) -> list[Path]:
+    """The logs of the replicas that were started."""
+    return [*folder.rglob("session_2*/logs/serve/replica_edgeroute_Gateway_*.log")]
+
+
 @contextlib.contextmanager
 def serve_run(folder: Path, toml: Path) -> Iterator[str]:
     """The documented command, until Ctrl-C; none of Ray's processes may outlive it."""
@@ -135,6 +140,10 @@ bearer_token_env = "TOKEN"
 
 
 def test_a_completion_goes_through_two_replicas(served: Served) -> None:
+    for _ in range(600):  # the first one answers before the second is there
+        if len(replicas(served.folder)) == 2:
+            break
+        time.sleep(0.1)
     before = len(served.strong.asked)
     answers = [served.post("/v1/chat/completions", ASK | {"user": f"u{i}"}) for i in range(8)]
     assert {each.json()["choices"][0]["message"]["content"] for each in answers} == {"Lima is the capital."}
@@ -143,7 +152,7 @@ def test_a_completion_goes_through_two_replicas(served: Served) -> None:
     assert [each.body["user"] for each in asked] == [f"u{i}" for i in range(8)]
     assert {each.headers["authorization"] for each in asked} == {"Bearer sk-heliotrope"}
     assert {each.body["model"] for each in asked} == {"big-model"}
-    assert len([*served.folder.rglob("session_2*/logs/serve/replica_edgeroute_Gateway_*.log")]) == 2
+    assert len(replicas(served.folder)) == 2
 
 
 def test_a_stream_comes_as_the_endpoint_sent_it(served: Served) -> None:
