@@ -29,8 +29,9 @@ from .choosing import Choice, Chooser
 from .config import read_settings
 from .endpoints import Endpoint
 from .errors import ConfigError, PromptError, RefusedError
-from .portal import Portal
-from .retries import Answered, Breaker, Call, Failed, plan
+from .net.breaker import Breaker
+from .net.loop_thread import Portal
+from .retries import Answered, Call, Failed, plan
 from .router import Router
 from .settings import Settings
 from .streams import AsyncStream, Stream

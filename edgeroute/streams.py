@@ -7,7 +7,7 @@ from typing import Any
 
 from .answers import Completion, events, parse_body, text_of, usage_of
 from .choosing import Choice
-from .portal import Portal
+from .net.loop_thread import Portal
 from .transport import Reply
 
 Complete = Callable[[Mapping[str, Any], str], Completion]

@@ -18,10 +18,7 @@ from hypothesis import strategies as st
 from edgeroute.bundle import open_bundle
 from edgeroute.calibration import NEVER
 from edgeroute.decision import Decision
-from edgeroute.errors import (
-    CalibrationError,
-    PromptError,
-)
+from edgeroute.errors import CalibrationError, PromptError
 from edgeroute.router import Router
 from edgeroute.session import Session
 from edgeroute.text import TextEncoder

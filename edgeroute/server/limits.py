@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Send
 
-from ..addresses import is_local
+from ..net.addresses import is_local
 from ..settings import Serve
 from .errors import refuse
 

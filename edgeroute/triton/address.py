@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
-from ..addresses import check_url
 from ..errors import BackendError
 from ..manifest import is_flat_name
+from ..net.addresses import check_url
 
 SCHEMES = {
     "triton": ("grpc", False),

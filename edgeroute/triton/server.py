@@ -23,7 +23,7 @@ from ..contract import EMBEDDING, SCORE, STRENGTHS, TOKENS
 from ..errors import BackendError, BackendWarning, ForkError, PromptError
 from ..golden import WARM_UP, golden_entries, golden_row, warn_if_other
 from ..manifest import GraphEntry, Manifest
-from ..retries import COOLDOWN_S, Breaker
+from ..net.breaker import COOLDOWN_S, Breaker
 from ..session import Session
 from ..text import TextEncoder
 from .address import parse_address

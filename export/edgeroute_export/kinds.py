@@ -14,14 +14,7 @@ import click
 
 from edgeroute.manifest import TextPolicy
 
-from .options import (
-    encoder_option,
-    models_option,
-    strengths_option,
-    template_option,
-    text_options,
-    threshold_option,
-)
+from .options import encoder_option, models_option, strengths_option, template_option, text_options, threshold_option
 
 if TYPE_CHECKING:
     from .build import Traced

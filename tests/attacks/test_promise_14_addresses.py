@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from upstream import serve_upstream, status
 
-from edgeroute.addresses import check_url
 from edgeroute.errors import ConfigError, UpstreamError
 from edgeroute.gateway import Gateway
+from edgeroute.net.addresses import check_url
 
 _METADATA = """
 169.254.169.254 169.254.169.254. 2852039166 0xa9fea9fe 0xA9FEA9FE 025177524776 0251.0376.0251.0376 0xa9.0xfe.0xa9.0xfe

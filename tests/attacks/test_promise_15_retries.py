@@ -11,19 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from edgeroute.endpoints import Endpoint, EndpointTable, make_endpoint
 from edgeroute.errors import UpstreamError
-from edgeroute.retries import (
-    COOLDOWN_S,
-    FAILURES_TO_OPEN,
-    MAX_COOLDOWN_S,
-    MAX_RETRY_AFTER_S,
-    Answered,
-    Breaker,
-    Call,
-    Failed,
-    Outcome,
-    Wait,
-    plan,
-)
+from edgeroute.net.breaker import COOLDOWN_S, FAILURES_TO_OPEN, MAX_COOLDOWN_S, MAX_RETRY_AFTER_S, Breaker
+from edgeroute.retries import Answered, Call, Failed, Outcome, Wait, plan
 
 DEADLINE_S = 30.0
 

@@ -35,7 +35,7 @@ from edgeroute import (
     cli,
 )
 from edgeroute.calibration import carry
-from edgeroute.retries import COOLDOWN_S
+from edgeroute.net.breaker import COOLDOWN_S
 from edgeroute.roads import Road, Roads
 from edgeroute.triton import server as served
 from edgeroute.triton.config import Settings

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from .errors import ForkError
+from ..errors import ForkError
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Which addresses may be called, and when an endpoint that fails is left alone."""
