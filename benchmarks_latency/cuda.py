@@ -24,7 +24,7 @@ import numpy as np
 
 from edgeroute import Router
 from edgeroute.buckets import bucket_lengths
-from edgeroute.bundle import Bundle, open_bundle
+from edgeroute.bundle.folder import Bundle, open_bundle
 from edgeroute.errors import BundleError, EdgeRouteError, ProviderError
 from edgeroute.loading import shapes_of
 from edgeroute.machine import describe_machine

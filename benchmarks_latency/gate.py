@@ -20,9 +20,9 @@ from floors import Products, read_shapes
 
 from edgeroute import Router
 from edgeroute.bench import POOL
+from edgeroute.bundle.store import shipped_folder
 from edgeroute.mix import mixed_prompts, prompt_of, text_of
 from edgeroute.stopwatches import stopwatches
-from edgeroute.store import shipped_folder
 
 ROUNDS, TRIES = 9, 3
 HUGE = 10_000_000

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from edgeroute.bundle.store import shipped_folder
 from edgeroute.mix import load_mix, mixed_prompts
-from edgeroute.store import shipped_folder
 
 PLACE = Path(__file__).parent.parent / "edgeroute" / "mix.json"
 EDGES = (3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)

@@ -22,7 +22,7 @@ from .errors import CalibrationError, CalibrationWarning
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .receipts import Calibration
+    from .bundle.manifest import Calibration
 
 LEVELS = 201
 NEVER = math.nextafter(1.0, 2.0)

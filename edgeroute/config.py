@@ -7,12 +7,12 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 
+from .bundle.schema import decode
 from .checks import Problem, check
 from .endpoints import Endpoint, make_endpoint
 from .errors import ConfigError
 from .places import line_of, path_of
 from .settings import Settings
-from .strict import decode
 
 MAX_BYTES = 256 << 10
 

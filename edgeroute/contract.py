@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .bundle.manifest import Manifest
 from .errors import GraphError
-from .manifest import Manifest
 
 TOKENS = ("input_ids", "attention_mask")
 EMBEDDING, SCORE, STRENGTHS = "embedding", "score", "strengths"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from .manifest import ChatPolicy
+    from .bundle.manifest import ChatPolicy
 
 RoadName = Literal["full", "shortened", "nano"]
 BackendName = Literal["local", "triton"]

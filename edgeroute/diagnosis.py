@@ -9,10 +9,10 @@ from importlib import metadata
 from pathlib import Path
 
 from . import __version__
+from .bundle.store import cache_folder
 from .errors import EdgeRouteError
 from .machine import allowed_cores, cgroup_quota, cpu_features, installed_builds, usable_threads
 from .providers import INSTALL_CPU, INSTALL_GPU, probe_providers
-from .store import cache_folder
 from .verify import verify
 
 PACKAGES = ("numpy", "tokenizers", "click", "requests")

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from .bundle import Bundle
+from .bundle.folder import Bundle
+from .bundle.manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest
+from .bundle.store import cache_folder
 from .contract import check_manifest
 from .errors import PromptError, ProviderError
-from .manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest
 from .providers import Device, onnxruntime, why_no_cuda, why_no_device
 from .session import Session
-from .store import cache_folder
 from .text import TextEncoder
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .bundle.manifest import Calibration
+from .bundle.schema import decode, parse_json
 from .errors import CalibrationError
-from .receipts import Calibration
-from .strict import decode, parse_json
 
 if TYPE_CHECKING:
-    from .manifest import GraphEntry, Manifest
+    from .bundle.manifest import GraphEntry, Manifest
 
 MAX_BYTES = 256 << 10
 

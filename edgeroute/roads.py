@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bundle import Bundle, open_bundle
+from .bundle.folder import Bundle, open_bundle
+from .bundle.manifest import Fallback, GraphEntry, Manifest, Pair
+from .bundle.store import find_shipped, pulled_folder
 from .calibration import carry
 from .decision import RoadName
 from .errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning
 from .loading import choose_graph, open_graph
-from .manifest import Fallback, GraphEntry, Manifest, Pair
 from .session import Session
-from .store import find_shipped, pulled_folder
 from .text import Prompt, TextEncoder, Tokens
 
 if TYPE_CHECKING:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .bundle import Bundle, open_bundle
+from .bundle.folder import Bundle, open_bundle
+from .bundle.manifest import ChatPolicy, GraphEntry, Manifest
+from .bundle.store import locate
 from .calibration import share_for, threshold_for, warn_if_generated
 from .decision import Decision
 from .embeddings import check_embeddings
 from .errors import BundleError, CalibrationError, PromptError, ProviderError
 from .golden import differences, warm_up
 from .loading import choose_graph, open_graph
-from .manifest import ChatPolicy, GraphEntry, Manifest
 from .ranking import Ranking, order, select
 from .roads import Road, Roads, check_deadline, plan
 from .session import Session
-from .store import locate
 from .text import Prompt, TextEncoder, Tokens
 
 if TYPE_CHECKING:

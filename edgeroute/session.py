@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from .bundle.onnx_file import check_graph
 from .contract import EMBEDDING, SCORE, STRENGTHS, read_contract
 from .errors import ForkError, GraphError, ProviderError, ScoreError
-from .graph import check_graph
 from .lanes import Lanes
 from .machine import usable_threads
 from .pace import TRIALS, Pace, band

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .bundle.manifest import ChatPolicy
 from .endpoints import EndpointTable
-from .manifest import ChatPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bundle import Bundle, open_bundle
+from .bundle.folder import Bundle, open_bundle
+from .bundle.manifest import TOKENIZER, GraphEntry, Manifest, Provider
+from .bundle.store import locate
 from .contract import check_manifest
 from .errors import BundleError, BundleNotFoundError, EdgeRouteError
 from .golden import golden_entries, golden_row
 from .loading import shapes_of
-from .manifest import TOKENIZER, GraphEntry, Manifest, Provider
 from .providers import why_no_cuda
 from .ranking import sigmoid
 from .session import Session
-from .store import locate
 from .text import TextEncoder
 
 STRENGTHS_TOLERANCE = 0.005

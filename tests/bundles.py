@@ -19,8 +19,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from edgeroute.bundle.manifest import MANIFEST, TOKENIZER, TextPolicy, seal
 from edgeroute.calibration import fit_quantiles
-from edgeroute.manifest import MANIFEST, TOKENIZER, TextPolicy, seal
 from edgeroute.session import Session
 from edgeroute.text import TextEncoder
 

@@ -10,7 +10,7 @@ import pytest
 from bundles import make_bundle
 from wider_bundles import make_embedding_bundle, make_ranking_bundle
 
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
 from edgeroute.router import Router
 
 hypothesis.settings.register_profile(

@@ -7,7 +7,7 @@ from typing import Any
 from bundles import WORDS, make_tokenizer
 from hypothesis import strategies as st
 
-from edgeroute.manifest import TextPolicy
+from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.text import CHARS_PER_TOKEN, TextEncoder
 
 TOKENIZER = make_tokenizer()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bundles import make_bundle
 
-from edgeroute import store
+from edgeroute.bundle import store
 
 CARRIED = "carried"
 

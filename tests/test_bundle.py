@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from bundles import reseal
 
-from edgeroute import bundle as bundle_module
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle import folder as bundle_module
+from edgeroute.bundle.folder import open_bundle
 from edgeroute.errors import BundleNotFoundError, IntegrityError
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from wire import field, varint
 
+from edgeroute.bundle.onnx_file import check_graph, inspect_graph
 from edgeroute.errors import GraphError
-from edgeroute.graph import check_graph, inspect_graph
 
 
 def external(name: str = "t", location: str = "outside.bin") -> onnx.TensorProto:

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from wire import field, varint
 
 from edgeroute import GraphError, IntegrityError
-from edgeroute.inspection import inspect_bundle
-from edgeroute.weights import read_weights
+from edgeroute.bundle.inspect import inspect_bundle
+from edgeroute.bundle.onnx_file import read_weights
 
 
 def model_with(*tensors: onnx.TensorProto, nodes: tuple[onnx.NodeProto, ...] = ()) -> bytes:

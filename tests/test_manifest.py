@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeroute.bundle.manifest import MAX_MANIFEST_BYTES, Bounds, Change, canonical, is_flat_name, parse_manifest, seal
 from edgeroute.errors import IntegrityError, ManifestError
-from edgeroute.manifest import MAX_MANIFEST_BYTES, canonical, is_flat_name, parse_manifest, seal
-from edgeroute.receipts import Bounds, Change
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgeroute import Router
+from edgeroute.bundle.store import shipped_folder
 from edgeroute.errors import EdgeRouteError
 from edgeroute.mix import SPECIAL, load_mix, mixed_prompts, prompt_of, text_of, write
 from edgeroute.pieces import PIECES
-from edgeroute.store import shipped_folder
 
 BUNDLES = ("mf-small", "nano")
 STRANGE = {"accents", "script"}

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeroute import roads
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.manifest import MANIFEST, TextPolicy
 from edgeroute.calibration import carry, fit_quantiles
 from edgeroute.errors import (
     BundleError,
@@ -26,7 +27,6 @@ from edgeroute.errors import (
     IntegrityError,
     ManifestError,
 )
-from edgeroute.manifest import MANIFEST, TextPolicy
 from edgeroute.roads import Road
 from edgeroute.router import Router
 from edgeroute.text import TextEncoder

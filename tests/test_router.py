@@ -15,7 +15,7 @@ from bundles import GOLDEN, INT8, reseal, sample_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
 from edgeroute.calibration import NEVER
 from edgeroute.decision import Decision
 from edgeroute.errors import CalibrationError, PromptError

@@ -10,7 +10,7 @@ import pytest
 from bundles import FP32, GOLDEN, INT8, WORDS, make_bundle, make_tokenizer, reseal, sample_prompts, set_tokenizer
 from test_session import with_data
 
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
 from edgeroute.errors import (
     BundleError,
     BundleNotFoundError,

@@ -16,9 +16,9 @@ from onnx import numpy_helper
 
 from edgeroute import Router
 from edgeroute.benchmarks import read_benchmarks
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.store import shipped_folder, shipped_index
 from edgeroute.evaluate import evaluate, score_all
-from edgeroute.store import shipped_folder, shipped_index
 from edgeroute.verify import verify
 
 ROOT = Path(__file__).parent.parent

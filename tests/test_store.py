@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from bundles import reseal
 
-from edgeroute import store
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle import store
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.store import Place, find_pulled, find_shipped, locate, pulled_folder, pulled_names
 from edgeroute.errors import BundleError, BundleNotFoundError, IntegrityError
 from edgeroute.router import Router
-from edgeroute.store import Place, find_pulled, find_shipped, locate, pulled_folder, pulled_names
 
 
 @pytest.fixture

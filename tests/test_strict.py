@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.strict import MAX_DEPTH, decode, parse_json
+from edgeroute.bundle.schema import MAX_DEPTH, decode, parse_json
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import onnx
 from bundles import WIDTH, graph_parts, make_bundle, make_model, reseal, set_graph
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeroute.bundle.manifest import MANIFEST, seal
 from edgeroute.calibration import fit_quantiles
 from edgeroute.embeddings import golden_vector
-from edgeroute.manifest import MANIFEST, seal
 from edgeroute.session import Session
 
 EMBEDDING = 48

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..bundle.manifest import ChatPolicy
+from ..bundle.store import locate
 from ..errors import BundleError, EdgeRouteError
-from ..manifest import ChatPolicy
 from ..router import Router
-from ..store import locate
 from .output import TEMPORARY, read_footer, replace_text
 from .parts import ROWS_A_PART, Inputs, Part, Receipt, cut, find_inputs
 from .work import Settings

@@ -22,7 +22,7 @@ from .parts import Part, Receipt
 from .rows import Rows, opened_rows
 
 if TYPE_CHECKING:
-    from ..manifest import ChatPolicy
+    from ..bundle.manifest import ChatPolicy
     from ..providers import Device
 
 COLUMNS = {

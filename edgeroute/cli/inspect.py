@@ -9,8 +9,8 @@ from dataclasses import asdict
 import click
 import numpy as np
 
-from ..inspection import InspectedGraph, Inspection, inspect_bundle
-from ..receipts import Calibration, Latency, Parity, Quality
+from ..bundle.inspect import InspectedGraph, Inspection, inspect_bundle
+from ..bundle.manifest import Calibration, Latency, Parity, Quality
 from .commands import CORE
 from .output import human_size, milliseconds, write_json
 

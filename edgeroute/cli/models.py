@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..catalogue import Listing, list_bundles
+from ..bundle.index import Listing, list_bundles
 from .commands import CORE
 from .output import human_size, milliseconds, write_json
 

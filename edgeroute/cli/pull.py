@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..pull import pull as pull_bundle
+from ..bundle.pull import pull as pull_bundle
 from .commands import CORE
 from .output import human_size, write_json
 from .progress import Progress

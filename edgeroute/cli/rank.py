@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import click
 
-from ..manifest import ChatPolicy
+from ..bundle.manifest import ChatPolicy
 from ..ranking import Ranking
 from ..router import Router
 from .commands import CORE

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 import click
 
+from ..bundle.manifest import ChatPolicy
 from ..decision import Decision
 from ..errors import InputFileError
 from ..inputs import BadLine, Format, format_of, read_prompts
 from ..machine import usable_threads
-from ..manifest import ChatPolicy
 from ..router import Router
 from ..stream import ScoredLine, choose_lines
 from .commands import CORE

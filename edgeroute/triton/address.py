@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
+from ..bundle.manifest import is_flat_name
 from ..errors import BackendError
-from ..manifest import is_flat_name
 from ..net.addresses import check_url
 
 SCHEMES = {

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..buckets import bucket_lengths
+from ..bundle.manifest import GraphEntry, Manifest, Provider
 from ..contract import EMBEDDING, SCORE, STRENGTHS, TOKENS
 from ..errors import BackendError
-from ..manifest import GraphEntry, Manifest, Provider
 
 BUNDLE, DIGEST, GRAPH, PRECISION, PADDING = (
     f"edgeroute.{each}" for each in ("bundle", "digest", "graph", "precision", "padding")

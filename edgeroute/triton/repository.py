@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..bundle import Bundle, open_bundle
+from ..bundle.folder import Bundle, open_bundle
+from ..bundle.manifest import GraphEntry, is_flat_name
+from ..bundle.store import locate
 from ..contract import check_manifest
 from ..errors import BackendError
-from ..manifest import GraphEntry, is_flat_name
 from ..session import Session
-from ..store import locate
 from .config import Model, Settings, config_text, mask_files, models_of
 
 CONFIG, WARM_UP = "config.pbtxt", "warmup"

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..buckets import bucket_lengths
+from ..bundle.manifest import GraphEntry, Manifest
 from ..calibration import carry
 from ..contract import EMBEDDING, SCORE, STRENGTHS, TOKENS
 from ..errors import BackendError, BackendWarning, ForkError, PromptError
 from ..golden import WARM_UP, golden_entries, golden_row, warn_if_other
-from ..manifest import GraphEntry, Manifest
 from ..net.breaker import COOLDOWN_S, Breaker
 from ..session import Session
 from ..text import TextEncoder

@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.manifest import MANIFEST
+from edgeroute.bundle.store import shipped_folder, shipped_index
 from edgeroute.loading import choose_graph, open_graph
-from edgeroute.manifest import MANIFEST
-from edgeroute.store import shipped_folder, shipped_index
 from edgeroute_export import receipts
 from edgeroute_export.card import CARD
 from edgeroute_export.index import write_index

@@ -18,13 +18,13 @@ from onnx import ModelProto
 
 import edgeroute
 from edgeroute.benchmarks import benchmark_name
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.manifest import FORMAT, TOKENIZER, Pair, TextPolicy
+from edgeroute.bundle.store import locate
 from edgeroute.errors import BundleError
 from edgeroute.labels import Outcome, read_outcomes
-from edgeroute.manifest import FORMAT, TOKENIZER, Pair, TextPolicy
 from edgeroute.roads import check_fallback
 from edgeroute.session import Session
-from edgeroute.store import locate
 from edgeroute.text import TextEncoder
 
 from . import receipts

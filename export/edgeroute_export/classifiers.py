@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
+from edgeroute.bundle.manifest import MAX_TOKENS, TextPolicy
 from edgeroute.errors import BundleError
-from edgeroute.manifest import MAX_TOKENS, TextPolicy
 
 from .build import Rows
 from .encoder import load_checkpoint, tokenizer_json

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeroute.bundle.manifest import FORMAT
+from edgeroute.bundle.manifest import GENERATED as OF_GENERATED
 from edgeroute.embeddings import check_embeddings, golden_vector, read_embeddings
 from edgeroute.errors import BundleError, EdgeRouteError
-from edgeroute.manifest import FORMAT
-from edgeroute.receipts import GENERATED as OF_GENERATED
 from edgeroute.session import Session
 
 from . import receipts

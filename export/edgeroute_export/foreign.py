@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from edgeroute.bundle.manifest import MAX_FILE_BYTES, TOKENIZER, TextPolicy
+from edgeroute.bundle.onnx_file import inspect_graph, read_weights
 from edgeroute.errors import BundleError, EdgeRouteError
-from edgeroute.graph import inspect_graph
-from edgeroute.manifest import MAX_FILE_BYTES, TOKENIZER, TextPolicy
 from edgeroute.session import Session
 from edgeroute.text import TextEncoder
-from edgeroute.weights import read_weights
 
 from .build import Rows, Traced
 from .gate import MAX_ABS

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.manifest import MANIFEST
+from edgeroute.bundle.store import INDEX
 from edgeroute.errors import BundleError
-from edgeroute.manifest import MANIFEST
-from edgeroute.store import INDEX
 
 
 def write_index(folder: Path, default: str) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeroute.manifest import TextPolicy
+from edgeroute.bundle.manifest import TextPolicy
 
 from .options import encoder_option, models_option, strengths_option, template_option, text_options, threshold_option
 

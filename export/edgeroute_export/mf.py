@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import BundleError
-from edgeroute.manifest import TextPolicy
 
 from .build import Traced
 from .encoder import load_encoder, pooled, pooling_of

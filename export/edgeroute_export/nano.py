@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from safetensors.torch import load_file
 
+from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
 from edgeroute.errors import BundleError
-from edgeroute.manifest import TOKENIZER, TextPolicy
 
 from .build import Rows, Traced
 from .gates import NAMES, check_constants, gate_weights, reference_gates, token_table

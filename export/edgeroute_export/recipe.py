@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from edgeroute.bundle.schema import decode
 from edgeroute.errors import BundleError
-from edgeroute.strict import decode
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeroute import receipts
 from edgeroute.benchmarks import benchmark_name
+from edgeroute.bundle import manifest as receipts
 from edgeroute.errors import BundleError
 from edgeroute.labels import read_battles, read_outcomes
 

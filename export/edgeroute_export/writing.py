@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeroute.bundle import Bundle
+from edgeroute.bundle.folder import Bundle
+from edgeroute.bundle.manifest import MANIFEST, parse_manifest, seal
 from edgeroute.errors import BundleError
-from edgeroute.manifest import MANIFEST, parse_manifest, seal
 
 from .card import CARD, card
 

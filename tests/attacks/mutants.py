@@ -17,8 +17,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from edgeroute.bundle.manifest import canonical, seal
 from edgeroute.errors import EdgeRouteError
-from edgeroute.manifest import canonical, seal
 from edgeroute.router import Router
 
 MEMORY = 4 << 30

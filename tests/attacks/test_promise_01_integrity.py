@@ -14,7 +14,7 @@ from bundles import FP32, INT8
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
 from edgeroute.errors import BundleError, BundleNotFoundError, IntegrityError
 from edgeroute.router import Router
 

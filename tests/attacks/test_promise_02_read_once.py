@@ -11,8 +11,8 @@ import pytest
 from bundles import FP32, INT8, make_bundle, reseal
 from test_session import with_data
 
-from edgeroute import bundle as bundle_module
-from edgeroute.bundle import Bundle, open_bundle
+from edgeroute.bundle import folder as bundle_module
+from edgeroute.bundle.folder import Bundle, open_bundle
 from edgeroute.errors import IntegrityError
 from edgeroute.router import Router
 

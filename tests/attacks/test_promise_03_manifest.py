@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from bundles import INT8, file_entry, reseal
 
-from edgeroute.bundle import open_bundle
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.manifest import seal
 from edgeroute.errors import BundleError, ManifestError
-from edgeroute.manifest import seal
 
 EVIL = [
     "../secret.onnx",

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 pytest.importorskip("optimum")
 
 from edgeroute import BundleError, Router
-from edgeroute.manifest import MANIFEST
+from edgeroute.bundle.manifest import MANIFEST
 
 # Writes a good bundle as the export does, and stops the process for good at the nth step of writing it.
 KILLED = """

@@ -9,8 +9,8 @@ from typing import Any
 
 from bundles import FP32, INT8, reseal
 
+from edgeroute.bundle.manifest import parse_manifest
 from edgeroute.calibration import threshold_for
-from edgeroute.manifest import parse_manifest
 
 Run = Callable[..., Any]
 PARITY = {

@@ -14,7 +14,8 @@ import pytest
 from installation import digest_of, write_index
 from wider_bundles import sample_embeddings
 
-from edgeroute import Router, store
+from edgeroute import Router
+from edgeroute.bundle import store
 
 Run = Callable[..., Any]
 PROMPT = "What is the capital of Peru?"

@@ -63,7 +63,7 @@ def test_it_is_small_and_holds_what_serving_needs(installed: Path) -> None:
 
 def test_bundles_are_whole_after_pruning(installed: Path) -> None:
     for name in ("mf-small", "nano", "nano-edge"):
-        where = python(installed, f"from edgeroute.store import locate; print(locate({name!r}).path)").strip()
+        where = python(installed, f"from edgeroute.bundle.store import locate; print(locate({name!r}).path)").strip()
         subprocess.run([installed / "bin/edgeroute", "verify", "--golden", where], check=True, capture_output=True)
 
 

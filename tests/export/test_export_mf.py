@@ -84,7 +84,7 @@ def test_bundle_learnt_what_the_labels_say(exported: Path) -> None:
 
 
 def test_int8_is_quantized_and_close(exported: Path) -> None:
-    from edgeroute.graph import inspect_graph
+    from edgeroute.bundle.onnx_file import inspect_graph
 
     operators = inspect_graph((exported / "model.int8.onnx").read_bytes()).operators
     assert "MatMulInteger" in operators

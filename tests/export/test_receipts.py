@@ -16,8 +16,8 @@ from bundles import sample_prompts
 from exporting import export
 
 from edgeroute import BundleError, Router
-from edgeroute.manifest import Parity
-from edgeroute.strict import decode
+from edgeroute.bundle.manifest import Parity
+from edgeroute.bundle.schema import decode
 from edgeroute_export import receipts
 from edgeroute_export.card import _parity
 from edgeroute_export.gate import Gate, as_table, judge

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("optimum")
 
-from edgeroute.bundle import open_bundle
-from edgeroute.store import shipped_folder, shipped_index
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.store import shipped_folder, shipped_index
 from edgeroute.text import TextEncoder
 from edgeroute_export import mf, nano
 from edgeroute_export.build import serialize, smoothing_rows

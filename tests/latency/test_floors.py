@@ -9,7 +9,7 @@ import floors
 import numpy as np
 import pytest
 
-from edgeroute.store import shipped_folder
+from edgeroute.bundle.store import shipped_folder
 
 GRAPH = shipped_folder() / "mf-minilm" / "model.int8.onnx"
 

@@ -10,7 +10,7 @@ import gate
 import pytest
 
 from edgeroute import Router
-from edgeroute.store import shipped_folder
+from edgeroute.bundle.store import shipped_folder
 
 pytestmark = pytest.mark.slow
 

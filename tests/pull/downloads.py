@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bundles import INT8
 
-from edgeroute import store
+from edgeroute.bundle import store
 
 FILES = ("router.json", "tokenizer.json", INT8, "model.fp32.onnx")
 """The files of the tiny bundle."""

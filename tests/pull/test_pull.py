@@ -16,10 +16,12 @@ from downloads import FILES, nothing_is_visible, partial
 from folder_server import FolderServer
 from installation import digest_of, write_index
 
-from edgeroute import Router, cache, store
+from edgeroute import Router
+from edgeroute.bundle import pull as cache
+from edgeroute.bundle import store
+from edgeroute.bundle.index import parse_index
+from edgeroute.bundle.pull import Pulled, pull
 from edgeroute.errors import PullError
-from edgeroute.index import parse_index
-from edgeroute.pull import Pulled, pull
 
 
 def test_a_name_in_an_index_is_fetched_verified_and_found(

@@ -15,10 +15,11 @@ from downloads import FILES, nothing_is_visible, partial
 from folder_server import FolderServer
 from installation import write_index
 
-from edgeroute import fetch, store
+from edgeroute.bundle import download as fetch
+from edgeroute.bundle import store
+from edgeroute.bundle.download import show
+from edgeroute.bundle.pull import pull
 from edgeroute.errors import BundleNotFoundError, PullError
-from edgeroute.fetch import show
-from edgeroute.pull import pull
 
 
 def test_a_cut_without_a_length_is_noticed(server: FolderServer, digest: str) -> None:

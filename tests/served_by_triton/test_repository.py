@@ -48,9 +48,9 @@ def test_each_graph_becomes_a_model_and_int8_is_never_batched(base_bundle: Path,
         assert len(config.model_warmup) == 2
     router = Router.load(base_bundle)
     assert parameters(int8) == {
-        "edgeroute.bundle": "tiny",
+        "edgeroute.bundle.folder": "tiny",
         "edgeroute.digest": router.manifest.digest,
-        "edgeroute.graph": INT8,
+        "edgeroute.bundle.onnx_file": INT8,
         "edgeroute.precision": "int8",
         "edgeroute.padding": "none",
         "intra_op_thread_count": "2",

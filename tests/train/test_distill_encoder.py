@@ -25,7 +25,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tiny_bert import make_bert  # noqa: E402
 
 from edgeroute import BundleError  # noqa: E402
-from edgeroute.manifest import TextPolicy  # noqa: E402
+from edgeroute.bundle.manifest import TextPolicy  # noqa: E402
 from edgeroute_train import checkpoints, embedding, shrinking  # noqa: E402
 from edgeroute_train.classifier import held_out  # noqa: E402
 from edgeroute_train.command import distill, train  # noqa: E402

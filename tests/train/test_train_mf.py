@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from edgeroute import EdgeRouteError, InputFileError  # noqa: E402
+from edgeroute.bundle.manifest import TextPolicy  # noqa: E402
 from edgeroute.labels import Battle, Outcome  # noqa: E402
-from edgeroute.manifest import TextPolicy  # noqa: E402
 from edgeroute_train import embedding, mf, pairs  # noqa: E402
 from edgeroute_train.recipe import Labels  # noqa: E402
 

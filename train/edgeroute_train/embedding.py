@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
+from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
 from edgeroute.errors import BundleError, InputFileError
-from edgeroute.manifest import TOKENIZER, TextPolicy
 from edgeroute.text import TextEncoder
 
 Floats = NDArray[np.float32]

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
+from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
 from edgeroute.errors import InputFileError
-from edgeroute.manifest import TOKENIZER, TextPolicy
 from edgeroute.text import TextEncoder
 
 from . import bags

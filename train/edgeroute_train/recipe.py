@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from edgeroute.bundle.schema import decode
 from edgeroute.errors import InputFileError
 from edgeroute.labels import Battle, Outcome, read_battles, read_outcomes
-from edgeroute.strict import decode
 
 Kind = Literal["battles", "outcomes"]
 Form = Literal["whole", "question"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import InputFileError
-from edgeroute.manifest import TextPolicy
 
 from . import mf
 from .embedding import load_encoder

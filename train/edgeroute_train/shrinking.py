@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import AutoModel
 
+from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import BundleError, EdgeRouteError, InputFileError
-from edgeroute.manifest import TextPolicy
 
 from . import checkpoints, fitting
 from .classifier import digest_of, held_out, unlabelled_prompts

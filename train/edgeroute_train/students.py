@@ -20,8 +20,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
 from edgeroute.errors import BundleError
-from edgeroute.manifest import TOKENIZER, TextPolicy
 
 from .examples import FIVE, THREE, Scheme
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import EdgeRouteError, InputFileError
-from edgeroute.manifest import TextPolicy
 
 from .checkpoints import write_weights
 from .embedding import load_encoder

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from edgeroute import Router
+from edgeroute.bundle.manifest import MANIFEST, TextPolicy
 from edgeroute.errors import BundleError, InputFileError
 from edgeroute.labels import read_scores
-from edgeroute.manifest import MANIFEST, TextPolicy
 from edgeroute.text import TextEncoder
 
 from .examples import FIVE, collapse

@@ -1,22 +1,30 @@
-"""Fetch a bundle that the wheel does not carry into the cache folder, verified before anyone can see it."""
+"""Fetch a bundle that the wheel does not carry into the cache folder, verified before anyone can see it.
+
+Several processes may share the folder:
+
+bundles/<digest>/    whole bundles, addressed by content: written once, by rename
+names/<name>         the digest that a name stands for
+partial/<digest>/    what an interrupted download left, to go on from
+locks/<digest>       held by the process that downloads it
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cache
-from .bundle import open_bundle
-from .errors import BundleError, PullError
-from .fetch import Location, Progress, fetch_file, join, parent, parse_location, read_small, show
-from .index import MAX_INDEX_BYTES, IndexEntry, parse_index
+from ..errors import BundleError, PullError
+from .download import Location, Progress, fetch_file, join, parent, parse_location, read_small, show
+from .folder import open_bundle
+from .index import INDEX_VARIABLE, load_index
 from .manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, is_digest, is_flat_name, parse_manifest
-from .store import INDEX, find_shipped, pulled_folder, shipped_folder
-
-INDEX_VARIABLE = "EDGEROUTE_INDEX"
+from .store import INDEX, cache_folder, find_shipped, pulled_folder, shipped_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +65,14 @@ def pull(
     if wanted.name and wanted.digest and (shipped := find_shipped(wanted.name)) and shipped.digest == wanted.digest:
         return Pulled(wanted.name, wanted.digest, shipped.path, True)
     with _disk_errors():
-        if wanted.digest is not None and cache.is_pulled(wanted.digest):
+        if wanted.digest is not None and is_pulled(wanted.digest):
             manifest = open_bundle(pulled_folder(wanted.digest), digest=wanted.digest).manifest
         else:
             manifest = _fetch(wanted, progress)
         _check_name(manifest, wanted)
-        cache.point(manifest.name, manifest.digest)
+        point(manifest.name, manifest.digest)
     path = pulled_folder(manifest.digest)
     return Pulled(manifest.name, manifest.digest, path, find_shipped(manifest.name) is None)
-
-
-def load_index(index: str | None = None, *, pinned: bool = False) -> tuple[Location, dict[str, IndexEntry]]:
-    """The place of the index to pull from, and its bundles; ``pinned`` when a digest is known. Raises ``PullError``."""
-    chosen = index or os.environ.get(INDEX_VARIABLE)
-    location = parse_location(chosen) if chosen else shipped_folder() / INDEX
-    data = read_small(location, MAX_INDEX_BYTES, pinned=pinned)
-    return location, parse_index(data, show(location))
 
 
 def _resolve(what: str, index: str | None, digest: str | None) -> _Wanted:
@@ -105,15 +105,15 @@ def _fetch(wanted: _Wanted, progress: Progress) -> Manifest:
     """Bring the bundle into the cache, unless another process did so while this one waited for it."""
     manifest, data = _read_manifest(wanted)
     digest = manifest.digest
-    with cache.locked(digest):
-        if cache.is_pulled(digest):
+    with locked(digest):
+        if is_pulled(digest):
             return manifest
-        folder = cache.partial_folder(digest)
+        folder = partial_folder(digest)
         for name, entry in sorted(manifest.files.items()):
             source = join(wanted.folder, name)
             fetch_file(source, folder / name, entry, pinned=wanted.digest is not None, progress=progress)
         (folder / MANIFEST).write_bytes(data)
-        cache.publish(digest)
+        publish(digest)
     return manifest
 
 
@@ -143,3 +143,80 @@ def _disk_errors() -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise PullError(f"the cache folder cannot be written: {where}{error.strerror or error}") from None
+
+
+def is_pulled(digest: str) -> bool:
+    """Whether the bundle of ``digest`` lies whole in the cache: every byte of it is hashed."""
+    try:
+        open_bundle(pulled_folder(digest), digest=digest).read()
+    except BundleError:
+        return False
+    return True
+
+
+def partial_folder(digest: str) -> Path:
+    """The folder, made if missing, in which a download is put together."""
+    folder = cache_folder() / "partial" / _hex(digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def publish(digest: str) -> Path:
+    """Make the finished partial folder of ``digest`` visible in one step; returns its final path.
+
+    Raises ``PullError`` when the folder does not hold the bundle, and deletes it: there is nothing to go on from.
+    """
+    partial, final = partial_folder(digest), pulled_folder(digest)
+    try:
+        open_bundle(partial, digest=digest).read()
+    except BundleError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise PullError(f"what was fetched is not the bundle, and was deleted: {error}") from None
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():  # damaged, or is_pulled would have found it whole
+        broken = Path(tempfile.mkdtemp(dir=partial.parent))
+        final.rename(broken / "bundle")
+        shutil.rmtree(broken, ignore_errors=True)
+    partial.rename(final)
+    return final
+
+
+def point(name: str, digest: str) -> None:
+    """Let ``name`` stand for the pulled bundle of ``digest``, in one step."""
+    names = cache_folder() / "names"
+    names.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=cache_folder(), prefix="name-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(digest + "\n")
+        os.replace(temporary, names / name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def locked(digest: str) -> Iterator[None]:
+    """Hold the lock of ``digest``; waits for a process that has it. The system drops it when a process dies."""
+    folder = cache_folder() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / _hex(digest), "ab") as file:
+        _lock(file.fileno())
+        yield
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)

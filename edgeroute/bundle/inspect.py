@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .bundle import open_bundle
-from .graph import inspect_graph
+from .folder import open_bundle
 from .manifest import TOKENIZER, GraphEntry, Manifest
+from .onnx_file import Weight, inspect_graph, read_weights
 from .store import locate
-from .weights import Weight, read_weights
 
 PartName = Literal["embeddings", "encoder", "head", "encoder and head", "structure"]
 HEAD = "head/"

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BundleNotFoundError, IntegrityError
+from ..errors import BundleNotFoundError, IntegrityError
 from .manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 
 _CHUNK = 1 << 20

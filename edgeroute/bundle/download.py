@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
-from .errors import PullError
+from ..errors import PullError
 from .manifest import FileEntry
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import BundleError, BundleNotFoundError
+from ..errors import BundleError, BundleNotFoundError
 from .manifest import is_digest, is_flat_name
 
 INDEX = "index.json"
