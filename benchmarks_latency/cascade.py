@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeroute import Router
+from edgeroute.engine.deadline import Road, Roads
 from edgeroute.labels import read_battles, read_outcomes
 from edgeroute.metrics import apgr, paired_bootstrap
-from edgeroute.roads import Road, Roads
 
 Found = dict[str, Any]
 BENCHMARKS = {"MMLU": "outcomes_mmlu.jsonl.gz", "GSM8K": "outcomes_gsm8k.jsonl.gz"}
@@ -65,7 +65,7 @@ def cascade(place: Path, labels: Path, deadline_ms: float) -> Found:
 
 def _forced(place: Path, tokens: int) -> Roads:
     """The roads of a machine that affords so many tokens."""
-    from edgeroute import roads
+    from edgeroute.engine import deadline as roads
 
     real = roads._fastest_ms
     roads._fastest_ms = lambda road, n: 0.0 if road.name == "nano" else float(n)

@@ -23,14 +23,14 @@ import click
 import numpy as np
 
 from edgeroute import Router
-from edgeroute.buckets import bucket_lengths
 from edgeroute.bundle.folder import Bundle, open_bundle
+from edgeroute.engine.cuda import bucket_lengths
+from edgeroute.engine.load import shapes_of
+from edgeroute.engine.machine import describe_machine
+from edgeroute.engine.providers import why_no_device
+from edgeroute.engine.session import Session
 from edgeroute.errors import BundleError, EdgeRouteError, ProviderError
-from edgeroute.loading import shapes_of
-from edgeroute.machine import describe_machine
 from edgeroute.mix import mixed_prompts
-from edgeroute.providers import why_no_device
-from edgeroute.session import Session
 
 BATCHES = 32, 128, 512
 BATCH_TOKENS = 64

@@ -31,7 +31,7 @@ from measuring import interleave, over_prompts, summary
 from edgeroute import Router
 from edgeroute.bench import POOL
 from edgeroute.bundle.store import shipped_folder, shipped_index
-from edgeroute.machine import describe_machine, resident_mib
+from edgeroute.engine.machine import describe_machine, resident_mib
 from edgeroute.mix import mixed_prompts, prompt_of
 
 Found = dict[str, Any]

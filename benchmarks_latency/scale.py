@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edgeroute.bundle.store import locate
-from edgeroute.machine import describe_machine
+from edgeroute.engine.machine import describe_machine
 from edgeroute.mix import mixed_prompts
 
 RESULTS = Path(__file__).parent / "results" / "scale" / "epyc-2core.json"

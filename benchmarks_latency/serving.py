@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from serving_stub import EVENTS, KEY, running
 
-from edgeroute.machine import describe_machine
+from edgeroute.engine.machine import describe_machine
 
 _TEXT = "explain compare prove the integral of a river and its history write code for matrix products in plain words"
 WORDS = _TEXT.split()

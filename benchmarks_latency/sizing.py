@@ -32,7 +32,7 @@ from serving import milliseconds, resident_mb, wrk
 from serving_stub import ANSWER
 from serving_stub import Upstream as Stub
 
-from edgeroute.machine import describe_machine
+from edgeroute.engine.machine import describe_machine
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "sizing"

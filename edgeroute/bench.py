@@ -18,12 +18,12 @@ from threading import Barrier, Thread
 
 import numpy as np
 
+from .engine.machine import Machine, describe_machine, resident_mib
+from .engine.text import Prompt
 from .errors import EdgeRouteError
-from .machine import Machine, describe_machine, resident_mib
 from .mix import mixed_prompts, prompt_of, text_of
 from .router import Router
 from .stopwatches import stopwatches
-from .text import Prompt
 
 LENGTHS = 8, 16, 32, 64, 128, 256, 512
 CHARACTERS = 10_000, 1_000_000

@@ -17,8 +17,8 @@ from typing import Any
 
 from .budget import Budget
 from .chats import Messages, beginning, check_messages, has_image, texts_of
+from .engine.calibration import read_calibration
 from .errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
-from .recalibration import read_calibration
 from .router import Router
 from .settings import Rule, Settings
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from . import __version__
 from .bundle.store import cache_folder
+from .engine.machine import allowed_cores, cgroup_quota, cpu_features, installed_builds, usable_threads
+from .engine.providers import INSTALL_CPU, INSTALL_GPU, probe_providers
+from .engine.verify import verify
 from .errors import EdgeRouteError
-from .machine import allowed_cores, cgroup_quota, cpu_features, installed_builds, usable_threads
-from .providers import INSTALL_CPU, INSTALL_GPU, probe_providers
-from .verify import verify
 
 PACKAGES = ("numpy", "tokenizers", "click", "requests")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .calibration import fit_quantiles, share_for, threshold_for
 from .decisions import Logged
+from .engine.calibration import fit_quantiles, share_for, threshold_for
 from .errors import CalibrationError
 
 BINS = 10

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .calibration import share_for
 from .decision import Decision
+from .engine.calibration import share_for
 from .router import Router
 
 

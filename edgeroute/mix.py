@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from .engine.text import Prompt
 from .errors import EdgeRouteError
 from .pieces import PIECES
-from .text import Prompt
 
 SPECIAL = 2
 """Tokens around a text, which the counts of ``mix.json`` include."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .calibration import fit_quantiles, threshold_for
 from .decisions import Logged, read_decisions
+from .engine.calibration import fit_quantiles, threshold_for
 from .errors import InputFileError
 from .inputs import BadLine, read_prompts
 

@@ -14,22 +14,22 @@ import numpy as np
 from .bundle.folder import Bundle, open_bundle
 from .bundle.manifest import ChatPolicy, GraphEntry, Manifest
 from .bundle.store import locate
-from .calibration import share_for, threshold_for, warn_if_generated
 from .decision import Decision
-from .embeddings import check_embeddings
+from .engine.calibration import share_for, threshold_for, warn_if_generated
+from .engine.deadline import Road, Roads, check_deadline, plan
+from .engine.embeddings import check_embeddings
+from .engine.golden import differences, warm_up
+from .engine.load import choose_graph, open_graph
+from .engine.session import Session
+from .engine.text import Prompt, TextEncoder, Tokens
 from .errors import BundleError, CalibrationError, PromptError, ProviderError
-from .golden import differences, warm_up
-from .loading import choose_graph, open_graph
 from .ranking import Ranking, order, select
-from .roads import Road, Roads, check_deadline, plan
-from .session import Session
-from .text import Prompt, TextEncoder, Tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .decision import BackendName, RoadName
-    from .session import Row
+    from .engine.session import Row
     from .triton.server import Server
 
 _NO_TOKENS = Tokens([], False)
@@ -241,7 +241,7 @@ class Router:
         return differences(self.graph.golden, self._session, self._text, count)
 
     def _recalibrate(self, path: Path, chat: ChatPolicy | None) -> None:
-        from .recalibration import read_calibration  # which a cold command line need not pay for
+        from .engine.calibration import read_calibration  # which a cold command line need not pay for
 
         own = read_calibration(path, self.manifest, self.graph, chat=chat)
         self.graph = replace(self.graph, calibration=own.as_receipt())

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from .engine.session import SHORT
 from .mix import prompt_of
 from .router import Router
-from .session import SHORT
 
 LONG = 512
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .bounds import highest_ratio, lowest_ratio, mean_above, share_interval
-from .calibration import fit_quantiles, threshold_for
+from .engine.calibration import TrafficCalibration, fit_quantiles, threshold_for
 from .errors import CalibrationError
-from .recalibration import TrafficCalibration
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

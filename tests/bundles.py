@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from edgeroute.bundle.manifest import MANIFEST, TOKENIZER, TextPolicy, seal
-from edgeroute.calibration import fit_quantiles
-from edgeroute.session import Session
-from edgeroute.text import TextEncoder
+from edgeroute.engine.calibration import fit_quantiles
+from edgeroute.engine.session import Session
+from edgeroute.engine.text import TextEncoder
 
 WIDTH = 16
 OPSET = 17

@@ -1,4 +1,4 @@
-"""Text encoders for tests of ``edgeroute.text``, and its rule of truncation written down again, naively."""
+"""Text encoders for tests of ``edgeroute.engine.text``, and its rule of truncation written down again, naively."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bundles import WORDS, make_tokenizer
 from hypothesis import strategies as st
 
 from edgeroute.bundle.manifest import TextPolicy
-from edgeroute.text import CHARS_PER_TOKEN, TextEncoder
+from edgeroute.engine.text import CHARS_PER_TOKEN, TextEncoder
 
 TOKENIZER = make_tokenizer()
 DATA = TOKENIZER.to_str().encode()

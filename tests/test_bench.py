@@ -13,8 +13,8 @@ import pytest
 from edgeroute import Router
 from edgeroute.bench import bench, time_batch, time_callers, time_cold, time_overhead, time_rows
 from edgeroute.bench_tables import aligned, describe, markdown, tables
+from edgeroute.engine.machine import describe_machine, resident_mib
 from edgeroute.errors import EdgeRouteError, PromptError
-from edgeroute.machine import describe_machine, resident_mib
 from edgeroute.stopwatches import stopwatches
 
 PROMPTS = ["hello", "What is the capital of Peru?", "write a poem " * 20]

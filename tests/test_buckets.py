@@ -14,9 +14,9 @@ import pytest
 from bundles import graph_parts, make_graph, make_model, vocabulary_size
 from onnx import helper
 
-from edgeroute.buckets import GRAPH_ID, Buckets, Shapes, bucket_lengths, device_options
+from edgeroute.engine.cuda import GRAPH_ID, Buckets, Shapes, bucket_lengths, device_options
+from edgeroute.engine.session import Session
 from edgeroute.errors import ProviderError, ScoreError
-from edgeroute.session import Session
 
 CAP = 300
 LENGTHS = 16, 32, 64, 128, 256, 300

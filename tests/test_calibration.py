@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.calibration import LEVELS, NEVER, carry, fit_quantiles, share_for, threshold_for
+from edgeroute.engine.calibration import LEVELS, NEVER, carry, fit_quantiles, share_for, threshold_for
 from edgeroute.errors import CalibrationError
 
 unit = st.floats(0, 1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.lanes import Lanes
+from edgeroute.engine.threads import Lanes
 
 
 def until(true: Callable[[], bool]) -> None:

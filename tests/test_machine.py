@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeroute import machine
-from edgeroute.machine import allowed_cores, cgroup_quota, cpu_features, usable_threads
+from edgeroute.engine import machine
+from edgeroute.engine.machine import allowed_cores, cgroup_quota, cpu_features, usable_threads
 
 
 def put(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.pace import TRIALS, WORTH, Pace, band
+from edgeroute.engine.threads import TRIALS, WORTH, Pace, band
 
 times = st.floats(1e-6, 1.0)
 

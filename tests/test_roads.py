@@ -15,10 +15,12 @@ from bundles import make_bundle, make_tokenizer, reseal, sample_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute import roads
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.manifest import MANIFEST, TextPolicy
-from edgeroute.calibration import carry, fit_quantiles
+from edgeroute.engine import deadline as roads
+from edgeroute.engine.calibration import carry, fit_quantiles
+from edgeroute.engine.deadline import Road
+from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import (
     BundleError,
     BundleNotFoundError,
@@ -27,9 +29,7 @@ from edgeroute.errors import (
     IntegrityError,
     ManifestError,
 )
-from edgeroute.roads import Road
 from edgeroute.router import Router
-from edgeroute.text import TextEncoder
 
 PROMPTS = sample_prompts(60, seed=5)
 CAPS = (16, 8)

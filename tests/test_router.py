@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeroute.bundle.folder import open_bundle
-from edgeroute.calibration import NEVER
 from edgeroute.decision import Decision
+from edgeroute.engine.calibration import NEVER
+from edgeroute.engine.session import Session
+from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import CalibrationError, PromptError
 from edgeroute.router import Router
-from edgeroute.session import Session
-from edgeroute.text import TextEncoder
 
 PROMPTS = sample_prompts(30, seed=8)
 

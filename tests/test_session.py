@@ -14,13 +14,13 @@ import pytest
 from bundles import WIDTH, make_graph, make_model
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeroute import session as session_module
+from edgeroute.engine import session as session_module
+from edgeroute.engine.machine import installed_builds, usable_threads
+from edgeroute.engine.providers import brief, probe_providers, why_no_cuda
+from edgeroute.engine.providers import onnxruntime as load_onnxruntime
+from edgeroute.engine.session import Session
+from edgeroute.engine.threads import TRIALS
 from edgeroute.errors import GraphError, MissingExtraError, ProviderError, ScoreError
-from edgeroute.machine import installed_builds, usable_threads
-from edgeroute.pace import TRIALS
-from edgeroute.providers import brief, probe_providers, why_no_cuda
-from edgeroute.providers import onnxruntime as load_onnxruntime
-from edgeroute.session import Session
 
 ROWS = [[2, 40, 50, 3], [2, 90, 3], [2, *range(100, 128), 3], [2, 60, 61, 62, 3], [2, 300, 3]]
 

@@ -18,8 +18,8 @@ from edgeroute import Router
 from edgeroute.benchmarks import read_benchmarks
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.store import shipped_folder, shipped_index
+from edgeroute.engine.verify import verify
 from edgeroute.evaluate import evaluate, score_all
-from edgeroute.verify import verify
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"

@@ -13,9 +13,9 @@ from bundles import WIDTH, graph_parts, make_bundle, make_model, reseal, set_gra
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeroute.bundle.manifest import MANIFEST, seal
-from edgeroute.calibration import fit_quantiles
-from edgeroute.embeddings import golden_vector
-from edgeroute.session import Session
+from edgeroute.engine.calibration import fit_quantiles
+from edgeroute.engine.embeddings import golden_vector
+from edgeroute.engine.session import Session
 
 EMBEDDING = 48
 MODELS = ("small-model", "middling", "big-model", "old-model")

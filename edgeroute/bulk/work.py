@@ -23,7 +23,7 @@ from .rows import Rows, opened_rows
 
 if TYPE_CHECKING:
     from ..bundle.manifest import ChatPolicy
-    from ..providers import Device
+    from ..engine.providers import Device
 
 COLUMNS = {
     "score": pa.float32(),

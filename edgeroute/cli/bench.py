@@ -19,7 +19,7 @@ from .progress import Progress
 from .reading import opened_input
 
 if TYPE_CHECKING:
-    from ..text import Prompt
+    from ..engine.text import Prompt
 
 QUICK_CALLS = 30
 LONGEST = 100_000

@@ -16,14 +16,14 @@ import numpy as np
 from ..chats import beginning, check_messages, estimate_tokens, texts_of
 from ..choosing import load_router
 from ..config import read_settings
+from ..engine.calibration import TrafficCalibration, write_calibration
+from ..engine.text import Prompt
 from ..errors import CalibrationError, PromptError
 from ..inputs import BadLine, format_of, read_prompts
 from ..labels import read_outcomes
-from ..recalibration import TrafficCalibration, write_calibration
 from ..routellm import share_of
 from ..router import Router
 from ..settings import Settings
-from ..text import Prompt
 from ..traffic import Outcomes, Traffic, make_calibration
 from .commands import CORE
 from .reading import opened_input, refuse_same

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import click
 
+from ..engine.machine import usable_threads
 from ..errors import EdgeRouteError
-from ..machine import usable_threads
 from ..router import Router
 from .exits import SOME_FAILED
 from .progress import Progress

@@ -51,7 +51,7 @@ def rank(
     if text is not None:
         click.echo(_render(router.rank(text, models=wanted), as_json=as_json))
         return
-    from ..embeddings import read_embeddings
+    from ..engine.embeddings import read_embeddings
 
     for row, ranking in enumerate(router.rank_embeddings(read_embeddings(embeddings or ""), models=wanted)):
         click.echo(_render(ranking, as_json=as_json, row=row))

@@ -14,9 +14,9 @@ import click
 
 from ..bundle.manifest import ChatPolicy
 from ..decision import Decision
+from ..engine.machine import usable_threads
 from ..errors import InputFileError
 from ..inputs import BadLine, Format, format_of, read_prompts
-from ..machine import usable_threads
 from ..router import Router
 from ..stream import ScoredLine, choose_lines
 from .commands import CORE
@@ -149,7 +149,7 @@ def _score_prompt(options: _Options) -> int:
 
 
 def _score_embeddings(options: _Options, path: str) -> int:
-    from ..embeddings import read_embeddings
+    from ..engine.embeddings import read_embeddings
 
     embeddings = read_embeddings(path)
     with opened_input(path) as file:  # a regular file, as is known by now

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from ..verify import Replay, Report
-from ..verify import verify as verify_bundle
+from ..engine.verify import Replay, Report
+from ..engine.verify import verify as verify_bundle
 from .commands import CORE
 from .exits import FAILED, OK
 from .output import write_json

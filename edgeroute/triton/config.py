@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ..buckets import bucket_lengths
 from ..bundle.manifest import GraphEntry, Manifest, Provider
-from ..contract import EMBEDDING, SCORE, STRENGTHS, TOKENS
+from ..engine.cuda import bucket_lengths
+from ..engine.session import EMBEDDING, SCORE, STRENGTHS, TOKENS
 from ..errors import BackendError
 
 BUNDLE, DIGEST, GRAPH, PRECISION, PADDING = (

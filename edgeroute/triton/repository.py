@@ -18,9 +18,8 @@ import numpy as np
 from ..bundle.folder import Bundle, open_bundle
 from ..bundle.manifest import GraphEntry, is_flat_name
 from ..bundle.store import locate
-from ..contract import check_manifest
+from ..engine.session import Session, check_manifest
 from ..errors import BackendError
-from ..session import Session
 from .config import Model, Settings, config_text, mask_files, models_of
 
 CONFIG, WARM_UP = "config.pbtxt", "warmup"

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..buckets import bucket_lengths
 from ..bundle.manifest import GraphEntry, Manifest
-from ..calibration import carry
-from ..contract import EMBEDDING, SCORE, STRENGTHS, TOKENS
+from ..engine.calibration import carry
+from ..engine.cuda import bucket_lengths
+from ..engine.golden import WARM_UP, golden_entries, golden_row, warn_if_other
+from ..engine.session import EMBEDDING, SCORE, STRENGTHS, TOKENS, Session
+from ..engine.text import TextEncoder
 from ..errors import BackendError, BackendWarning, ForkError, PromptError
-from ..golden import WARM_UP, golden_entries, golden_row, warn_if_other
 from ..net.breaker import COOLDOWN_S, Breaker
-from ..session import Session
-from ..text import TextEncoder
 from .address import parse_address
 from .clients import CallError, Client, open_client
 from .config import DIGEST, GRAPH, PADDING
@@ -33,7 +32,7 @@ from .config import DIGEST, GRAPH, PADDING
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..session import Row
+    from ..engine.session import Row
 
 LOAD_TIMEOUT_S = 5.0
 """How long loading waits for a server."""

@@ -20,7 +20,7 @@ import click
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.manifest import MANIFEST
 from edgeroute.bundle.store import shipped_folder, shipped_index
-from edgeroute.loading import choose_graph, open_graph
+from edgeroute.engine.load import choose_graph, open_graph
 from edgeroute_export import receipts
 from edgeroute_export.card import CARD
 from edgeroute_export.index import write_index

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from edgeroute.bundle.manifest import FORMAT
 from edgeroute.bundle.manifest import GENERATED as OF_GENERATED
-from edgeroute.embeddings import check_embeddings, golden_vector, read_embeddings
+from edgeroute.engine.embeddings import check_embeddings, golden_vector, read_embeddings
+from edgeroute.engine.session import Session
 from edgeroute.errors import BundleError, EdgeRouteError
-from edgeroute.session import Session
 
 from . import receipts
 from .build import Naming, hashes_of

@@ -10,9 +10,9 @@ from onnx import ModelProto
 
 from edgeroute.bundle.manifest import MAX_FILE_BYTES, TOKENIZER, TextPolicy
 from edgeroute.bundle.onnx_file import inspect_graph, read_weights
+from edgeroute.engine.session import Session
+from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, EdgeRouteError
-from edgeroute.session import Session
-from edgeroute.text import TextEncoder
 
 from .build import Rows, Traced
 from .gate import MAX_ABS

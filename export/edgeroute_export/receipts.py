@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgeroute.calibration import fit_quantiles
+from edgeroute.engine.calibration import fit_quantiles
+from edgeroute.engine.machine import cpu_features
+from edgeroute.engine.session import Session
+from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import CalibrationError
 from edgeroute.labels import Outcome
-from edgeroute.machine import cpu_features
 from edgeroute.metrics import apgr, bootstrap, paired_bootstrap, spearman
-from edgeroute.session import Session
-from edgeroute.text import TextEncoder
 
 Floats = NDArray[np.float32]
 Outcomes = tuple[Sequence[float], Sequence[float]]

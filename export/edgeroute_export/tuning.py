@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeroute.engine.machine import cpu_features
+from edgeroute.engine.session import Session
+from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError
-from edgeroute.machine import cpu_features
-from edgeroute.session import Session
-from edgeroute.text import TextEncoder
 
 from . import receipts
 from .build import Evidence, Traced, reference_scores, serialize, smoothing_rows

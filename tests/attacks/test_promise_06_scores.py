@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from wider_bundles import EMBEDDING
 
+from edgeroute.engine.session import Session
 from edgeroute.errors import GraphError, PromptError, ScoreError
 from edgeroute.router import Router
-from edgeroute.session import Session
 
 BAD = [math.nan, math.inf, -math.inf, 1.0000001, -1e-7, -0.5, 2.0, 3e38]
 

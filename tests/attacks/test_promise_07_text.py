@@ -12,9 +12,9 @@ from bundles import make_bundle, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeroute.engine.text import CHARS_PER_TOKEN
 from edgeroute.errors import PromptError
 from edgeroute.router import Router
-from edgeroute.text import CHARS_PER_TOKEN
 
 MB = 1_000_000
 LONG = {

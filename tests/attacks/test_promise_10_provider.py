@@ -9,10 +9,10 @@ import pytest
 from bundles import FP32, INT8, reseal
 from devices import CPU, CUDA, offer_cuda
 
-from edgeroute import providers
+from edgeroute.engine import providers
+from edgeroute.engine.session import Session
 from edgeroute.errors import ProviderError
 from edgeroute.router import Router
-from edgeroute.session import Session
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bundles import sample_prompts
 
-from edgeroute import session as session_module
+from edgeroute.engine import session as session_module
 from edgeroute.router import Router
 
 PROMPTS = [*sample_prompts(60, seed=5), "milk " * 400, "é\ud800" * 300]

@@ -16,10 +16,10 @@ from bundles import make_bundle, reseal, set_tokenizer
 from test_promise_06_scores import constant
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from edgeroute.engine.deadline import Road, Roads
+from edgeroute.engine.session import Session
 from edgeroute.errors import EdgeRouteError
-from edgeroute.roads import Road, Roads
 from edgeroute.router import Router
-from edgeroute.session import Session
 
 SECRET = "heliotrope"
 TEXT = f"my password is {SECRET} and \ud800 more"

@@ -12,8 +12,8 @@ import pytest
 from bundles import GOLDEN, make_graph, reseal, set_graph
 from onnx import numpy_helper
 
+from edgeroute.engine.golden import WARM_UP
 from edgeroute.errors import GoldenWarning
-from edgeroute.golden import WARM_UP
 from edgeroute.router import Router
 
 

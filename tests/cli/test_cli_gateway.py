@@ -12,7 +12,7 @@ import pytest
 from process import run_process
 from upstream import Upstream, cut_after, serve_upstream, status
 
-from edgeroute.calibration import fit_quantiles
+from edgeroute.engine.calibration import fit_quantiles
 from edgeroute.router import Router
 
 Run = Callable[..., Any]

@@ -10,7 +10,7 @@ from typing import Any
 from bundles import FP32, INT8, reseal
 
 from edgeroute.bundle.manifest import parse_manifest
-from edgeroute.calibration import threshold_for
+from edgeroute.engine.calibration import threshold_for
 
 Run = Callable[..., Any]
 PARITY = {

@@ -14,8 +14,8 @@ import pytest
 from bundles import FP32, make_bundle
 
 from edgeroute import Router
-from edgeroute.calibration import share_for
 from edgeroute.decision import Decision
+from edgeroute.engine.calibration import share_for
 
 Run = Callable[..., Any]
 FIELDS = [field.name for field in fields(Decision)]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from bundles import FP32, INT8, make_graph, make_tokenizer, reseal, set_graph, set_tokenizer
 
-from edgeroute import providers
-from edgeroute.verify import Report, verify
+from edgeroute.engine import providers
+from edgeroute.engine.verify import Report, verify
 
 Run = Callable[..., Any]
 
@@ -162,7 +162,7 @@ def test_a_golden_prompt_that_fails_is_named(bundle: Path) -> None:
 
 
 def test_what_cannot_run_here_is_said_and_not_wrong(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeroute.verify.why_no_cuda", lambda: "there is no CUDA")
+    monkeypatch.setattr("edgeroute.engine.verify.why_no_cuda", lambda: "there is no CUDA")
     reseal(bundle, lambda manifest: manifest["graphs"][1].update(providers=["cuda"]))
     code, out, _ = run("verify", bundle)
     assert code == 0

@@ -16,8 +16,8 @@ from sw_forms import train as train_sw
 from test_export_bert import make_checkpoint, rows_of
 from test_export_causal import make_checkpoint as make_decoder
 
-from edgeroute.buckets import Buckets
-from edgeroute.session import Session
+from edgeroute.engine.cuda import Buckets
+from edgeroute.engine.session import Session
 from edgeroute_export import bert as bert_kind
 from edgeroute_export import causal, mf, sw
 from edgeroute_export.build import serialize

@@ -15,9 +15,9 @@ from bundles import make_tokenizer  # noqa: E402
 from classifiers import EASY, HARD, SEPARATES, SHORT, export_tiny, scores_of, train_tiny  # noqa: E402
 
 from edgeroute import BundleError, Router  # noqa: E402
+from edgeroute.engine.session import Session  # noqa: E402
+from edgeroute.engine.text import TextEncoder  # noqa: E402
 from edgeroute.metrics import auc  # noqa: E402
-from edgeroute.session import Session  # noqa: E402
-from edgeroute.text import TextEncoder  # noqa: E402
 from edgeroute_export import causal as kind  # noqa: E402
 from edgeroute_export.build import serialize  # noqa: E402
 

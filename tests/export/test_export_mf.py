@@ -17,8 +17,8 @@ from exporting import export  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from edgeroute import BundleError, Router  # noqa: E402
+from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.metrics import auc  # noqa: E402
-from edgeroute.session import Session  # noqa: E402
 from edgeroute_export import mf  # noqa: E402
 
 
@@ -112,7 +112,7 @@ def test_fp32_parity_receipt_is_exact(exported: Path) -> None:
 def test_calibration_is_of_the_calibration_split_on_the_graphs_own_scores(
     exported: Path, labels: tuple[Path, Path]
 ) -> None:
-    from edgeroute.calibration import fit_quantiles
+    from edgeroute.engine.calibration import fit_quantiles
     from edgeroute.labels import read_battles
 
     router = Router.load(exported)

@@ -19,8 +19,8 @@ from routellm_forms import Factorization, save, trained  # noqa: E402
 from wider_bundles import sample_embeddings  # noqa: E402
 
 from edgeroute import BundleError, Router  # noqa: E402
-from edgeroute.session import Session  # noqa: E402
-from edgeroute.verify import verify  # noqa: E402
+from edgeroute.engine.session import Session  # noqa: E402
+from edgeroute.engine.verify import verify  # noqa: E402
 from edgeroute_export.build import Naming  # noqa: E402
 from edgeroute_export.embedded import build_embedded  # noqa: E402
 from edgeroute_export.routellm import ARENA_MODELS, read_names, read_released  # noqa: E402

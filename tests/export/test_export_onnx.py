@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from edgeroute import EdgeRouteError, Router
-from edgeroute.verify import verify
+from edgeroute.engine.verify import verify
 from edgeroute_export.command import export as command
 from edgeroute_export.foreign import precision_of
 from edgeroute_export.half import to_float16

@@ -15,7 +15,7 @@ from test_export_causal import TEMPLATE  # noqa: E402
 from test_export_causal import make_checkpoint as make_decoder  # noqa: E402
 
 from edgeroute import IntegrityError, Router  # noqa: E402
-from edgeroute.verify import verify  # noqa: E402
+from edgeroute.engine.verify import verify  # noqa: E402
 from edgeroute_export import bert, causal, external  # noqa: E402
 from edgeroute_export.build import Evidence, Naming, Traced, build_bundle, serialize  # noqa: E402
 from edgeroute_export.recipe import Recipe  # noqa: E402

@@ -19,8 +19,8 @@ from test_export_causal import make_checkpoint as make_decoder  # noqa: E402
 from test_export_nano import train as train_nano  # noqa: E402
 
 from edgeroute.bundle.manifest import parse_manifest  # noqa: E402
+from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.errors import BundleError  # noqa: E402
-from edgeroute.session import Session  # noqa: E402
 from edgeroute_export import bert as bert_kind  # noqa: E402
 from edgeroute_export import causal, mf, nano, sw  # noqa: E402
 from edgeroute_export.build import Evidence, Naming, build_bundle, serialize  # noqa: E402

@@ -16,7 +16,7 @@ from test_export_bert import make_checkpoint, rows_of  # noqa: E402
 
 from edgeroute import BundleError  # noqa: E402
 from edgeroute.bundle.onnx_file import inspect_graph  # noqa: E402
-from edgeroute.session import Session  # noqa: E402
+from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute_export import bert, tuning  # noqa: E402
 from edgeroute_export.build import Evidence, Traced, serialize  # noqa: E402
 from edgeroute_export.gate import Gate  # noqa: E402

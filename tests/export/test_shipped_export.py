@@ -14,7 +14,7 @@ pytest.importorskip("optimum")
 
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.store import shipped_folder, shipped_index
-from edgeroute.text import TextEncoder
+from edgeroute.engine.text import TextEncoder
 from edgeroute_export import mf, nano
 from edgeroute_export.build import serialize, smoothing_rows
 from edgeroute_export.card import CARD, card

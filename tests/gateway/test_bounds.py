@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeroute.bounds import highest_ratio, lowest_ratio, mean_above, share_interval
-from edgeroute.calibration import fit_quantiles, threshold_for
+from edgeroute.engine.calibration import fit_quantiles, threshold_for
 from edgeroute.errors import CalibrationError
 from edgeroute.traffic import SHARES, Outcomes
 

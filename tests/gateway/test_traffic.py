@@ -12,9 +12,9 @@ import pytest
 
 from edgeroute.chats import estimate_tokens
 from edgeroute.endpoints import EndpointTable, make_endpoint
+from edgeroute.engine.calibration import read_calibration, write_calibration
 from edgeroute.errors import CalibrationError
 from edgeroute.gateway import Gateway
-from edgeroute.recalibration import read_calibration, write_calibration
 from edgeroute.routellm import parse_threshold, share_of
 from edgeroute.router import Router
 from edgeroute.traffic import Traffic, make_calibration

@@ -13,9 +13,9 @@ from bundles import make_bundle
 from click.testing import CliRunner
 from devices import CUDA, TENSORRT, offer_cuda
 
+from edgeroute.engine.providers import why_no_cuda
+from edgeroute.engine.session import Session
 from edgeroute.errors import GoldenWarning
-from edgeroute.providers import why_no_cuda
-from edgeroute.session import Session
 
 without_cuda = pytest.mark.skipif(why_no_cuda() is None, reason="this machine has CUDA")
 

@@ -34,9 +34,9 @@ from edgeroute import (
     Router,
     cli,
 )
-from edgeroute.calibration import carry
+from edgeroute.engine.calibration import carry
+from edgeroute.engine.deadline import Road, Roads
 from edgeroute.net.breaker import COOLDOWN_S
-from edgeroute.roads import Road, Roads
 from edgeroute.triton import server as served
 from edgeroute.triton.config import Settings
 from edgeroute.triton.repository import export_repository

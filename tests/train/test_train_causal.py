@@ -12,8 +12,8 @@ pytest.importorskip("transformers")
 
 from classifiers import EASY, HARD, SEPARATES, scores_of, train_tiny  # noqa: E402
 
+from edgeroute.engine.text import TextEncoder  # noqa: E402
 from edgeroute.metrics import auc  # noqa: E402
-from edgeroute.text import TextEncoder  # noqa: E402
 from edgeroute_train import students  # noqa: E402
 
 

@@ -1,8 +1,8 @@
 """Embed prompts once with a frozen encoder, and keep the result.
 
 An encoder is pooled as it says itself: sentence-transformers' own file beside the weights names the mean over tokens or
-the first token alone. Tokens come from ``edgeroute.text.TextEncoder`` under the very text policy that the bundle will
-carry, so a prompt is cut in training as it will be cut in service.
+the first token alone. Tokens come from ``edgeroute.engine.text.TextEncoder`` under the very text policy that
+the bundle will carry, so a prompt is cut in training as it will be cut in service.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
 from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
+from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, InputFileError
-from edgeroute.text import TextEncoder
 
 Floats = NDArray[np.float32]
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

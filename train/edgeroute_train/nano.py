@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
+from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import InputFileError
-from edgeroute.text import TextEncoder
 
 from . import bags
 from .checkpoints import write_weights

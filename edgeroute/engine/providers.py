@@ -8,7 +8,7 @@ import re
 import sys
 from typing import Any, Literal
 
-from .errors import MissingExtraError
+from ..errors import MissingExtraError
 from .machine import installed_builds
 
 Device = Literal["cpu", "cuda", "tensorrt"]

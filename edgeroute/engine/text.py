@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
-from .bundle.manifest import ChatPolicy, TextPolicy
-from .errors import GraphError, PromptError
+from ..bundle.manifest import ChatPolicy, TextPolicy
+from ..errors import GraphError, PromptError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bundle.folder import Bundle, open_bundle
-from .bundle.manifest import Fallback, GraphEntry, Manifest, Pair
-from .bundle.store import find_shipped, pulled_folder
+from ..bundle.folder import Bundle, open_bundle
+from ..bundle.manifest import Fallback, GraphEntry, Manifest, Pair
+from ..bundle.store import find_shipped, pulled_folder
+from ..decision import RoadName
+from ..errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning
 from .calibration import carry
-from .decision import RoadName
-from .errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning
-from .loading import choose_graph, open_graph
+from .load import choose_graph, open_graph
 from .session import Session
 from .text import Prompt, TextEncoder, Tokens
 

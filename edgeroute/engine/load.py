@@ -7,17 +7,16 @@ from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from .bundle.folder import Bundle
-from .bundle.manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest
-from .bundle.store import cache_folder
-from .contract import check_manifest
-from .errors import PromptError, ProviderError
+from ..bundle.folder import Bundle
+from ..bundle.manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest
+from ..bundle.store import cache_folder
+from ..errors import PromptError, ProviderError
 from .providers import Device, onnxruntime, why_no_cuda, why_no_device
-from .session import Session
+from .session import Session, check_manifest
 from .text import TextEncoder
 
 if TYPE_CHECKING:
-    from .buckets import Shapes
+    from .cuda import Shapes
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -87,7 +86,7 @@ def _for_tensorrt(manifest: Manifest) -> GraphEntry:
 
 def shapes_of(bundle: Bundle, graph: GraphEntry) -> Shapes | None:
     """What a device must know of the graph's rows, ``None`` where they may not be padded."""
-    from .buckets import Shapes
+    from .cuda import Shapes
 
     text, digest = bundle.manifest.text, bundle.manifest.digest
     if text is None or graph.precision == "int8":

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .bundle.manifest import Golden, GoldenScore, GoldenVector
+from ..bundle.manifest import Golden, GoldenScore, GoldenVector
+from ..errors import BundleError, EdgeRouteError, GoldenWarning, GraphError, PromptError
 from .embeddings import golden_vector
-from .errors import BundleError, EdgeRouteError, GoldenWarning, GraphError, PromptError
 from .session import Session
 from .text import TextEncoder
 

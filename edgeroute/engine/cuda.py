@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .errors import ProviderError, ScoreError
+from ..errors import ProviderError, ScoreError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bundle.folder import Bundle, open_bundle
-from .bundle.manifest import TOKENIZER, GraphEntry, Manifest, Provider
-from .bundle.store import locate
-from .contract import check_manifest
-from .errors import BundleError, BundleNotFoundError, EdgeRouteError
+from ..bundle.folder import Bundle, open_bundle
+from ..bundle.manifest import TOKENIZER, GraphEntry, Manifest, Provider
+from ..bundle.store import locate
+from ..errors import BundleError, BundleNotFoundError, EdgeRouteError
+from ..ranking import sigmoid
 from .golden import golden_entries, golden_row
-from .loading import shapes_of
+from .load import shapes_of
 from .providers import why_no_cuda
-from .ranking import sigmoid
-from .session import Session
+from .session import Session, check_manifest
 from .text import TextEncoder
 
 STRENGTHS_TOLERANCE = 0.005

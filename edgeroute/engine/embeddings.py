@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from .errors import InputFileError, PromptError
+from ..errors import InputFileError, PromptError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

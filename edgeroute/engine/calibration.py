@@ -4,25 +4,36 @@ Shares are portable, thresholds are not: "send 40% to the strong model" means th
 carries the quantiles of its own score. RouteLLM's rule is ``strong iff score >= threshold``, its threshold for a share
 the ``1 - share`` quantile (``calibrate_threshold.py``). Plain floats, since every decision pays for this, and numpy
 takes thirty microseconds to find two of two hundred numbers.
+
+A bundle's calibration sample is somebody else's traffic: the file that ``edgeroute calibrate`` writes, the traffic
+calibration, takes its place, so that a strong share means a share of prompts like the user's.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import os
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import CalibrationError, CalibrationWarning
+from ..bundle.manifest import Calibration
+from ..bundle.schema import decode, parse_json
+from ..errors import CalibrationError, CalibrationWarning
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .bundle.manifest import Calibration
+    from ..bundle.manifest import Calibration, GraphEntry, Manifest
 
 LEVELS = 201
 NEVER = math.nextafter(1.0, 2.0)
@@ -105,3 +116,88 @@ def _unit(what: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
         raise CalibrationError(f"expected a {what} from 0 to 1, found {value!r}")
     return float(value)
+
+
+MAX_BYTES = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficCalibration:
+    """What ``edgeroute calibrate`` writes: quantiles of one graph's score on the user's prompts, and a threshold.
+
+    ``strong_share`` is what the threshold sends to the strong model of these prompts, ``share_low`` and ``share_high``
+    the interval for others like them at ``confidence``. ``chat`` is the chat policy they were scored by, the bundle's
+    or the operator's, and ``sticky`` whether only a conversation's beginning was.
+    """
+
+    format: int
+    bundle: str
+    digest: str
+    graph: str
+    chat: str | None
+    sample: str
+    n: int
+    quantiles: tuple[float, ...]
+    threshold: float
+    strong_share: float
+    share_low: float
+    share_high: float
+    confidence: float
+    sticky: bool = False
+
+    def as_receipt(self) -> Calibration:
+        """The form in which a graph carries its calibration: put in its place, it changes what shares mean."""
+        return Calibration(self.sample, self.n, self.quantiles)
+
+
+def write_calibration(path: Path, calibration: TrafficCalibration) -> None:
+    """Write a calibration file, whole or not at all. Raises ``CalibrationError``."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(dataclasses.asdict(calibration)) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise CalibrationError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def read_calibration(
+    path: Path, manifest: Manifest, graph: GraphEntry, *, chat: str | None = None, sticky: bool = False
+) -> TrafficCalibration:
+    """Read a calibration file and see that it was taken on this graph of this bundle, and on the same text.
+
+    ``chat`` and ``sticky`` are the caller's own. Raises ``CalibrationError`` that says what differs.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise CalibrationError(f"{path} cannot be read: {error.strerror}") from None
+    problems: list[str] = []
+    try:
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES >> 10} KB")
+        found: TrafficCalibration = decode(TrafficCalibration, parse_json(data), "calibration", problems)
+    except ValueError as error:
+        problems.append(f"not a JSON file of edgeroute calibrate: {error}")
+    if not problems and not _sound(found):
+        problems.append("expected rising quantiles from 0 to 1 and a threshold among them")
+    if problems:
+        raise CalibrationError(f"{path}: {'; '.join(problems)}")
+    own = manifest.text.chat if manifest.text else None
+    for what, theirs, ours in (
+        ("the bundle", f"{found.bundle} {found.digest}", f"{manifest.name} {manifest.digest}"),
+        ("the graph", found.graph, graph.file),
+        ("the chat policy", found.chat, chat or own),
+        ("sticky =", str(found.sticky).lower(), str(sticky).lower()),
+    ):
+        if theirs != ours:
+            raise CalibrationError(
+                f"{path} was taken on {what} {theirs}, and this is {ours}: scores differ, run edgeroute calibrate again"
+            )
+    return found
+
+
+def _sound(found: TrafficCalibration) -> bool:
+    quantiles = found.quantiles
+    rising = all(a <= b for a, b in pairwise(quantiles))
+    return len(quantiles) >= 2 and rising and quantiles[0] >= 0 and quantiles[-1] <= 1 and 0 <= found.threshold <= 1.01

@@ -1,4 +1,8 @@
-"""Run a graph.
+"""Run a graph, and the contract of what it takes and gives, read from the signature that onnxruntime reports.
+
+A graph takes ``input_ids`` and ``attention_mask`` (int64, both axes free) or, where the caller embeds prompts itself,
+``embedding`` (float32 ``[batch, width]``). It gives ``score`` (float32 ``[batch]``) and, where it ranks models,
+``strengths`` (float32 ``[batch, models]``).
 
 A session serves all threads (``run`` releases the GIL). It does not survive a fork, which is detected.
 """
@@ -10,23 +14,23 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .bundle.onnx_file import check_graph
-from .contract import EMBEDDING, SCORE, STRENGTHS, read_contract
-from .errors import ForkError, GraphError, ProviderError, ScoreError
-from .lanes import Lanes
+from ..bundle.manifest import Manifest
+from ..bundle.onnx_file import check_graph
+from ..errors import ForkError, GraphError, ProviderError, ScoreError
 from .machine import usable_threads
-from .pace import TRIALS, Pace, band
 from .providers import DEVICES, PROVIDERS, Device, brief, onnxruntime, why_no_device
+from .threads import TRIALS, Lanes, Pace, band
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .buckets import Buckets, Shapes
+    from .cuda import Buckets, Shapes
 
     Row = Sequence[int] | NDArray[np.float32]
     """Token ids or, where the graph takes embeddings, float32 ``[width]``."""
@@ -37,6 +41,70 @@ SHORT = 48
 SMALL = 32 << 20
 """Bytes of a graph that may be held twice: for runs on one thread, and for runs on several."""
 _NO_SCORE = "the graph gave a score that is not a number from 0 to 1"
+
+
+TOKENS = ("input_ids", "attention_mask")
+EMBEDDING, SCORE, STRENGTHS = "embedding", "score", "strengths"
+_INT64, _FLOAT = "tensor(int64)", "tensor(float)"
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """``width`` of the embeddings that a graph takes, ``None`` where it takes token ids; ``models`` that it ranks."""
+
+    width: int | None
+    models: int
+
+
+def read_contract(inputs: Sequence[Any], outputs: Sequence[Any]) -> Contract:
+    """Check the signature of a graph, as onnxruntime's ``NodeArg`` describe it. Raises ``GraphError``."""
+    takes = {each.name: each for each in inputs}
+    width = None
+    if list(takes) == [EMBEDDING]:
+        width = _fixed(EMBEDDING, takes[EMBEDDING])
+    elif sorted(takes) != sorted(TOKENS):
+        raise GraphError(f"expected the inputs {', '.join(TOKENS)}, found {', '.join(sorted(takes)) or 'none'}")
+    else:
+        for name in TOKENS:
+            _check(name, takes[name], _INT64, 2, free=2)
+    gives = {each.name: each for each in outputs}
+    if SCORE not in gives or gives.keys() - {SCORE, STRENGTHS}:
+        raise GraphError(f"expected the output score (and strengths), found {', '.join(sorted(gives))}")
+    _check(SCORE, gives[SCORE], _FLOAT, 1, free=1)
+    return Contract(width, _fixed(STRENGTHS, gives[STRENGTHS]) if STRENGTHS in gives else 0)
+
+
+def check_manifest(contract: Contract, manifest: Manifest) -> None:
+    """Raise ``GraphError`` unless a graph takes what the manifest says and ranks as many models as it lists."""
+    expected = manifest.input.width if manifest.input else None
+    if contract.width != expected:
+        raise GraphError(
+            f"the manifest says that the graph takes {_taken(expected)}, but it takes {_taken(contract.width)}"
+        )
+    if contract.models != len(manifest.models):
+        raise GraphError(f"the manifest lists {len(manifest.models)} models, but the graph ranks {contract.models}")
+
+
+def _taken(width: int | None) -> str:
+    return "token ids" if width is None else f"embeddings of width {width}"
+
+
+def _fixed(name: str, tensor: Any) -> int:
+    """The second axis of a float matrix whose first is free."""
+    _check(name, tensor, _FLOAT, 2, free=1)
+    length = tensor.shape[1]
+    if not isinstance(length, int) or length < 1:
+        raise GraphError(f"{name}: expected a second axis of fixed length, found {tensor.shape}")
+    return length
+
+
+def _check(name: str, tensor: Any, dtype: str, rank: int, *, free: int) -> None:
+    if tensor.type != dtype:
+        raise GraphError(f"{name}: expected {dtype}, found {tensor.type}")
+    if len(tensor.shape) != rank:
+        raise GraphError(f"{name}: expected {rank} axes, found {len(tensor.shape)}")
+    if any(isinstance(axis, int) for axis in tensor.shape[:free]):
+        raise GraphError(f"{name}: expected axes of any length, found {tensor.shape}")
 
 
 class Session:
@@ -236,7 +304,7 @@ class Session:
         self._both = self._both and self.contract.width is None
         if self.provider == "cpu" or self._shapes is None or self.contract.width is not None:
             return
-        from .buckets import Buckets
+        from .cuda import Buckets
 
         try:
             ort, most = onnxruntime(), self._shapes.max_tokens
@@ -263,7 +331,7 @@ class Session:
         wanted, name = PROVIDERS[self.provider], DEVICES[self.provider]
         chosen: dict[str, Any] = {"providers": [wanted]}
         if self.provider != "cpu":
-            from .buckets import NEEDS, device_options  # 2 ms that a cold start on the CPU need not pay
+            from .cuda import NEEDS, device_options  # 2 ms that a cold start on the CPU need not pay
 
             if reason := why_no_device(self.provider):
                 raise ProviderError(f"{name} was asked for, but {reason}")
