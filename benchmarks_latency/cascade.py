@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeroute import Router
+from edgeroute.data.labels import read_battles, read_outcomes
 from edgeroute.engine.deadline import Road, Roads
-from edgeroute.labels import read_battles, read_outcomes
 from edgeroute.metrics import apgr, paired_bootstrap
 
 Found = dict[str, Any]

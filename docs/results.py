@@ -20,8 +20,8 @@ import numpy as np
 
 from edgeroute import Router
 from edgeroute.benchmarks import Benchmark, read_benchmarks
+from edgeroute.data.labels import Battle, read_battles
 from edgeroute.evaluate import baseline_scores, evaluate, score_all
-from edgeroute.labels import Battle, read_battles
 from edgeroute.metrics import apgr, auc, bootstrap, paired_bootstrap
 from edgeroute.plots import plot_curves
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .data.labels import SCORE_COLUMNS, Outcome, read_outcomes, read_score_csv
+from .data.routellm_evals import read_evals
+from .data.tables import is_csv, read_header, require
 from .errors import InputFileError
-from .evals import read_evals
-from .labels import Outcome, read_outcomes
-from .tables import is_csv, parse_score, read_csv_rows, read_header, require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-SCORE_COLUMNS = "strong_score", "weak_score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,27 +69,6 @@ def read_benchmarks(
     if (strong, weak) == (None, None) and not set(SCORE_COLUMNS) <= set(read_header(path)):
         pair = default if set(default) <= set(read_header(path)) else pair
     return [pair_up(name, read_score_csv(path, pair, split=split, max_score=max_score), *pair, split=split)]
-
-
-def read_score_csv(
-    path: str | os.PathLike[str],
-    columns: tuple[str, str],
-    names: tuple[str, str] | None = None,
-    *,
-    split: str | None = None,
-    max_score: float = 1.0,
-) -> list[Outcome]:
-    """Outcomes of a CSV with ``prompt`` and two score columns; ``domain``, ``source`` and ``split`` where it has them.
-
-    ``names``: what the models are called, by default as their columns. Raises ``InputFileError``.
-    """
-    models, found = names or columns, []
-    for where, row in read_csv_rows(path, ["prompt", *columns, *(["split"] if split is not None else [])]):
-        if split is None or row["split"] == split:
-            marks = [parse_score(row[column], f"{where}, {column}", max_score) for column in columns]
-            more = {key: row.get(key, "") for key in ("split", "source", "domain")}
-            found.append(Outcome(row["prompt"], dict(zip(models, marks, strict=True)), **more))
-    return found
 
 
 def pair_up(name: str, outcomes: Sequence[Outcome], strong: str, weak: str, *, split: str | None = None) -> Benchmark:

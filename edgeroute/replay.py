@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .data.prompts import BadLine, read_prompts
 from .decisions import Logged, read_decisions
 from .engine.calibration import fit_quantiles, threshold_for
 from .errors import InputFileError
-from .inputs import BadLine, read_prompts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .data.prompts import BadLine, PromptLine
 from .decision import Decision
 from .errors import PromptError, ScoreError
-from .inputs import BadLine, PromptLine
 from .router import Router
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import pytest
 from evals_folder import STRONG, WEAK, write_evals, write_lines, write_rows
 
 from edgeroute.benchmarks import benchmark_name, pair_up, read_benchmarks
+from edgeroute.data.labels import Outcome
 from edgeroute.errors import InputFileError
-from edgeroute.labels import Outcome
 
 ROWS = [
     {"prompt": "one", "scores": {"big": 1, "small": 0}, "split": "dev", "domain": "law"},

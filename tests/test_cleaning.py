@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeroute.cleaning import Contamination, Dropped, clean, normalise, split_of
+from edgeroute.data.cleaning import Contamination, Dropped, clean, normalise, split_of
+from edgeroute.data.labels import Battle, Outcome, read_battles, read_outcomes
 from edgeroute.errors import InputFileError
-from edgeroute.labels import Battle, Outcome, read_battles, read_outcomes
 
 SHARES = {"train": 80, "calibration": 10, "dev": 10}
 DATA = Path(__file__).parents[1].parent / "shared" / "data"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from evals_folder import STRONG, WEAK, write_evals, write_lines, write_rows
 
-from edgeroute.converters import convert
+from edgeroute.data.converters import convert
+from edgeroute.data.labels import Battle, Outcome, as_record, read_battles, read_outcomes
 from edgeroute.errors import InputFileError
-from edgeroute.labels import Battle, Outcome, as_record, read_battles, read_outcomes
 
 ARENA = [
     "id",

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from evals_folder import STRONG, WEAK, write_evals, write_lines, write_rows
 
+from edgeroute.data.labels import Outcome
+from edgeroute.data.routellm_evals import read_evals
 from edgeroute.errors import InputFileError
-from edgeroute.evals import read_evals
-from edgeroute.labels import Outcome
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute import inputs
+from edgeroute.data import prompts as inputs
+from edgeroute.data.prompts import BadLine, PromptLine, decode_prompt, format_of, read_prompts
 from edgeroute.errors import InputFileError, PromptError
-from edgeroute.inputs import BadLine, PromptLine, decode_prompt, format_of, read_prompts
 
 # What a text line can hold; lone surrogates have no UTF-8.
 LINES = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\n\r\ufeff")).filter(str.strip)

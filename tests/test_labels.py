@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from edgeroute.data.labels import Battle, Outcome, read_battles, read_outcomes
 from edgeroute.errors import InputFileError
-from edgeroute.labels import Battle, Outcome, read_battles, read_outcomes
 
 BATTLE = {"prompt": "why", "model_a": "big", "model_b": "small", "winner": "a"}
 OUTCOME = {"prompt": "why", "scores": {"big": 1, "small": 0.5}}

@@ -102,7 +102,7 @@ def test_a_share_holds_on_held_out_prompts(default: Router) -> None:
     path = DATA / "battles_arena.jsonl.gz"
     if not path.exists():
         pytest.skip("needs the label files beside the repository")
-    from edgeroute.labels import read_battles
+    from edgeroute.data.labels import read_battles
 
     prompts = [battle.prompt for battle in read_battles(path, split="dev") if battle.prompt.strip()]
     threshold, _ = default.threshold(strong_share=0.5)

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from ..data.prompts import BadLine, PromptLine, pick_prompt, read_objects, read_records
 from ..errors import InputFileError
-from ..inputs import BadLine, PromptLine, pick_prompt, read_objects, read_records
 
 MAX_KEYS = 1000
 """Different keys in one JSONL file."""

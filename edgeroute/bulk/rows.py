@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..data.prompts import BadLine, PromptLine, decode_prompt
 from ..errors import InputFileError, PromptError
-from ..inputs import BadLine, PromptLine, decode_prompt
 from .lines import csv_rows, jsonl_rows
 from .parts import Part
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..data.prompts import BadLine, PromptLine
 from ..errors import EdgeRouteError, InputFileError
-from ..inputs import BadLine, PromptLine
 from ..router import Router
 from ..stream import ScoredLine, choose_lines
 from .output import PartFile, UnwritableError

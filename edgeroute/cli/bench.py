@@ -10,8 +10,8 @@ import click
 from ..bench import CHARACTERS, LENGTHS, Report
 from ..bench import bench as measure
 from ..bench_tables import aligned, describe, markdown, tables
+from ..data.prompts import BadLine, format_of, read_prompts
 from ..errors import InputFileError
-from ..inputs import BadLine, format_of, read_prompts
 from ..router import Router
 from .commands import CORE
 from .output import write_json

@@ -16,11 +16,11 @@ import numpy as np
 from ..chats import beginning, check_messages, estimate_tokens, texts_of
 from ..choosing import load_router
 from ..config import read_settings
+from ..data.labels import read_outcomes
+from ..data.prompts import BadLine, format_of, read_prompts
 from ..engine.calibration import TrafficCalibration, write_calibration
 from ..engine.text import Prompt
 from ..errors import CalibrationError, PromptError
-from ..inputs import BadLine, format_of, read_prompts
-from ..labels import read_outcomes
 from ..routellm import share_of
 from ..router import Router
 from ..settings import Settings

@@ -10,12 +10,12 @@ from typing import Any, get_args
 
 import click
 
-from ..cleaning import NGRAM, Contamination, Dropped, Report, clean
-from ..converters import Form, convert
+from ..data.cleaning import NGRAM, Contamination, Dropped, Report, clean
+from ..data.converters import Form, convert
+from ..data.labels import as_record
+from ..data.routellm_evals import read_evals
+from ..data.tables import is_csv, read_csv_rows, read_json_rows
 from ..errors import InputFileError
-from ..evals import read_evals
-from ..labels import as_record
-from ..tables import is_csv, read_csv_rows, read_json_rows
 from .commands import CORE
 from .output import opened_output
 

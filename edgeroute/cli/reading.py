@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from ..data.prompts import MAX_PROMPT_BYTES, decode_prompt
 from ..errors import EdgeRouteError, InputFileError
-from ..inputs import MAX_PROMPT_BYTES, decode_prompt
 
 
 def read_prompt(argument: str) -> str:

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ..data.prompts import BadLine
 from ..decision import Decision
-from ..inputs import BadLine
 
 if TYPE_CHECKING:
     from ..explain import Explanation

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 import click
 
 from ..bundle.manifest import ChatPolicy
+from ..data.prompts import BadLine, Format, format_of, read_prompts
 from ..decision import Decision
 from ..engine.machine import usable_threads
 from ..errors import InputFileError
-from ..inputs import BadLine, Format, format_of, read_prompts
 from ..router import Router
 from ..stream import ScoredLine, choose_lines
 from .commands import CORE

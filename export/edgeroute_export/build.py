@@ -21,11 +21,11 @@ from edgeroute.benchmarks import benchmark_name
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.manifest import FORMAT, TOKENIZER, Pair, TextPolicy
 from edgeroute.bundle.store import locate
+from edgeroute.data.labels import Outcome, read_outcomes
 from edgeroute.engine.deadline import check_fallback
 from edgeroute.engine.session import Session
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError
-from edgeroute.labels import Outcome, read_outcomes
 
 from . import receipts
 from .external import Serialized, as_files

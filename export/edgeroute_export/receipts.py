@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeroute.data.labels import Outcome
 from edgeroute.engine.calibration import fit_quantiles
 from edgeroute.engine.machine import cpu_features
 from edgeroute.engine.session import Session
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import CalibrationError
-from edgeroute.labels import Outcome
 from edgeroute.metrics import apgr, bootstrap, paired_bootstrap, spearman
 
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from evals_folder import write_evals, write_lines, write_rows
 
-from edgeroute.labels import read_outcomes
+from edgeroute.data.labels import read_outcomes
 
 Run = Callable[..., Any]
 LONG = " ".join(f"word{i}" for i in range(20))

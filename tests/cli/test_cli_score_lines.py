@@ -13,7 +13,7 @@ import pytest
 from process import write_prompts
 
 from edgeroute import ForkError, Router, ScoreError
-from edgeroute.inputs import BadLine, PromptLine
+from edgeroute.data.prompts import BadLine, PromptLine
 from edgeroute.stream import AHEAD, ScoredLine, choose_lines
 
 Run = Callable[..., Any]

@@ -112,8 +112,8 @@ def test_fp32_parity_receipt_is_exact(exported: Path) -> None:
 def test_calibration_is_of_the_calibration_split_on_the_graphs_own_scores(
     exported: Path, labels: tuple[Path, Path]
 ) -> None:
+    from edgeroute.data.labels import read_battles
     from edgeroute.engine.calibration import fit_quantiles
-    from edgeroute.labels import read_battles
 
     router = Router.load(exported)
     prompts = [battle.prompt for battle in read_battles(labels[0], split="calibration")]

@@ -20,7 +20,7 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from edgeroute import BundleError, InputFileError, Router  # noqa: E402
-from edgeroute.labels import read_scores  # noqa: E402
+from edgeroute.data.labels import read_scores  # noqa: E402
 from edgeroute_train import examples, teachers  # noqa: E402
 from edgeroute_train.command import distill, train  # noqa: E402
 from edgeroute_train.examples import FIVE, THREE  # noqa: E402

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 from bundles import make_tokenizer
 
 from edgeroute import InputFileError
-from edgeroute.labels import Battle, Outcome
+from edgeroute.data.labels import Battle, Outcome
 from edgeroute_train import gating
 from edgeroute_train.recipe import GateRows, in_form, read_recipe
 

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from edgeroute import EdgeRouteError, InputFileError  # noqa: E402
 from edgeroute.bundle.manifest import TextPolicy  # noqa: E402
-from edgeroute.labels import Battle, Outcome  # noqa: E402
+from edgeroute.data.labels import Battle, Outcome  # noqa: E402
 from edgeroute_train import embedding, mf, pairs  # noqa: E402
 from edgeroute_train.recipe import Labels  # noqa: E402
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeroute.data.prompts import BadLine, format_of, read_prompts
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import EdgeRouteError, InputFileError
-from edgeroute.inputs import BadLine, format_of, read_prompts
 
 from . import checkpoints, fitting
 from .examples import Examples, Row, Scheme, Ties, collapse, from_comparisons, from_teacher, gather, weigh

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeroute.data.labels import Battle, Outcome
 from edgeroute.errors import InputFileError
-from edgeroute.labels import Battle, Outcome
 
 from .recipe import Labels, in_form
 

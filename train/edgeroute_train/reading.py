@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeroute.data.labels import Battle, Outcome
 from edgeroute.errors import InputFileError
-from edgeroute.labels import Battle, Outcome
 
 from .embedding import DEFAULT_ENCODER, FrozenEncoder, embed, name_of
 from .gating import SHIFT, Gates, Part, Texts, fit_gates, make_texts, token_table

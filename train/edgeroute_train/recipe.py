@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgeroute.bundle.schema import decode
+from edgeroute.data.labels import Battle, Outcome, read_battles, read_outcomes
 from edgeroute.errors import InputFileError
-from edgeroute.labels import Battle, Outcome, read_battles, read_outcomes
 
 Kind = Literal["battles", "outcomes"]
 Form = Literal["whole", "question"]

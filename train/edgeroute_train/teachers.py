@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM
 
 from edgeroute import Router
 from edgeroute.bundle.manifest import MANIFEST, TextPolicy
+from edgeroute.data.labels import read_scores
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, InputFileError
-from edgeroute.labels import read_scores
 
 from .examples import FIVE, collapse
 from .students import LABEL_TOKENS, RECORD, device, label_logits, load_tokenizer, padded

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .errors import InputFileError
+from ..errors import InputFileError
 from .labels import Battle, Outcome
 
 Label = Battle | Outcome

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .errors import InputFileError
+from ..errors import InputFileError
 
 if TYPE_CHECKING:
     import _csv

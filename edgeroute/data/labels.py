@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from .errors import InputFileError
-from .tables import read_json_rows
+from ..errors import InputFileError
+from .tables import parse_score, read_csv_rows, read_json_rows
 
 Winner = Literal["a", "b", "tie", "b_or_tie"]
+SCORE_COLUMNS = "strong_score", "weak_score"
+"""The columns of a CSV of outcomes, where none are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +112,24 @@ def _text(row: dict[str, Any], key: str, where: str, default: str | None = None)
 
 def _is_unit(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
+
+
+def read_score_csv(
+    path: str | os.PathLike[str],
+    columns: tuple[str, str],
+    names: tuple[str, str] | None = None,
+    *,
+    split: str | None = None,
+    max_score: float = 1.0,
+) -> list[Outcome]:
+    """Outcomes of a CSV with ``prompt`` and two score columns; ``domain``, ``source`` and ``split`` where it has them.
+
+    ``names``: what the models are called, by default as their columns. Raises ``InputFileError``.
+    """
+    models, found = names or columns, []
+    for where, row in read_csv_rows(path, ["prompt", *columns, *(["split"] if split is not None else [])]):
+        if split is None or row["split"] == split:
+            marks = [parse_score(row[column], f"{where}, {column}", max_score) for column in columns]
+            more = {key: row.get(key, "") for key in ("split", "source", "domain")}
+            found.append(Outcome(row["prompt"], dict(zip(models, marks, strict=True)), **more))
+    return found

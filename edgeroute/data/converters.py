@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Literal, get_args
 
-from .benchmarks import SCORE_COLUMNS, read_score_csv
-from .errors import InputFileError
-from .evals import read_evals
-from .labels import Battle, Outcome, Winner, read_battles, read_outcomes
+from ..errors import InputFileError
+from .labels import SCORE_COLUMNS, Battle, Outcome, Winner, read_battles, read_outcomes, read_score_csv
+from .routellm_evals import read_evals
 from .tables import is_csv, read_csv_rows, read_header, read_json_rows
 
 Form = Literal["arena", "evals", "judge", "scores", "battles", "outcomes"]

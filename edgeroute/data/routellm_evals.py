@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import InputFileError
+from ..errors import InputFileError
 from .labels import Outcome
 from .tables import parse_score, read_csv_rows, read_json_rows
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
-from .engine.text import Prompt
-from .errors import InputFileError, PromptError
+from ..engine.text import Prompt
+from ..errors import InputFileError, PromptError
 
 Format = Literal["txt", "jsonl", "csv"]
 MAX_PROMPT_BYTES = 64 << 20

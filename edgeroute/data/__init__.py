@@ -1,0 +1,1 @@
+"""Prompts and labels in files: read, converted, cleaned and split."""
