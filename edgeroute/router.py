@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .decision import BackendName, RoadName
     from .engine.session import Row
-    from .triton.server import Server
+    from .triton.remote import Server
 
 _NO_TOKENS = Tokens([], False)
 
@@ -114,7 +114,7 @@ class Router:
         else:
             router._recalibrate(Path(calibration), chat)
         if backend is not None:
-            from .triton.server import connect
+            from .triton.remote import connect
 
             router._server, deadline_ms = connect(backend, bundle.manifest, graph, *opened, deadline_ms)
         if deadline_ms is not None:
