@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._version import __version__
 from .errors import (
     BackendError,
     BackendWarning,
@@ -43,12 +44,10 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .decision import Decision
+    from .decision import Decision, Ranking
     from .gateway import Gateway
-    from .ranking import Ranking
     from .router import Router
 
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendError",

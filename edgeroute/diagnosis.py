@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from . import __version__
+from ._version import __version__
 from .bundle.store import cache_folder
 from .engine.machine import allowed_cores, cgroup_quota, cpu_features, installed_builds, usable_threads
 from .engine.providers import INSTALL_CPU, INSTALL_GPU, probe_providers

@@ -14,7 +14,7 @@ import numpy as np
 from .bundle.folder import Bundle, open_bundle
 from .bundle.manifest import ChatPolicy, GraphEntry, Manifest
 from .bundle.store import locate
-from .decision import Decision
+from .decision import Decision, Ranking, order, select
 from .engine.calibration import share_for, threshold_for, warn_if_generated
 from .engine.deadline import Road, Roads, check_deadline, plan
 from .engine.embeddings import check_embeddings
@@ -23,7 +23,6 @@ from .engine.load import choose_graph, open_graph
 from .engine.session import Session
 from .engine.text import Prompt, TextEncoder, Tokens
 from .errors import BundleError, CalibrationError, PromptError, ProviderError
-from .ranking import Ranking, order, select
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

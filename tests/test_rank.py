@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 from wider_bundles import MODELS, embedding_weights, make_ranking_bundle, sample_embeddings, value
 
 from edgeroute import BundleError, PromptError, Ranking, Router, ScoreError
+from edgeroute.decision import order, sigmoid
 from edgeroute.engine.session import Session
 from edgeroute.engine.verify import verify
-from edgeroute.ranking import order, sigmoid
 
 PROMPT = "What is the capital of Peru?"
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .._version import __version__
 from ..bundle.manifest import ChatPolicy
 from ..bundle.store import locate
 from ..errors import BundleError, EdgeRouteError

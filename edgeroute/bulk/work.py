@@ -16,7 +16,7 @@ import pyarrow as pa
 from ..data.prompts import BadLine, PromptLine
 from ..errors import EdgeRouteError, InputFileError
 from ..router import Router
-from ..stream import ScoredLine, choose_lines
+from ..score_lines import ScoredLine, choose_lines
 from .output import PartFile, UnwritableError
 from .parts import Part, Receipt
 from .rows import Rows, opened_rows

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from .. import __version__
+from .._version import __version__
 from ..errors import EdgeRouteError
 from .commands import CommandGroup
 from .exits import CLOSED_PIPE, FAILED, INTERRUPTED, OK

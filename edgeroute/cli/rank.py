@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import click
 
 from ..bundle.manifest import ChatPolicy
-from ..ranking import Ranking
+from ..decision import Ranking
 from ..router import Router
 from .commands import CORE
 from .reading import read_prompt

@@ -18,7 +18,7 @@ from ..decision import Decision
 from ..engine.machine import usable_threads
 from ..errors import InputFileError
 from ..router import Router
-from ..stream import ScoredLine, choose_lines
+from ..score_lines import ScoredLine, choose_lines
 from .commands import CORE
 from .exits import SOME_FAILED
 from .output import Write, opened_output

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import __version__
+from .._version import __version__
 
 MAX_THREADS = 4
 _DISTRIBUTION = re.compile(r"(onnxruntime(?:_gpu)?)-([^-]+)\.dist-info")

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..bundle.folder import Bundle, open_bundle
 from ..bundle.manifest import TOKENIZER, GraphEntry, Manifest, Provider
 from ..bundle.store import locate
+from ..decision import sigmoid
 from ..errors import BundleError, BundleNotFoundError, EdgeRouteError
-from ..ranking import sigmoid
 from .golden import golden_entries, golden_row
 from .load import shapes_of
 from .providers import why_no_cuda

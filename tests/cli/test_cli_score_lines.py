@@ -14,7 +14,7 @@ from process import write_prompts
 
 from edgeroute import ForkError, Router, ScoreError
 from edgeroute.data.prompts import BadLine, PromptLine
-from edgeroute.stream import AHEAD, ScoredLine, choose_lines
+from edgeroute.score_lines import AHEAD, ScoredLine, choose_lines
 
 Run = Callable[..., Any]
 
