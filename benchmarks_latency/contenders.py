@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from weights import Weights, export_ours, export_plain, head_of
 
-from edgeroute.mix import mixed_prompts
+from edgeroute.bench.prompts import mixed_prompts
 
 Score = Callable[[str], float]
 TOLERANCE = {"fp32": 2e-3, "bf16": 0.05, "int8": 0.08}

@@ -23,6 +23,7 @@ import click
 import numpy as np
 
 from edgeroute import Router
+from edgeroute.bench.prompts import mixed_prompts
 from edgeroute.bundle.folder import Bundle, open_bundle
 from edgeroute.engine.cuda import bucket_lengths
 from edgeroute.engine.load import shapes_of
@@ -30,7 +31,6 @@ from edgeroute.engine.machine import describe_machine
 from edgeroute.engine.providers import why_no_device
 from edgeroute.engine.session import Session
 from edgeroute.errors import BundleError, EdgeRouteError, ProviderError
-from edgeroute.mix import mixed_prompts
 
 BATCHES = 32, 128, 512
 BATCH_TOKENS = 64

@@ -11,8 +11,8 @@ from typing import Any
 from measuring import interleave
 
 from edgeroute import Router
-from edgeroute.bench import POOL
-from edgeroute.mix import prompt_of
+from edgeroute.bench.bench import POOL
+from edgeroute.bench.prompts import prompt_of
 
 Found = dict[str, Any]
 LENGTHS = (16, 64, 128, 256)

@@ -19,10 +19,9 @@ from pathlib import Path
 from floors import Products, read_shapes
 
 from edgeroute import Router
-from edgeroute.bench import POOL
+from edgeroute.bench.bench import POOL, stopwatches
+from edgeroute.bench.prompts import mixed_prompts, prompt_of, text_of
 from edgeroute.bundle.store import shipped_folder
-from edgeroute.mix import mixed_prompts, prompt_of, text_of
-from edgeroute.stopwatches import stopwatches
 
 ROUNDS, TRIES = 9, 3
 HUGE = 10_000_000

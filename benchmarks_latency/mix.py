@@ -1,6 +1,6 @@
 """Count the prompts that the mix is made after; no text of them is kept.
 
-python benchmarks_latency/mix.py make LABELS     count battles_arena.jsonl.gz, write edgeroute/mix.json
+python benchmarks_latency/mix.py make LABELS     count battles_arena.jsonl.gz, write edgeroute/bench/mix.json
 python benchmarks_latency/mix.py check           compare 20,000 generated prompts with the counts
 
 LABELS is the folder of label files, which are not in this repository.
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from edgeroute.bench.prompts import load_mix, mixed_prompts
 from edgeroute.bundle.store import shipped_folder
-from edgeroute.mix import load_mix, mixed_prompts
 
-PLACE = Path(__file__).parent.parent / "edgeroute" / "mix.json"
+PLACE = Path(__file__).parent.parent / "edgeroute" / "bench" / "mix.json"
 EDGES = (3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
 MOST_TURNS = 6
 _CODE = re.compile(r"```|^\s*(def |class |import |#include|public |SELECT )|[{};]\s*$|=>|\w\(\w*\)[;:]", re.MULTILINE)

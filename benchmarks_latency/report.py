@@ -11,7 +11,7 @@ from typing import Any
 
 from targets import targets
 
-from edgeroute.bench_tables import callers_table, describe, markdown, timing_table
+from edgeroute.bench.tables import callers_table, describe, markdown, timing_table
 
 Found = dict[str, Any]
 HERE = Path(__file__).parent

@@ -29,10 +29,10 @@ import click
 from measuring import interleave, over_prompts, summary
 
 from edgeroute import Router
-from edgeroute.bench import POOL
+from edgeroute.bench.bench import POOL
+from edgeroute.bench.prompts import mixed_prompts, prompt_of
 from edgeroute.bundle.store import shipped_folder, shipped_index
 from edgeroute.engine.machine import describe_machine, resident_mib
-from edgeroute.mix import mixed_prompts, prompt_of
 
 Found = dict[str, Any]
 HERE = Path(__file__).parent

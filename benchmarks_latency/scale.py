@@ -32,9 +32,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edgeroute.bench.prompts import mixed_prompts
 from edgeroute.bundle.store import locate
 from edgeroute.engine.machine import describe_machine
-from edgeroute.mix import mixed_prompts
 
 RESULTS = Path(__file__).parent / "results" / "scale" / "epyc-2core.json"
 WAYS = "plain1", "plain2", "ray1", "ray2"

@@ -11,7 +11,7 @@ from typing import Any
 
 from report import DOCS, RESULTS, _table, replace_tables
 
-from edgeroute.bench_tables import describe
+from edgeroute.bench.tables import describe
 
 Found = dict[str, Any]
 ADDED_P50_MS, ADDED_P99_MS, REQUESTS_PER_S = 4.0, 12.0, 155.0

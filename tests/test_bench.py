@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from edgeroute import Router
-from edgeroute.bench import bench, time_batch, time_callers, time_cold, time_overhead, time_rows
-from edgeroute.bench_tables import aligned, describe, markdown, tables
+from edgeroute.bench.bench import bench, stopwatches, time_batch, time_callers, time_cold, time_overhead, time_rows
+from edgeroute.bench.tables import aligned, describe, markdown, tables
 from edgeroute.engine.machine import describe_machine, resident_mib
 from edgeroute.errors import EdgeRouteError, PromptError
-from edgeroute.stopwatches import stopwatches
 
 PROMPTS = ["hello", "What is the capital of Peru?", "write a poem " * 20]
 

@@ -11,10 +11,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgeroute import Router
+from edgeroute.bench.prompts import PIECES, SPECIAL, load_mix, mixed_prompts, prompt_of, text_of, write
 from edgeroute.bundle.store import shipped_folder
 from edgeroute.errors import EdgeRouteError
-from edgeroute.mix import SPECIAL, load_mix, mixed_prompts, prompt_of, text_of, write
-from edgeroute.pieces import PIECES
 
 BUNDLES = ("mf-small", "nano")
 STRANGE = {"accents", "script"}
@@ -119,6 +118,6 @@ def test_the_histogram_is_what_the_script_counts() -> None:
 
 def test_the_histogram_holds_numbers_and_names_alone() -> None:
     """Nothing of the prompts that were counted can be in it: no text but the names of kinds and the source."""
-    text = (Path(__file__).parents[1] / "edgeroute" / "mix.json").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "edgeroute" / "bench" / "mix.json").read_text(encoding="utf-8")
     words = {word.strip('":,') for word in text.split() if word.strip('":,').isalpha()}
     assert len(words) < 40

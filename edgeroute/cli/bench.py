@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from ..bench import CHARACTERS, LENGTHS, Report
-from ..bench import bench as measure
-from ..bench_tables import aligned, describe, markdown, tables
+from ..bench.bench import CHARACTERS, LENGTHS, Report
+from ..bench.bench import bench as measure
+from ..bench.tables import aligned, describe, markdown, tables
 from ..data.prompts import BadLine, format_of, read_prompts
 from ..errors import InputFileError
 from ..router import Router
