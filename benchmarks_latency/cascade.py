@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeroute import Router
 from edgeroute.data.labels import read_battles, read_outcomes
 from edgeroute.engine.deadline import Road, Roads
-from edgeroute.metrics import apgr, paired_bootstrap
+from edgeroute.evaluation.metrics import apgr, paired_bootstrap
 
 Found = dict[str, Any]
 BENCHMARKS = {"MMLU": "outcomes_mmlu.jsonl.gz", "GSM8K": "outcomes_gsm8k.jsonl.gz"}

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from edgeroute import Router
-from edgeroute.benchmarks import Benchmark, read_benchmarks
 from edgeroute.data.labels import Battle, read_battles
-from edgeroute.evaluate import baseline_scores, evaluate, score_all
-from edgeroute.metrics import apgr, auc, bootstrap, paired_bootstrap
-from edgeroute.plots import plot_curves
+from edgeroute.evaluation.benchmarks import Benchmark, read_benchmarks
+from edgeroute.evaluation.evaluate import baseline_scores, evaluate, score_all
+from edgeroute.evaluation.metrics import apgr, auc, bootstrap, paired_bootstrap
+from edgeroute.evaluation.plots import plot_curves
 
 Found = dict[str, Any]
 HERE = Path(__file__).parent

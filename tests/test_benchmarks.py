@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from evals_folder import STRONG, WEAK, write_evals, write_lines, write_rows
 
-from edgeroute.benchmarks import benchmark_name, pair_up, read_benchmarks
 from edgeroute.data.labels import Outcome
 from edgeroute.errors import InputFileError
+from edgeroute.evaluation.benchmarks import benchmark_name, pair_up, read_benchmarks
 
 ROWS = [
     {"prompt": "one", "scores": {"big": 1, "small": 0}, "split": "dev", "domain": "law"},

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from bundles import sample_prompts
 
-from edgeroute.benchmarks import Benchmark
 from edgeroute.errors import CalibrationError
-from edgeroute.evaluate import CHUNK, Prices, baseline_scores, compare, evaluate, score_all, strong_better
-from edgeroute.metrics import apgr, auc, bootstrap, calibration_error, cpt, share_for_quality
+from edgeroute.evaluation.benchmarks import Benchmark
+from edgeroute.evaluation.evaluate import CHUNK, Prices, baseline_scores, compare, evaluate, score_all, strong_better
+from edgeroute.evaluation.metrics import apgr, auc, bootstrap, calibration_error, cpt, share_for_quality
 from edgeroute.router import Router
 
 

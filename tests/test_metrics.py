@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgeroute.errors import CalibrationError
-from edgeroute.metrics import Interval, apgr, auc, bootstrap, cpt, curve
+from edgeroute.evaluation.metrics import Interval, apgr, auc, bootstrap, cpt, curve
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from edgeroute.errors import CalibrationError
-from edgeroute.metrics import (
+from edgeroute.evaluation.metrics import (
     apgr,
     bootstrap,
     calibration_error,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeroute.errors import CalibrationError
-from edgeroute.noise import NOISES, PREFIXES, disturb, pad, polite, robustness, typos
+from edgeroute.evaluation.noise import NOISES, PREFIXES, disturb, pad, polite, robustness, typos
 
 PROMPTS = [
     "Explain carefully the difference between numbers under binary notation: 128, 256.",

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeroute.benchmarks import Benchmark
 from edgeroute.errors import EdgeRouteError, InputFileError, MissingExtraError
-from edgeroute.plots import check_plot, plot_curves
+from edgeroute.evaluation.benchmarks import Benchmark
+from edgeroute.evaluation.plots import check_plot, plot_curves
 
 LEVEL = np.random.default_rng(0).random(50)
 DATA = Benchmark("mine", "big-model", "small-model", ("x",) * 50, ("",) * 50, 1.0 * (LEVEL > 0.2), 1.0 * (LEVEL > 0.6))

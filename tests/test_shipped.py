@@ -15,11 +15,11 @@ import pytest
 from onnx import numpy_helper
 
 from edgeroute import Router
-from edgeroute.benchmarks import read_benchmarks
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.store import shipped_folder, shipped_index
 from edgeroute.engine.verify import verify
-from edgeroute.evaluate import evaluate, score_all
+from edgeroute.evaluation.benchmarks import read_benchmarks
+from edgeroute.evaluation.evaluate import evaluate, score_all
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"

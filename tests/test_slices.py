@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edgeroute.benchmarks import Benchmark
-from edgeroute.metrics import apgr
-from edgeroute.slices import FEWEST, script, slice_up, slices_of
+from edgeroute.evaluation.benchmarks import Benchmark
+from edgeroute.evaluation.metrics import apgr
+from edgeroute.evaluation.slices import FEWEST, script, slice_up, slices_of
 
 
 def benchmark(prompts: list[str], domains: list[str] | None = None, seed: int = 0) -> Benchmark:

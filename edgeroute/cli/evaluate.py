@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from .. import evaluate as library
-from ..benchmarks import Benchmark, read_benchmarks
 from ..errors import EdgeRouteError
-from ..evaluate import BASELINES, Comparison, Evaluation, Prices
-from ..noise import NOISES, Robustness, disturb, robustness
-from ..plots import check_plot, plot_curves
+from ..evaluation import evaluate as library
+from ..evaluation.benchmarks import Benchmark, read_benchmarks
+from ..evaluation.evaluate import BASELINES, Comparison, Evaluation, Prices
+from ..evaluation.noise import NOISES, Robustness, disturb, robustness
+from ..evaluation.plots import check_plot, plot_curves
+from ..evaluation.slices import Slice, slice_up
 from ..router import Router
-from ..slices import Slice, slice_up
 from .commands import CORE
 from .evaluation_tables import write_csv, write_tables
 from .output import write_json

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..evaluate import Comparison, Evaluation
-from ..metrics import Interval
-from ..noise import Robustness
-from ..slices import Slice
+from ..evaluation.evaluate import Comparison, Evaluation
+from ..evaluation.metrics import Interval
+from ..evaluation.noise import Robustness
+from ..evaluation.slices import Slice
 from .output import opened_output
 
 if TYPE_CHECKING:

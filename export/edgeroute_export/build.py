@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import edgeroute
-from edgeroute.benchmarks import benchmark_name
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.manifest import FORMAT, TOKENIZER, Pair, TextPolicy
 from edgeroute.bundle.store import locate
@@ -26,6 +25,7 @@ from edgeroute.engine.deadline import check_fallback
 from edgeroute.engine.session import Session
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError
+from edgeroute.evaluation.benchmarks import benchmark_name
 
 from . import receipts
 from .external import Serialized, as_files

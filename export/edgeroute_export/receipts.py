@@ -17,7 +17,7 @@ from edgeroute.engine.machine import cpu_features
 from edgeroute.engine.session import Session
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import CalibrationError
-from edgeroute.metrics import apgr, bootstrap, paired_bootstrap, spearman
+from edgeroute.evaluation.metrics import apgr, bootstrap, paired_bootstrap, spearman
 
 Floats = NDArray[np.float32]
 Outcomes = tuple[Sequence[float], Sequence[float]]

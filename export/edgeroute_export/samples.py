@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeroute.benchmarks import benchmark_name
 from edgeroute.bundle import manifest as receipts
 from edgeroute.data.labels import read_battles, read_outcomes
 from edgeroute.errors import BundleError
+from edgeroute.evaluation.benchmarks import benchmark_name
 
 from .golden import GOLDEN_PROMPTS
 

@@ -17,7 +17,7 @@ from classifiers import EASY, HARD, SEPARATES, SHORT, export_tiny, scores_of, tr
 
 from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
-from edgeroute.metrics import auc  # noqa: E402
+from edgeroute.evaluation.metrics import auc  # noqa: E402
 from edgeroute_export import bert as kind  # noqa: E402
 from edgeroute_export.build import serialize  # noqa: E402
 

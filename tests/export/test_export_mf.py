@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
-from edgeroute.metrics import auc  # noqa: E402
+from edgeroute.evaluation.metrics import auc  # noqa: E402
 from edgeroute_export import mf  # noqa: E402
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.bundle.onnx_file import inspect_graph  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
-from edgeroute.metrics import auc  # noqa: E402
+from edgeroute.evaluation.metrics import auc  # noqa: E402
 from edgeroute_export import nano as kind  # noqa: E402
 from edgeroute_export.command import export  # noqa: E402
 from edgeroute_train import bags, nano  # noqa: E402

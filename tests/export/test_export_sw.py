@@ -21,7 +21,7 @@ from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.bundle.manifest import TextPolicy  # noqa: E402
 from edgeroute.data.labels import read_outcomes  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
-from edgeroute.metrics import auc  # noqa: E402
+from edgeroute.evaluation.metrics import auc  # noqa: E402
 from edgeroute_export import sw as kind  # noqa: E402
 from edgeroute_export.build import Evidence, Naming, build_bundle  # noqa: E402
 from edgeroute_export.command import export as command  # noqa: E402

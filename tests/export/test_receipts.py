@@ -77,7 +77,7 @@ def test_a_shift_of_all_scores_flips_nothing() -> None:
 
 
 def test_delta_apgr_is_against_the_reference_on_the_same_outcomes() -> None:
-    from edgeroute.metrics import apgr
+    from edgeroute.evaluation.metrics import apgr
 
     worse = np.where(RNG.uniform(size=ENOUGH) < 0.3, RNG.uniform(size=ENOUGH), REFERENCE).astype(np.float32)
     change = receipt(worse)["delta_apgr"]

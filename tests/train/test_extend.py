@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from exporting import train  # noqa: E402
 
 from edgeroute import BundleError, InputFileError  # noqa: E402
-from edgeroute.metrics import auc  # noqa: E402
+from edgeroute.evaluation.metrics import auc  # noqa: E402
 from edgeroute_train import mf, pairs  # noqa: E402
 from edgeroute_train.extend import extend_mf  # noqa: E402
 from edgeroute_train.reading import Place  # noqa: E402

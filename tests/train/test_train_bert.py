@@ -22,7 +22,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from edgeroute import BundleError, EdgeRouteError, InputFileError  # noqa: E402
 from edgeroute.data.labels import Battle, Outcome  # noqa: E402
-from edgeroute.metrics import auc  # noqa: E402
+from edgeroute.evaluation.metrics import auc  # noqa: E402
 from edgeroute_train import checkpoints, classifier, examples, fitting, pairs, students  # noqa: E402
 from edgeroute_train.examples import FIVE, THREE  # noqa: E402
 from edgeroute_train.recipe import Labels, Recipe  # noqa: E402

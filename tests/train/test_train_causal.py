@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 from classifiers import EASY, HARD, SEPARATES, scores_of, train_tiny  # noqa: E402
 
 from edgeroute.engine.text import TextEncoder  # noqa: E402
-from edgeroute.metrics import auc  # noqa: E402
+from edgeroute.evaluation.metrics import auc  # noqa: E402
 from edgeroute_train import students  # noqa: E402
 
 

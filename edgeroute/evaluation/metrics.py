@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import CalibrationError
+from ..errors import CalibrationError
 
 Array = NDArray[np.float64]
 Form = Literal["compat", "exact"]

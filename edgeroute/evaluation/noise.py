@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import CalibrationError
+from ..errors import CalibrationError
 from .metrics import spearman
 
 PREFIXES = (

@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..errors import CalibrationError
 from .benchmarks import Benchmark
-from .errors import CalibrationError
 from .metrics import Interval, apgr, bootstrap
 
 LENGTHS = 4

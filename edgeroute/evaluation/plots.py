@@ -7,8 +7,8 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
+from ..errors import EdgeRouteError, InputFileError, MissingExtraError
 from .benchmarks import Benchmark
-from .errors import EdgeRouteError, InputFileError, MissingExtraError
 from .metrics import curve
 
 ENDINGS = (".png", ".svg")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..errors import CalibrationError
 from .benchmarks import Benchmark
-from .errors import CalibrationError
 from .metrics import (
     Difference,
     Form,
@@ -28,7 +28,7 @@ from .metrics import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .router import Router
+    from ..router import Router
 
 CHUNK = 256
 ROUNDS = 1000

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .data.labels import SCORE_COLUMNS, Outcome, read_outcomes, read_score_csv
-from .data.routellm_evals import read_evals
-from .data.tables import is_csv, read_header, require
-from .errors import InputFileError
+from ..data.labels import SCORE_COLUMNS, Outcome, read_outcomes, read_score_csv
+from ..data.routellm_evals import read_evals
+from ..data.tables import is_csv, read_header, require
+from ..errors import InputFileError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,1 @@
+"""What routing would be worth: metrics, benchmarks and plots."""
