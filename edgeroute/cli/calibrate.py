@@ -21,10 +21,10 @@ from ..data.prompts import BadLine, format_of, read_prompts
 from ..engine.calibration import TrafficCalibration, write_calibration
 from ..engine.text import Prompt
 from ..errors import CalibrationError, PromptError
-from ..routellm import share_of
 from ..router import Router
 from ..settings import Settings
-from ..traffic import Outcomes, Traffic, make_calibration
+from ..traffic.calibrate import Outcomes, Traffic, make_calibration
+from ..traffic.routellm import share_of
 from .commands import CORE
 from .reading import opened_input, refuse_same
 

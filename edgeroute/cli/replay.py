@@ -7,8 +7,8 @@ import json
 import click
 
 from ..errors import CalibrationError
-from ..replay import Replayed, replay_log
 from ..router import Router
+from ..traffic.replay import Replayed, replay_log
 from .commands import CORE
 
 

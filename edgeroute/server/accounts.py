@@ -11,10 +11,10 @@ from typing import Any
 from ..answers import usage_of
 from ..chats import estimate_tokens, tokens_of
 from ..choosing import Choice
-from ..decisions import Logged, now
 from ..endpoints import Endpoint
 from ..errors import PromptError
 from ..settings import Settings
+from ..traffic.log import Logged, now
 from ..transport import Reply
 from .passing import Headers
 

@@ -8,9 +8,9 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from ..decisions import DecisionLog
 from ..errors import ConfigError, EdgeRouteError
 from ..gateway import Gateway
+from ..traffic.log import DecisionLog
 from .limits import Gate
 from .metrics import Metrics
 

@@ -7,10 +7,10 @@ from collections import deque
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..decisions import Logged
-from ..drift import LEAST_SCORES, stability_index
 from ..gateway import Gateway
 from ..retries import Failed
+from ..traffic.drift import LEAST_SCORES, stability_index
+from ..traffic.log import Logged
 
 WINDOW = 2000
 """The last scores, on which drift is measured."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..endpoints import Endpoint
-from ..routellm import NAMES, parse_unit
+from ..traffic.routellm import NAMES, parse_unit
 
 OWN = "edgeroute"
 _SHARE = f"{OWN}-share-"

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from edgeroute.bounds import highest_ratio, lowest_ratio, mean_above, share_interval
 from edgeroute.engine.calibration import fit_quantiles, threshold_for
 from edgeroute.errors import CalibrationError
-from edgeroute.traffic import SHARES, Outcomes
+from edgeroute.traffic.calibrate import SHARES, Outcomes
+from edgeroute.traffic.intervals import highest_ratio, lowest_ratio, mean_above, share_interval
 
 ROUNDS = 400
 DELTA = 0.1

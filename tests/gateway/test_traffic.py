@@ -15,9 +15,9 @@ from edgeroute.endpoints import EndpointTable, make_endpoint
 from edgeroute.engine.calibration import read_calibration, write_calibration
 from edgeroute.errors import CalibrationError
 from edgeroute.gateway import Gateway
-from edgeroute.routellm import parse_threshold, share_of
 from edgeroute.router import Router
-from edgeroute.traffic import Traffic, make_calibration
+from edgeroute.traffic.calibrate import Traffic, make_calibration
+from edgeroute.traffic.routellm import parse_threshold, share_of
 
 PROMPTS = [
     f"write a poem about {word} and {other}" for word in ["milk", "tea", "bread", "river", "city"] for other in "acid"

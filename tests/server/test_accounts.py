@@ -16,8 +16,8 @@ from served import KEYS, served, write
 from test_serve import ASK, PROMPT, lines_of, post
 from upstream import Upstream, raw, silent, status, stream_of
 
-from edgeroute.replay import replay_log
 from edgeroute.router import Router
+from edgeroute.traffic.replay import replay_log
 
 Start = Callable[..., Any]
 LOG = 'decision_log = "decisions.jsonl"'

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.decisions import DecisionLog, Logged, read_decisions
-from edgeroute.drift import CHANGED, drift_of, stability_index, suggested_threshold
 from edgeroute.endpoints import EndpointTable, make_endpoint
 from edgeroute.errors import CalibrationError, ConfigError, InputFileError
-from edgeroute.replay import replay_log
 from edgeroute.router import Router
 from edgeroute.server.fields import Fields
 from edgeroute.server.names import Asked, offered, understand
+from edgeroute.traffic.drift import CHANGED, drift_of, stability_index, suggested_threshold
+from edgeroute.traffic.log import DecisionLog, Logged, read_decisions
+from edgeroute.traffic.replay import replay_log
 
 ENDPOINTS = {
     name: make_endpoint(name, EndpointTable("https://a/v1", model), {})[0]

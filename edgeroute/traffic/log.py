@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .data.tables import read_json_rows
-from .errors import ConfigError, InputFileError
+from ..data.tables import read_json_rows
+from ..errors import ConfigError, InputFileError
 
 _NUMBERS = {
     "score": 1.0,

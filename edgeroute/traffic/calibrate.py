@@ -8,21 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from .bounds import highest_ratio, lowest_ratio, mean_above, share_interval
-from .engine.calibration import TrafficCalibration, fit_quantiles, threshold_for
-from .errors import CalibrationError
+from ..engine.calibration import TrafficCalibration, fit_quantiles, threshold_for
+from ..errors import CalibrationError
+from .intervals import highest_ratio, lowest_ratio, mean_above, share_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .endpoints import Endpoint
-    from .router import Router
+    from ..router import Router
 
 SHARES = tuple(round(i / 100, 2) for i in range(101))
+
+
+class Priced(Protocol):
+    """What has prices: a gateway's endpoint."""
+
+    def cost_usd(self, input_tokens: int, output_tokens: int) -> float | None:
+        """US dollars that a call costs, ``None`` where no prices are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +46,8 @@ class Traffic:
 
     scores: NDArray[np.float64]
     tokens: NDArray[np.float64]
-    strong: Endpoint | None = None
-    weak: Endpoint | None = None
+    strong: Priced | None = None
+    weak: Priced | None = None
     output_tokens: int = 400
 
     def threshold(self, strong_share: float) -> float:
@@ -55,7 +61,7 @@ class Traffic:
             return None
         return float(np.where(self.scores >= threshold, dear, cheap).mean() * 1000)
 
-    def _usd(self, endpoint: Endpoint | None) -> NDArray[np.float64] | None:
+    def _usd(self, endpoint: Priced | None) -> NDArray[np.float64] | None:
         """What a call of each prompt costs: a price for the call, and one for each token of the prompt."""
         call = endpoint.cost_usd(0, self.output_tokens) if endpoint else None
         token = endpoint.cost_usd(1_000_000, 0) if endpoint else None

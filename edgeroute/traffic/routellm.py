@@ -12,8 +12,8 @@ import re
 
 import numpy as np
 
-from .data.tables import read_csv_rows
-from .errors import CalibrationError
+from ..data.tables import read_csv_rows
+from ..errors import CalibrationError
 
 NAMES = ("causal_llm", "sw_ranking", "random", "bert", "mf")
 PUBLISHED = {("mf", 0.11593): 0.5}

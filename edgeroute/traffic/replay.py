@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .data.prompts import BadLine, read_prompts
-from .decisions import Logged, read_decisions
-from .engine.calibration import fit_quantiles, threshold_for
-from .errors import InputFileError
+from ..data.prompts import BadLine, read_prompts
+from ..engine.calibration import fit_quantiles, threshold_for
+from ..errors import InputFileError
+from .log import Logged, read_decisions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .router import Router
+    from ..router import Router
 
 
 @dataclass(frozen=True, slots=True)

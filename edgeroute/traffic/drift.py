@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .decisions import Logged
-from .engine.calibration import fit_quantiles, share_for, threshold_for
-from .errors import CalibrationError
+from ..engine.calibration import fit_quantiles, share_for, threshold_for
+from ..errors import CalibrationError
+from .log import Logged
 
 BINS = 10
 CHANGED = 0.25
