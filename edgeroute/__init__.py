@@ -45,7 +45,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .decision import Decision, Ranking
-    from .gateway import Gateway
+    from .gateway.gateway import Gateway
     from .router import Router
 
 
@@ -88,7 +88,7 @@ def __getattr__(name: str) -> object:
 
         return getattr(router, name)
     if name == "Gateway":
-        from .gateway import Gateway
+        from .gateway.gateway import Gateway
 
         return Gateway
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ..answers import text_of
-from ..gateway import Gateway
+from ..gateway.answers import text_of
+from ..gateway.gateway import Gateway
 from .commands import CORE
 from .reading import read_prompt
 

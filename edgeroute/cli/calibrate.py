@@ -13,16 +13,16 @@ from typing import Any
 import click
 import numpy as np
 
-from ..chats import beginning, check_messages, estimate_tokens, texts_of
-from ..choosing import load_router
-from ..config import read_settings
 from ..data.labels import read_outcomes
 from ..data.prompts import BadLine, format_of, read_prompts
 from ..engine.calibration import TrafficCalibration, write_calibration
 from ..engine.text import Prompt
 from ..errors import CalibrationError, PromptError
+from ..gateway.chats import beginning, check_messages, estimate_tokens, texts_of
+from ..gateway.choose import load_router
+from ..gateway.config import read_settings
+from ..gateway.settings import Settings
 from ..router import Router
-from ..settings import Settings
 from ..traffic.calibrate import Outcomes, Traffic, make_calibration
 from ..traffic.routellm import share_of
 from .commands import CORE

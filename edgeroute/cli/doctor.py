@@ -39,8 +39,8 @@ def doctor(log: str | None, config: str | None, as_json: bool) -> int:
 
 
 def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
-    from ..choosing import edges_of, load_router
-    from ..config import read_settings
+    from ..gateway.choose import edges_of, load_router
+    from ..gateway.config import read_settings
     from ..router import Router
     from ..traffic.drift import drift_of
     from ..traffic.log import read_decisions

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..answers import usage_of
-from ..chats import estimate_tokens, tokens_of
-from ..choosing import Choice
-from ..endpoints import Endpoint
 from ..errors import PromptError
-from ..settings import Settings
+from ..gateway.answers import usage_of
+from ..gateway.chats import estimate_tokens, tokens_of
+from ..gateway.choose import Choice
+from ..gateway.endpoint import Endpoint
+from ..gateway.settings import Settings
+from ..gateway.transport import Reply
 from ..traffic.log import Logged, now
-from ..transport import Reply
 from .passing import Headers
 
 _TAIL = 8192

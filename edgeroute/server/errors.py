@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
-from ..endpoints import Endpoint
 from ..errors import (
     BrokenAnswerError,
     BudgetError,
@@ -17,6 +16,7 @@ from ..errors import (
     PromptError,
     UpstreamError,
 )
+from ..gateway.endpoint import Endpoint
 from .names import offered
 
 FORMS = "edgeroute-share-<0..1> and router-<name>-<0..1>"

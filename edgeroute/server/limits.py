@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Send
 
+from ..gateway.settings import Serve
 from ..net.addresses import is_local
-from ..settings import Serve
 from .errors import refuse
 
 

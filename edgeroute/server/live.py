@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from ..errors import ConfigError, EdgeRouteError
-from ..gateway import Gateway
+from ..gateway.gateway import Gateway
 from ..traffic.log import DecisionLog
 from .limits import Gate
 from .metrics import Metrics

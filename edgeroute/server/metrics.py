@@ -7,8 +7,8 @@ from collections import deque
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..gateway import Gateway
-from ..retries import Failed
+from ..gateway.gateway import Gateway
+from ..gateway.retries import Failed
 from ..traffic.drift import LEAST_SCORES, stability_index
 from ..traffic.log import Logged
 

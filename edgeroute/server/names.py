@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..endpoints import Endpoint
+from ..gateway.endpoint import Endpoint
 from ..traffic.routellm import NAMES, parse_unit
 
 OWN = "edgeroute"

@@ -11,10 +11,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..choosing import Choice
 from ..errors import BrokenAnswerError, EdgeRouteError
-from ..settings import Settings
-from ..transport import Reply
+from ..gateway.choose import Choice
+from ..gateway.settings import Settings
+from ..gateway.transport import Reply
 from .accounts import Account, as_chat, counted, usage_of_stream
 from .errors import answer_for, refuse, unknown_model
 from .fields import Fields

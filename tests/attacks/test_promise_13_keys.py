@@ -25,7 +25,7 @@ from upstream import (
 )
 
 from edgeroute.errors import EdgeRouteError
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.gateway import Gateway
 
 KEY, PROMPT = "sk-heliotrope-0123456789", "my password is wisteria"
 CHAT = [{"role": "user", "content": PROMPT}]

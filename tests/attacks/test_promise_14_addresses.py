@@ -10,7 +10,7 @@ import pytest
 from upstream import serve_upstream, status
 
 from edgeroute.errors import ConfigError, UpstreamError
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.gateway import Gateway
 from edgeroute.net.addresses import check_url
 
 _METADATA = """

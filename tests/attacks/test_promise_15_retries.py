@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edgeroute.endpoints import Endpoint, EndpointTable, make_endpoint
 from edgeroute.errors import UpstreamError
+from edgeroute.gateway.endpoint import Endpoint, EndpointTable, make_endpoint
+from edgeroute.gateway.retries import Answered, Call, Failed, Outcome, Wait, plan
 from edgeroute.net.breaker import COOLDOWN_S, FAILURES_TO_OPEN, MAX_COOLDOWN_S, MAX_RETRY_AFTER_S, Breaker
-from edgeroute.retries import Answered, Call, Failed, Outcome, Wait, plan
 
 DEADLINE_S = 30.0
 

@@ -29,7 +29,7 @@ from upstream import (
 )
 
 from edgeroute.errors import BrokenAnswerError, RefusedError, UpstreamError
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.gateway import Gateway
 
 ASK = "What is the capital of Peru?"
 BOMB = gzip.compress(b" " * (200 << 20))

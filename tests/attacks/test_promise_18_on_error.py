@@ -10,7 +10,7 @@ import pytest
 from upstream import Upstream, serve_upstream
 
 from edgeroute.errors import EdgeRouteError, ForkError, GraphError, PromptError, ScoreError
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.gateway import Gateway
 
 FAULTS: list[Exception] = [
     ScoreError("the graph failed on 1 x 4 tokens"),

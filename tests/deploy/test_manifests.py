@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edgeroute import __version__
-from edgeroute.config import read_settings
-from edgeroute.settings import Settings
+from edgeroute.gateway.config import read_settings
+from edgeroute.gateway.settings import Settings
 
 yaml = pytest.importorskip("yaml", reason='the linters are the extra [deploy]: pip install -e ".[dev,deploy]"')
 DEPLOY = Path(__file__).parents[2] / "deploy"

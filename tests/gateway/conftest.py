@@ -9,7 +9,7 @@ import pytest
 from operators import KEY, endpoint
 from upstream import Upstream, serve_upstream
 
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.gateway import Gateway
 
 
 @pytest.fixture

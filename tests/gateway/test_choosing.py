@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from upstream import Upstream
 
-from edgeroute.budget import Budget
 from edgeroute.errors import (
     BackendError,
     BackendWarning,
@@ -21,7 +20,8 @@ from edgeroute.errors import (
     ConfigError,
     DeadlineWarning,
 )
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.budget import Budget
+from edgeroute.gateway.gateway import Gateway
 from edgeroute.router import Router
 
 Load = Callable[..., Gateway]

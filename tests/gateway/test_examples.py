@@ -16,9 +16,9 @@ import pytest
 import uvicorn
 from upstream import Upstream, status
 
-from edgeroute.config import read_settings
 from edgeroute.errors import ConfigError, ForkError, MissingExtraError
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.config import read_settings
+from edgeroute.gateway.gateway import Gateway
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KEYS = ("OPENAI_API_KEY", "OPENAI_ORGANIZATION", "VLLM_API_KEY", "AZURE_OPENAI_API_KEY")

@@ -9,7 +9,7 @@ import pytest
 from upstream import Upstream, babble, cut_after, raw, reset, status
 
 from edgeroute.errors import BrokenAnswerError, ConfigError, PromptError, RefusedError, UpstreamError
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.gateway import Gateway
 
 ASK = [{"role": "user", "content": "What is the capital of Peru?"}]
 Load = Callable[..., Gateway]

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.config import read_settings
 from edgeroute.errors import ConfigError
-from edgeroute.places import line_of, path_of
-from edgeroute.settings import Settings
+from edgeroute.gateway.config import line_of, path_of, read_settings
+from edgeroute.gateway.settings import Settings
 
 GOOD = """\
 # an operator's file

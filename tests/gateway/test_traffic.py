@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeroute.chats import estimate_tokens
-from edgeroute.endpoints import EndpointTable, make_endpoint
 from edgeroute.engine.calibration import read_calibration, write_calibration
 from edgeroute.errors import CalibrationError
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.chats import estimate_tokens
+from edgeroute.gateway.endpoint import EndpointTable, make_endpoint
+from edgeroute.gateway.gateway import Gateway
 from edgeroute.router import Router
 from edgeroute.traffic.calibrate import Traffic, make_calibration
 from edgeroute.traffic.routellm import parse_threshold, share_of

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.endpoints import EndpointTable, make_endpoint
 from edgeroute.errors import CalibrationError, ConfigError, InputFileError
+from edgeroute.gateway.endpoint import EndpointTable, make_endpoint
 from edgeroute.router import Router
 from edgeroute.server.fields import Fields
 from edgeroute.server.names import Asked, offered, understand

@@ -21,7 +21,7 @@ import requests
 from served import write
 from upstream import Upstream, babble, raw, silent, stall_after
 
-from edgeroute.gateway import Gateway
+from edgeroute.gateway.gateway import Gateway
 
 PROMPT = "my password is wisteria"
 ASK = {"model": "edgeroute-share-1.0", "messages": [{"role": "user", "content": PROMPT}]}
@@ -345,7 +345,7 @@ def test_a_missing_key_is_said_at_start(start: Start, tmp_path: Any, base_bundle
 
 
 def test_ready_says_which_target_is_down(start: Start, strong: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeroute.retries.COOLDOWN_S", 0.4)
+    monkeypatch.setattr("edgeroute.gateway.retries.COOLDOWN_S", 0.4)
     server = start()
     strong.always = raw(b"")
     for _ in range(5):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
-from .net.addresses import check_url
+from ..net.addresses import check_url
 
 # Field content of RFC 9110, without the obsolete bytes: a newline in a key would forge headers.
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from .endpoints import Endpoint
-from .errors import BrokenAnswerError, MissingExtraError
-from .net.addresses import LOCALHOST, refused_text
+from ..errors import BrokenAnswerError, MissingExtraError
+from ..net.addresses import LOCALHOST, refused_text
+from .endpoint import Endpoint
 from .retries import Failed
 
 if TYPE_CHECKING:

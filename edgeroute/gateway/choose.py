@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engine.calibration import read_calibration
+from ..errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
+from ..router import Router
 from .budget import Budget
 from .chats import Messages, beginning, check_messages, has_image, texts_of
-from .engine.calibration import read_calibration
-from .errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
-from .router import Router
 from .settings import Rule, Settings
 
 MAX_SEARCHED = 20_000

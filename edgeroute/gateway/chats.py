@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from .errors import PromptError
+from ..errors import PromptError
 
 Messages = str | Sequence[Mapping[str, Any]]
 """A prompt, or a chat as OpenAI's ``messages``."""

@@ -23,18 +23,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .answers import Completion, parse_body, text_of, usage_of
+from ..errors import ConfigError, PromptError, RefusedError
+from ..net.breaker import Breaker
+from ..net.loop_thread import Portal
+from ..router import Router
+from .answers import AsyncStream, Completion, Stream, parse_body, text_of, usage_of
 from .chats import Messages, check_messages, estimate_tokens, tokens_of
-from .choosing import Choice, Chooser
+from .choose import Choice, Chooser
 from .config import read_settings
-from .endpoints import Endpoint
-from .errors import ConfigError, PromptError, RefusedError
-from .net.breaker import Breaker
-from .net.loop_thread import Portal
+from .endpoint import Endpoint
 from .retries import Answered, Call, Failed, plan
-from .router import Router
 from .settings import Settings
-from .streams import AsyncStream, Stream
 from .transport import Reply, Transport
 
 CHAT = "chat/completions"

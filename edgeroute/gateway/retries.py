@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .endpoints import Endpoint
-from .errors import UpstreamError
-from .net.breaker import Breaker
+from ..errors import UpstreamError
+from ..net.breaker import Breaker
+from .endpoint import Endpoint
 
 Clock = Callable[[], float]
 """Seconds that never go back."""

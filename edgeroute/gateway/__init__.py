@@ -1,0 +1,1 @@
+"""Choose an endpoint and call it: settings, retries, answers, budget."""
