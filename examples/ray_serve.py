@@ -13,9 +13,9 @@ from pathlib import Path
 from ray import serve
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edgeroute.server import make_app
-from edgeroute.server.live import Holder
+from edgeroute.server.app import make_app
 from edgeroute.server.metrics import Metrics
+from edgeroute.server.reload import Holder
 
 
 def build() -> ASGIApp:

@@ -23,7 +23,7 @@ def serve(config: str, host: str, port: int) -> None:
     Needs the extra [serve].
     """
     try:
-        from ..server import serve as serve_gateway
+        from ..server.app import serve as serve_gateway
     except ModuleNotFoundError as error:
         name = error.name or ""
         if name.startswith("edgeroute"):

@@ -17,7 +17,7 @@ from ..errors import (
     UpstreamError,
 )
 from ..gateway.endpoint import Endpoint
-from .names import offered
+from .models import offered
 
 FORMS = "edgeroute-share-<0..1> and router-<name>-<0..1>"
 

@@ -15,14 +15,13 @@ from ..errors import BrokenAnswerError, EdgeRouteError
 from ..gateway.choose import Choice
 from ..gateway.settings import Settings
 from ..gateway.transport import Reply
-from .accounts import Account, as_chat, counted, usage_of_stream
+from .account import Account, as_chat, counted, usage_of_stream
+from .body import Fields, beside, read_fields
 from .errors import answer_for, refuse, unknown_model
-from .fields import Fields
 from .limits import NotServedError, check_caller, patient, read_body
-from .live import Holder, Live
-from .names import Asked, understand
-from .passing import Headers, is_done, is_events, passed_on, whole_lines
-from .reading import beside, read_fields
+from .models import Asked, understand
+from .reload import Holder, Live
+from .upstream import Headers, is_done, is_events, passed_on, whole_lines
 
 # Where the caller's words stand; completions have a prompt.
 _WORDS = {"chat/completions": "messages", "embeddings": "input"}

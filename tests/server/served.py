@@ -17,9 +17,9 @@ from pathlib import Path
 import uvicorn
 from upstream import Upstream
 
-from edgeroute.server import make_app
-from edgeroute.server.live import Holder
+from edgeroute.server.app import make_app
 from edgeroute.server.metrics import Metrics
+from edgeroute.server.reload import Holder
 
 KEYS = {"BIG_KEY": "sk-heliotrope", "TOKEN": "let-me-in"}
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 from upstream import Upstream, babble, raw
 
-from edgeroute.server.fields import Fields
+from edgeroute.server.body import Fields
 
 ASK = {"model": "edgeroute-share-1.0", "messages": [{"role": "user", "content": "What is a lake?"}]}
 JSON = {"Content-Type": "application/json"}

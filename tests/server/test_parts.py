@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from edgeroute.errors import CalibrationError, ConfigError, InputFileError
 from edgeroute.gateway.endpoint import EndpointTable, make_endpoint
 from edgeroute.router import Router
-from edgeroute.server.fields import Fields
-from edgeroute.server.names import Asked, offered, understand
+from edgeroute.server.body import Fields
+from edgeroute.server.models import Asked, offered, understand
 from edgeroute.traffic.drift import CHANGED, drift_of, stability_index, suggested_threshold
 from edgeroute.traffic.log import DecisionLog, Logged, read_decisions
 from edgeroute.traffic.replay import replay_log

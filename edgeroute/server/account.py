@@ -16,7 +16,7 @@ from ..gateway.endpoint import Endpoint
 from ..gateway.settings import Settings
 from ..gateway.transport import Reply
 from ..traffic.log import Logged, now
-from .passing import Headers
+from .upstream import Headers
 
 _TAIL = 8192
 
