@@ -54,7 +54,8 @@ def write_parts(folder: Path, rows: int, parts: int = PARTS) -> None:
 
 def work(source: str, output: str, bundle: str, ray_workers: int) -> None:
     """In a process of its own: score, and print when parts began and ended."""
-    from edgeroute.bulk import Scorer, open_run, score_here
+    from edgeroute.bulk.run import open_run
+    from edgeroute.bulk.work import Scorer, score_here
     from edgeroute.router import Router
 
     router, spans = Router.load(bundle, threads=1), []

@@ -15,9 +15,9 @@ import pytest
 from wider_bundles import EMBEDDING, embedding_weights, make_embedding_bundle, raw, sample_embeddings
 
 from edgeroute import BundleError, GoldenWarning, GraphError, InputFileError, ManifestError, PromptError, Router
+from edgeroute.cli.explain import explain
 from edgeroute.engine.embeddings import golden_vector, read_embeddings
 from edgeroute.engine.verify import verify
-from edgeroute.explain import explain
 
 X = sample_embeddings(25, seed=3)
 

@@ -14,19 +14,11 @@ parts in hand and nothing else. Each row is scored alone, so engines and workers
 Needs pyarrow (extra ``[parquet]``); ``edgeroute.bulk.on_ray`` needs Ray (extra ``[ray]``).
 """
 
-from __future__ import annotations
-
 from ..errors import MissingExtraError
 
-try:
+try:  # here, since whatever of this package is imported passes here first
     import pyarrow  # noqa: F401
 except ModuleNotFoundError:
     raise MissingExtraError(
         'Parquet needs pyarrow, which is not installed: run pip install "edgeroute[parquet]"'
     ) from None
-
-from .parts import Part, Receipt
-from .run import Run, open_run
-from .work import Scorer, Settings, score_here
-
-__all__ = ["Part", "Receipt", "Run", "Scorer", "Settings", "open_run", "score_here"]

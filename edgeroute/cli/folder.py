@@ -12,7 +12,7 @@ import click
 from ..engine.machine import usable_threads
 from ..errors import EdgeRouteError
 from ..router import Router
-from .exits import SOME_FAILED
+from .output import SOME_FAILED
 from .progress import Progress
 
 _LOGGED_EVERY_S = 30.0
@@ -35,7 +35,8 @@ def score_folder(
     ``settings`` go to ``open_run``. Raises ``EdgeRouteError`` at the end where a file could not be scored, at once
     where none can be.
     """
-    from ..bulk import Scorer, open_run, score_here
+    from ..bulk.run import open_run
+    from ..bulk.work import Scorer, score_here
 
     router = load()
     if threads is None:

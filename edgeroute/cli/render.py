@@ -10,7 +10,7 @@ from ..data.prompts import BadLine
 from ..decision import Decision
 
 if TYPE_CHECKING:
-    from ..explain import Explanation
+    from .explain import Explanation
 
 
 _ROADS = {

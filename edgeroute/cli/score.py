@@ -20,14 +20,13 @@ from ..errors import InputFileError
 from ..router import Router
 from ..score_lines import ScoredLine, choose_lines
 from .commands import CORE
-from .exits import SOME_FAILED
-from .output import Write, opened_output
+from .output import SOME_FAILED, Write, opened_output
 from .progress import Progress
 from .reading import is_folder, opened_input, read_prompt, refuse_many, refuse_same
 from .render import render, render_bad
 
 if TYPE_CHECKING:
-    from ..explain import Explanation
+    from .explain import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +253,7 @@ def _load(options: _Options, threads: int | None) -> Router:
 def _explain(router: Router, decision: Decision, options: _Options) -> Explanation | None:
     if not options.explain:
         return None
-    from ..explain import explain
+    from .explain import explain
 
     return explain(router, decision)
 

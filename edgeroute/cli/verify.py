@@ -9,8 +9,7 @@ import click
 from ..engine.verify import Replay, Report
 from ..engine.verify import verify as verify_bundle
 from .commands import CORE
-from .exits import FAILED, OK
-from .output import write_json
+from .output import FAILED, OK, write_json
 
 _WORD = {True: "ok", False: "wrong", None: "not run"}
 

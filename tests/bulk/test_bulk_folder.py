@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from scoring import leftovers, outputs, same, score, start, wait_for, write_files
 
-from edgeroute.bulk import Scorer, open_run, score_here
+from edgeroute.bulk.run import open_run
+from edgeroute.bulk.work import Scorer, score_here
 from edgeroute.errors import BundleError, EdgeRouteError
 from edgeroute.router import Router
 
@@ -114,7 +115,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(base_bundle: Path, tmp_path
     source, out = write_files(tmp_path / "in", 3, 3000), tmp_path / "out"
     pq.write_table(pa.table({"prompt": ["hello"], "id": [1]}), source / "00.parquet")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
-    script = limit + "from edgeroute.cli import main; main()"
+    script = limit + "from edgeroute.cli.main import main; main()"
     arguments = ["score", "--file", source, "--model", base_bundle, "--output", f"{out}/"]
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1

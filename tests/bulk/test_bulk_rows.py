@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from bundles import sample_prompts
 
-from edgeroute.bulk import Receipt, Scorer, open_run, parts, score_here
-from edgeroute.bulk.parts import cut, find_inputs
+from edgeroute.bulk import parts
+from edgeroute.bulk.parts import Receipt, cut, find_inputs
+from edgeroute.bulk.run import open_run
+from edgeroute.bulk.work import Scorer, score_here
 from edgeroute.errors import InputFileError
 from edgeroute.router import Router
 

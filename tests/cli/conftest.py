@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from installation import installed
 
-from edgeroute import cli
+from edgeroute.cli import main as cli
 
 
 class Ran(NamedTuple):

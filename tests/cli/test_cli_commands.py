@@ -13,10 +13,10 @@ from typing import Any
 import click
 import pytest
 
-from edgeroute import __version__, cli
+from edgeroute import __version__
 from edgeroute.cli import commands
+from edgeroute.cli import main as cli
 from edgeroute.cli.commands import CORE, EXTRAS
-from edgeroute.cli.document import document
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str
 
 
 def test_help_lists_all_commands_and_imports_none_of_them() -> None:
-    script = "import sys; from edgeroute.cli import run; run(['--help']); print(*sys.modules)"
+    script = "import sys; from edgeroute.cli.main import run; run(['--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert done.stderr == ""
     for name in CORE | EXTRAS:
@@ -120,9 +120,8 @@ def test_without_torch_the_real_commands_name_their_extra(tmp_path: Path, name: 
     (tmp_path / "a").write_text("labels = []\n")
     options = [str(tmp_path / "a") if each == "a" else each for each in options]
     blocked = ["torch", "transformers", "optimum", "onnx"]
-    script = (
-        f"import sys; sys.modules.update(dict.fromkeys({blocked})); from edgeroute.cli import main; main(sys.argv[1:])"
-    )
+    block = f"import sys; sys.modules.update(dict.fromkeys({blocked})); "
+    script = block + "from edgeroute.cli.main import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", script, name, "mf", *options]
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     assert (done.returncode, done.stdout) == (1, "")
@@ -177,20 +176,16 @@ def test_an_abort_is_an_interruption(run: Run, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_page_in_docs_is_the_help_of_today() -> None:
-    """Write it anew with ``python -m edgeroute.cli.document > docs/cli.md``."""
+    """Write it anew with ``python docs/cli.py > docs/cli.md``."""
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert page == document()
+    command = [sys.executable, ROOT / "docs" / "cli.py"]
+    assert page == subprocess.run(command, capture_output=True, check=True).stdout.decode("utf-8")
     for name in CORE:
         assert f"## edgeroute {name}\n" in page
 
 
-def test_the_page_is_written_by_its_module() -> None:
-    command = [sys.executable, "-m", "edgeroute.cli.document"]
-    assert subprocess.run(command, capture_output=True, check=True).stdout.decode("utf-8") == document()
-
-
 def test_help_and_exit_codes_agree(run: Run) -> None:
-    from edgeroute.cli.exits import EXIT_CODES
+    from edgeroute.cli.output import EXIT_CODES
 
     help_text = run("--help").out
     assert all(str(code) in help_text for code in EXIT_CODES)

@@ -12,8 +12,8 @@ from bundles import make_bundle, reseal
 from folder_server import serve_folder
 from installation import digest_of, write_index
 
-from edgeroute import diagnosis
 from edgeroute.bundle import store
+from edgeroute.cli import doctor as diagnosis
 from edgeroute.cli.output import milliseconds
 from edgeroute.errors import MissingExtraError
 

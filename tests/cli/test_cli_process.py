@@ -20,7 +20,7 @@ from edgeroute import Router
 def test_a_prompt_from_the_console_script_and_the_module(base_bundle: Path) -> None:
     code, out, err = run_process("score", "--model", base_bundle, "hello")
     assert (code, err) == (0, "")
-    script = [sys.executable, "-c", "from edgeroute.cli import main; main()"]
+    script = [sys.executable, "-c", "from edgeroute.cli.main import main; main()"]
     again = subprocess.run([*script, "score", "--model", str(base_bundle), "hello"], capture_output=True, check=True)
     assert again.stdout.decode().split()[:2] == out.split()[:2]
 
@@ -126,7 +126,7 @@ def test_a_full_disk_behind_output_is_one_error(tmp_path: Path) -> None:
 
 def test_scoring_imports_what_it_needs_and_no_more(base_bundle: Path) -> None:
     script = (
-        "import sys; from edgeroute.cli import run; code = run(sys.argv[1:]); "
+        "import sys; from edgeroute.cli.main import run; code = run(sys.argv[1:]); "
         "print(*sorted({name.split('.')[0] for name in sys.modules})); sys.exit(code)"
     )
     command = [sys.executable, "-c", script, "score", "--model", str(base_bundle), "hello"]
@@ -148,9 +148,8 @@ def test_interrupted_before_it_began() -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_command_that_does_not_flush_fails_on_a_full_disk_as_well() -> None:
-    script = (
-        "import edgeroute.cli as cli, click; click.Group.invoke = lambda *_: print('a result'); cli.main(['models'])"
-    )
+    script = "import edgeroute.cli.main as cli, click; click.Group.invoke = lambda *_: print('a result'); "
+    script += "cli.main(['models'])"
     with open("/dev/full", "wb") as full:
         done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1

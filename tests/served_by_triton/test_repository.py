@@ -207,7 +207,7 @@ def test_a_bundle_version_says_what_it_likes_without_reaching_the_config(tmp_pat
 
 
 def test_the_command(base_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from edgeroute import cli
+    from edgeroute.cli import main as cli
 
     assert cli.run(["export-triton", str(base_bundle), str(tmp_path / "m"), "--json", "--instances", "3"]) == 0
     assert [each["model"] for each in json.loads(capsys.readouterr().out)] == ["tiny-int8", "tiny-fp32"]

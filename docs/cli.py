@@ -1,12 +1,12 @@
-"""Write ``docs/cli.md``: ``python -m edgeroute.cli.document > docs/cli.md``."""
+"""Write ``docs/cli.md``: ``python docs/cli.py > docs/cli.md``."""
 
 from __future__ import annotations
 
 import click
 
-from . import cli
-from .commands import CORE
-from .exits import EXIT_CODES
+from edgeroute.cli.commands import CORE
+from edgeroute.cli.main import cli
+from edgeroute.cli.output import EXIT_CODES
 
 WIDTH = 100
 
@@ -16,7 +16,7 @@ def document() -> str:
     lines = [
         "# Command line",
         "",
-        "<!-- Written by `python -m edgeroute.cli.document > docs/cli.md`; a test checks it. -->",
+        "<!-- Written by `python docs/cli.py > docs/cli.md`; a test checks it. -->",
         "",
         "Results go to stdout, everything else to stderr. Exit codes:",
         "",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .decision import Decision
-from .engine.calibration import share_for
-from .router import Router
+from ..decision import Decision
+from ..engine.calibration import share_for
+from ..router import Router
 
 
 @dataclass(frozen=True, slots=True)
