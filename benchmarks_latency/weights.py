@@ -13,9 +13,9 @@ import torch
 from heads import bert_head, mf_head
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from edgeroute_export import bert, mf
-from edgeroute_export.encoder import load_encoder, pooled, pooling_of
-from edgeroute_export.gates import token_table
+from edgeroute_export.kinds import bert, mf
+from edgeroute_export.kinds.encoder import load_encoder, pooled, pooling_of
+from edgeroute_export.kinds.gated_features import token_table
 
 
 @dataclass(frozen=True, slots=True)

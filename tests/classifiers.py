@@ -16,16 +16,16 @@ def train_tiny(kind: str, bert: Path, labels: tuple[Path, Path], output: Path, *
     """Train a student of two layers on ``labels``; ``changes`` go to ``Lessons`` or ``Settings``, by their names."""
     from dataclasses import fields
 
-    from edgeroute_train import students
+    from edgeroute_train import classifier_models
     from edgeroute_train.classifier import Lessons, train_classifier
-    from edgeroute_train.fitting import Settings
+    from edgeroute_train.loop import Settings
     from edgeroute_train.recipe import recipe_of
 
     own = {each.name for each in fields(Settings)}
     settings = {"epochs": 6, "learning_rate": 2e-3, "save_every": 1000} | {k: v for k, v in changes.items() if k in own}
     lessons = {"recipe": recipe_of(labels[:1], labels[1:]), "folder": Path()}
     lessons |= {k: v for k, v in changes.items() if k not in own}
-    make = students.make_bert if kind == "bert" else students.make_causal
+    make = classifier_models.make_bert if kind == "bert" else classifier_models.make_causal
     return train_classifier(
         make(str(bert), layers=2, max_tokens=32, dropout=0.0, seed=settings.get("seed", 0)),
         Lessons(**lessons),

@@ -53,9 +53,9 @@ random_pairs = 2
 def train(form: str, bert: Path, labels: tuple[Path, Path], output: Path) -> Path:
     """Train a ``plain`` or a ``gated`` factorization on the tiny labels, or a gated one on the ``first`` token."""
     from edgeroute_train.mf import Settings
-    from edgeroute_train.reading import Place
+    from edgeroute_train.mf_run import train_mf
+    from edgeroute_train.read_recipe import Place
     from edgeroute_train.recipe import read_recipe
-    from edgeroute_train.run import train_mf
 
     recipe = output.parent / f"{form}.toml"
     recipe.write_text(RECIPE + ("" if form == "plain" else GATES))
@@ -69,8 +69,8 @@ def train(form: str, bert: Path, labels: tuple[Path, Path], output: Path) -> Pat
 
 def export(checkpoint: Path, bert: Path, labels: tuple[Path, Path], output: Path, **changes: object) -> Path:
     """Export the tiny checkpoint with an int8 and an fp32 graph."""
-    from edgeroute_export import mf
     from edgeroute_export.build import Evidence, Naming, build_bundle
+    from edgeroute_export.kinds import mf
 
     battles, outcomes = labels
     arguments: dict[str, object] = {

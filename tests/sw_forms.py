@@ -40,7 +40,7 @@ def settings_of(form: str) -> Settings:
 
 def train(form: str, bert: Path, labels: tuple[Path, Path], output: Path) -> Path:
     """Train a form on the tiny labels; ``gated`` and ``compat`` read the recipe with gates."""
-    from edgeroute_train.reading import Place
+    from edgeroute_train.read_recipe import Place
     from edgeroute_train.recipe import read_recipe
     from edgeroute_train.sw import train_sw
 

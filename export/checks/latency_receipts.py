@@ -23,8 +23,7 @@ from edgeroute.bundle.store import shipped_folder, shipped_index
 from edgeroute.engine.load import choose_graph, open_graph
 from edgeroute_export import receipts
 from edgeroute_export.card import CARD
-from edgeroute_export.index import write_index
-from edgeroute_export.writing import write_bundle
+from edgeroute_export.write import write_bundle, write_index
 
 
 @click.command(help=__doc__)

@@ -28,14 +28,13 @@ from edgeroute.errors import BundleError
 from edgeroute.evaluation.benchmarks import benchmark_name
 
 from . import receipts
-from .external import Serialized, as_files
-from .gate import Gate, as_table, judge, reject
-from .golden import GOLDEN_PROMPTS
-from .graphs import quantize_int8
-from .half import to_float16
-from .recipe import Recipe, recipe_text
-from .samples import Sample, calibration_sample, check_sample, generate_prompts
-from .writing import check_place, write_bundle
+from .graph.assemble import quantize_int8
+from .graph.files import Serialized, as_files
+from .graph.float16 import to_float16
+from .graph.recipe import Recipe, recipe_text
+from .parity_limits import Gate, as_table, judge, reject
+from .samples import GOLDEN_PROMPTS, Sample, calibration_sample, check_sample, generate_prompts
+from .write import check_place, write_bundle
 
 Floats = NDArray[np.float32]
 Rows = Sequence[Sequence[int]]

@@ -14,10 +14,10 @@ import click
 from edgeroute.errors import EdgeRouteError
 
 from .card import card_licence
-from .gate import Gate
-from .kinds import KINDS, Kind
+from .kinds.table import KINDS, Kind
 from .options import BUNDLE, CHECK, CHECKPOINT, RECIPE_FILE
-from .writing import check_place
+from .parity_limits import Gate
+from .write import check_place
 
 UNKNOWN = "unknown"
 
@@ -40,7 +40,7 @@ def tune() -> None:
 @click.option("--default", required=True, help="The bundle that is used when none is named.")
 def index(folder: Path, default: str) -> None:
     """Write the index of the bundles in FOLDER."""
-    from .index import write_index
+    from .write import write_index
 
     click.echo(write_index(folder, default))
 
@@ -66,8 +66,8 @@ def _export(
 ) -> None:
     """Trace, build the bundle, and print its folder and digest; what is left of the options is the kind's own."""
     from .build import Evidence, Naming, Traced, build_bundle
-    from .embedded import build_embedded
-    from .recipe import Recipe, read_recipe
+    from .build_embedded import build_embedded
+    from .graph.recipe import Recipe, read_recipe
 
     check_place(output)
     followed = Recipe() if recipe is None else read_recipe(recipe)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .gate import Gate
+from .parity_limits import Gate
 
 _LIMITS = Gate()
 EXISTING = click.Path(exists=True, path_type=Path)

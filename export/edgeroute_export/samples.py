@@ -13,8 +13,6 @@ from edgeroute.data.labels import read_battles, read_outcomes
 from edgeroute.errors import BundleError
 from edgeroute.evaluation.benchmarks import benchmark_name
 
-from .golden import GOLDEN_PROMPTS
-
 GENERATED = 256
 GENERATED_NAME = f"{receipts.GENERATED}prompts"
 
@@ -72,3 +70,20 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+GOLDEN_PROMPTS = (
+    "Which river flows through Cologne?",
+    "Show that every graph with more edges than vertices minus one contains a cycle, then give the tight bound.",
+    "hi",
+    "Rewrite this more politely: send me the numbers by noon or forget the deal.",
+    "def halve(xs): return [x / 2 for x in xs]\nWhy does halve('ab') fail, and how would you type-check it?",
+    "A tank fills at 3.5 litres a minute and leaks 0.75; it holds 120. After how many minutes is it two thirds full?",
+    "Übersetze ins Französische: Der Zug fährt heute zehn Minuten später ab.",
+    "用一句话解释什么是光合作用。",
+    "Which of these is an odd number?\nA. 4\nB. 9\nC. 12\nD. 20\nAnswer:",
+    "List three names for a bakery 🥐 by the sea.",
+    "Compare optimistic and pessimistic locking for a seat-booking service with 2,000 writes a second: say which you "
+    "would choose, what breaks under retries, and how you would test it. " * 6,
+    "Please summarise the minutes. " + "The committee moved the item to the next meeting. " * 60,
+)

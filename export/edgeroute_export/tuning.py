@@ -20,9 +20,9 @@ from edgeroute.errors import BundleError
 
 from . import receipts
 from .build import Evidence, Traced, reference_scores, serialize, smoothing_rows
-from .external import Serialized
-from .gate import Gate, judge
-from .recipe import Recipe, describe, recipe_text
+from .graph.files import Serialized
+from .graph.recipe import Recipe, describe, recipe_text
+from .parity_limits import Gate, judge
 from .samples import Sample, check_sample
 
 Floats = NDArray[np.float32]

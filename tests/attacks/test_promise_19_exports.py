@@ -23,7 +23,7 @@ from edgeroute.bundle.manifest import MANIFEST
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edgeroute_export import writing
+from edgeroute_export import write
 source, target, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 done = 0
 def count(real):
@@ -34,13 +34,13 @@ def count(real):
         done += 1
         return real(*arguments, **named)
     return counted
-writing.os.fsync = count(os.fsync)
+write.os.fsync = count(os.fsync)
 Path.replace = count(Path.replace)
 import json
 manifest = json.loads((source / "router.json").read_bytes())
 files = {name: (source / name).read_bytes() for name in manifest.pop("files")}
 manifest.pop("digest")
-writing.write_bundle(target, manifest, files)
+write.write_bundle(target, manifest, files)
 print(done)
 """
 

@@ -21,7 +21,7 @@ from test_export_causal import make_checkpoint as make_decoder
 
 from edgeroute import CalibrationWarning, EdgeRouteError, Router
 from edgeroute_export.command import export, tune
-from edgeroute_export.kinds import KINDS
+from edgeroute_export.kinds.table import KINDS
 
 
 def edgeroute(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -72,9 +72,9 @@ def test_the_numpy_head_is_the_published_formula(factorization: Any, bert: Path,
     """The head alone, on random means and ids with option letters among them."""
     import torch
 
-    from edgeroute_export import mf
-    from edgeroute_export.encoder import load_encoder
-    from edgeroute_export.gates import token_table
+    from edgeroute_export.kinds import mf
+    from edgeroute_export.kinds.encoder import load_encoder
+    from edgeroute_export.kinds.gated_features import token_table
 
     trained = mf.read_checkpoint(factorization.checkpoint)
     head = load_script("weights").head_of(factorization)

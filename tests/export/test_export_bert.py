@@ -18,8 +18,8 @@ from classifiers import EASY, HARD, SEPARATES, SHORT, export_tiny, scores_of, tr
 from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_export import bert as kind  # noqa: E402
 from edgeroute_export.build import serialize  # noqa: E402
+from edgeroute_export.kinds import bert as kind  # noqa: E402
 
 
 def make_checkpoint(folder: Path, *, family: str = "bert", labels: int = 3, seed: int = 0) -> Path:

@@ -18,9 +18,9 @@ from test_export_causal import make_checkpoint as make_decoder
 
 from edgeroute.engine.cuda import Buckets
 from edgeroute.engine.session import Session
-from edgeroute_export import bert as bert_kind
-from edgeroute_export import causal, mf, sw
 from edgeroute_export.build import serialize
+from edgeroute_export.kinds import bert as bert_kind
+from edgeroute_export.kinds import causal, mf, sw
 
 CAP = 30
 TOLERANCE = {"fp16": 2e-3, "fp32": 1e-5}

@@ -18,8 +18,8 @@ from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.engine.text import TextEncoder  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_export import causal as kind  # noqa: E402
 from edgeroute_export.build import serialize  # noqa: E402
+from edgeroute_export.kinds import causal as kind  # noqa: E402
 
 MARKS = [f"[[{mark}]]" for mark in range(1, 6)]
 TEMPLATE = "Rate this. [Question]\n{prompt}\n\nPrediction:"

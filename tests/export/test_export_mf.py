@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_export import mf  # noqa: E402
+from edgeroute_export.kinds import mf  # noqa: E402
 
 
 def routellm_score(checkpoint: Path, bert: Path, ids: list[int], strong: str, weak: str) -> float:
@@ -45,7 +45,7 @@ def routellm_score(checkpoint: Path, bert: Path, ids: list[int], strong: str, we
 
 
 def gated(e: torch.Tensor, ids: list[int], w: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The gated features of one prompt, from the docstring of ``edgeroute_train.gating``, token by token."""
+    """The gated features of one prompt, from the docstring of ``edgeroute_train.gated_features``, token by token."""
     tokenizer = make_tokenizer()
     tokens = [tokenizer.id_to_token(i) for i in ids]
     four, more, answer = (sum(token in kind for token in tokens) for kind in ("bcd", "efghj", ("answer", "answers")))
@@ -141,12 +141,11 @@ def test_an_unknown_pooling_is_refused(checkpoint: Path, tmp_path: Path) -> None
 def test_failed_export_leaves_nothing(
     checkpoint: Path, bert: Path, labels: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeroute_export import writing
 
     def no_space(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.os, "fsync", no_space)
+    monkeypatch.setattr(write.os, "fsync", no_space)
     with pytest.raises(BundleError, match="No space left"):
         export(checkpoint, bert, labels, tmp_path / "out", precisions=("fp32",))
     assert list(tmp_path.iterdir()) == []

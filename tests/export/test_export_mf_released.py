@@ -22,8 +22,8 @@ from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.engine.verify import verify  # noqa: E402
 from edgeroute_export.build import Naming  # noqa: E402
-from edgeroute_export.embedded import build_embedded  # noqa: E402
-from edgeroute_export.routellm import ARENA_MODELS, read_names, read_released  # noqa: E402
+from edgeroute_export.build_embedded import build_embedded  # noqa: E402
+from edgeroute_export.kinds.routellm import ARENA_MODELS, read_names, read_released  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::edgeroute.CalibrationWarning")  # nobody routes by shares here
 

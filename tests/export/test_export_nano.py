@@ -23,10 +23,10 @@ from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.bundle.onnx_file import inspect_graph  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_export import nano as kind  # noqa: E402
 from edgeroute_export.command import export  # noqa: E402
-from edgeroute_train import bags, nano  # noqa: E402
-from edgeroute_train.reading import Place  # noqa: E402
+from edgeroute_export.kinds import nano as kind  # noqa: E402
+from edgeroute_train import nano, nano_model  # noqa: E402
+from edgeroute_train.read_recipe import Place  # noqa: E402
 from edgeroute_train.recipe import read_recipe  # noqa: E402
 from edgeroute_train.teachers import load_teacher  # noqa: E402
 
@@ -38,7 +38,7 @@ EASY = [f"the tea {word}" for word in ("river", "king", "bread", "city")]
 def train(bert: Path, labels: tuple[Path, Path], folder: Path, **how: Any) -> Path:
     recipe = folder.with_suffix(".toml")
     recipe.write_text(RECIPE + GATES)
-    place, settings = Place(labels[0].parent, str(bert)), bags.Settings(steps=40)
+    place, settings = Place(labels[0].parent, str(bert)), nano_model.Settings(steps=40)
     return nano.train_nano(
         read_recipe(recipe), place, folder, settings=settings, max_tokens=32, **(how or {"pair": PAIR})
     )

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper
 from edgeroute import EdgeRouteError, Router
 from edgeroute.engine.verify import verify
 from edgeroute_export.command import export as command
-from edgeroute_export.foreign import precision_of
-from edgeroute_export.half import to_float16
+from edgeroute_export.graph.float16 import to_float16
+from edgeroute_export.kinds.onnx import precision_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::edgeroute.CalibrationWarning")  # nobody routes by shares here
 

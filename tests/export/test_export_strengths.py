@@ -19,7 +19,7 @@ from tiny_bert import MODELS  # noqa: E402
 from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.engine.verify import verify  # noqa: E402
-from edgeroute_export import mf  # noqa: E402
+from edgeroute_export.kinds import mf  # noqa: E402
 
 PAIRS = [("big", "small"), ("small", "middling"), ("middling", "big")]
 

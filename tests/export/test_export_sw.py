@@ -22,12 +22,12 @@ from edgeroute.bundle.manifest import TextPolicy  # noqa: E402
 from edgeroute.data.labels import read_outcomes  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_export import sw as kind  # noqa: E402
 from edgeroute_export.build import Evidence, Naming, build_bundle  # noqa: E402
 from edgeroute_export.command import export as command  # noqa: E402
-from edgeroute_train import embedding, gating, similarity, sw  # noqa: E402
-from edgeroute_train.pairs import collect  # noqa: E402
-from edgeroute_train.reading import read_files  # noqa: E402
+from edgeroute_export.kinds import sw as kind  # noqa: E402
+from edgeroute_train import embeddings, gated_features, similarity, sw  # noqa: E402
+from edgeroute_train.comparisons import collect  # noqa: E402
+from edgeroute_train.read_recipe import read_files  # noqa: E402
 from edgeroute_train.recipe import read_recipe  # noqa: E402
 
 PAIR = ("big", "small")
@@ -77,12 +77,12 @@ def routellm_score(checkpoint: Path, bert: Path, ids: list[int]) -> float:
     """One row a battle of the checkpoint's bank: the rows that RouteLLM would have, by its formula alone."""
     config = json.loads((checkpoint / "sw.json").read_text())
     w = {name: weight.float().numpy() for name, weight in load_file(checkpoint / "sw.safetensors").items()}
-    encoder = embedding.load_encoder(bert, TextPolicy(32, "head_tail", "last_user"))
+    encoder = embeddings.load_encoder(bert, TextPolicy(32, "head_tail", "last_user"))
     with torch.inference_mode():
-        pooled = embedding.pool_rows(encoder, [ids]).numpy()
-    texts, gates = gating.make_texts(pooled, [ids], gating.token_table(encoder.tokenizer)), None
+        pooled = embeddings.pool_rows(encoder, [ids]).numpy()
+    texts, gates = gated_features.make_texts(pooled, [ids], gated_features.token_table(encoder.tokenizer)), None
     if config["gates"]:
-        gates = gating.Gates(w["gates.choice"], w["gates.quantitative"], float(w["gates.length"][0]))
+        gates = gated_features.Gates(w["gates.choice"], w["gates.quantitative"], float(w["gates.length"][0]))
     cosine = w["bank"].astype(np.float64) @ similarity.place(texts, gates)[0]
     weight = 10 * 10 ** (1 + config["settings"]["sharpness"] * (cosine / cosine.max() - 1))
     k = len(w["strengths"]) + 1
@@ -107,11 +107,11 @@ def test_compat_equals_the_code_of_routellm(
     recipe = read_recipe(checkpoints["compat"].parent / "compat.toml")
     files = sw.without_short(read_files(recipe, labels[0].parent, seed=settings_of("compat").seed))
     pairs = collect([(each.labels, each.comparisons) for each in files], recipe.aliases)
-    encoder = embedding.load_encoder(bert, TextPolicy(32, "head_tail", "last_user"))
+    encoder = embeddings.load_encoder(bert, TextPolicy(32, "head_tail", "last_user"))
     ids = encoder.text.encode("prove the theorem of the river to the king").ids
     with torch.inference_mode():
-        query = embedding.pool_rows(encoder, [ids]).numpy()[0]
-    bank = embedding.embed(encoder, pairs.prompts)[pairs.prompt]
+        query = embeddings.pool_rows(encoder, [ids]).numpy()[0]
+    bank = embeddings.embed(encoder, pairs.prompts)[pairs.prompt]
     cosine = bank @ query / (np.linalg.norm(bank, axis=1) * np.linalg.norm(query))
     n, tiers = len(pairs.won), np.array([tier[name] for name in pairs.models])
     a, b = tiers[pairs.model_a], tiers[pairs.model_b]

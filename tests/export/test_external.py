@@ -16,9 +16,10 @@ from test_export_causal import make_checkpoint as make_decoder  # noqa: E402
 
 from edgeroute import IntegrityError, Router  # noqa: E402
 from edgeroute.engine.verify import verify  # noqa: E402
-from edgeroute_export import bert, causal, external  # noqa: E402
 from edgeroute_export.build import Evidence, Naming, Traced, build_bundle, serialize  # noqa: E402
-from edgeroute_export.recipe import Recipe  # noqa: E402
+from edgeroute_export.graph import files as external  # noqa: E402
+from edgeroute_export.graph.recipe import Recipe  # noqa: E402
+from edgeroute_export.kinds import bert, causal  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::edgeroute.CalibrationWarning")
 PRECISIONS = ("int8", "fp16", "fp32")

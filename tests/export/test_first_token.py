@@ -14,10 +14,10 @@ pytest.importorskip("optimum")
 import onnxruntime  # noqa: E402
 from onnx import ModelProto, helper  # noqa: E402
 
-from edgeroute_export.first_token import first_token_only  # noqa: E402
-from edgeroute_export.graphs import attach_head, fuse  # noqa: E402
-from edgeroute_export.heads import linear_head  # noqa: E402
-from edgeroute_export.tracing import trace_encoder  # noqa: E402
+from edgeroute_export.graph.assemble import attach_head, fuse  # noqa: E402
+from edgeroute_export.graph.first_token import first_token_only  # noqa: E402
+from edgeroute_export.graph.heads import linear_head  # noqa: E402
+from edgeroute_export.graph.trace import trace_encoder  # noqa: E402
 
 VECTOR = np.random.default_rng(1).normal(size=64).astype(np.float32)
 Make = Callable[[str], ModelProto]

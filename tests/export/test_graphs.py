@@ -13,9 +13,9 @@ pytest.importorskip("optimum")
 import onnxruntime  # noqa: E402
 
 from edgeroute import BundleError  # noqa: E402
-from edgeroute_export.graphs import attach_head  # noqa: E402
-from edgeroute_export.heads import linear_head  # noqa: E402
-from edgeroute_export.tracing import trace_encoder  # noqa: E402
+from edgeroute_export.graph.assemble import attach_head  # noqa: E402
+from edgeroute_export.graph.heads import linear_head  # noqa: E402
+from edgeroute_export.graph.trace import trace_encoder  # noqa: E402
 
 
 def test_traced_layers_are_the_encoders_hidden_states(bert: Path) -> None:

@@ -21,12 +21,12 @@ from test_export_nano import train as train_nano  # noqa: E402
 from edgeroute.bundle.manifest import parse_manifest  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.errors import BundleError  # noqa: E402
-from edgeroute_export import bert as bert_kind  # noqa: E402
-from edgeroute_export import causal, mf, nano, sw  # noqa: E402
 from edgeroute_export.build import Evidence, Naming, build_bundle, serialize  # noqa: E402
-from edgeroute_export.graphs import attach_head  # noqa: E402
-from edgeroute_export.half import to_float16  # noqa: E402
-from edgeroute_export.heads import linear_head  # noqa: E402
+from edgeroute_export.graph.assemble import attach_head  # noqa: E402
+from edgeroute_export.graph.float16 import to_float16  # noqa: E402
+from edgeroute_export.graph.heads import linear_head  # noqa: E402
+from edgeroute_export.kinds import bert as bert_kind  # noqa: E402
+from edgeroute_export.kinds import causal, mf, nano, sw  # noqa: E402
 
 TOKENS, WIDTH = 256, 64
 

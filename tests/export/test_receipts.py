@@ -20,7 +20,7 @@ from edgeroute.bundle.manifest import Parity
 from edgeroute.bundle.schema import decode
 from edgeroute_export import receipts
 from edgeroute_export.card import _parity
-from edgeroute_export.gate import Gate, as_table, judge
+from edgeroute_export.parity_limits import Gate, as_table, judge
 from edgeroute_export.receipts import ENOUGH
 from edgeroute_export.samples import check_sample, generate_prompts
 

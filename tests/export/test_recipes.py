@@ -17,11 +17,12 @@ from test_export_bert import make_checkpoint, rows_of  # noqa: E402
 from edgeroute import BundleError  # noqa: E402
 from edgeroute.bundle.onnx_file import inspect_graph  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
-from edgeroute_export import bert, tuning  # noqa: E402
+from edgeroute_export import tuning  # noqa: E402
 from edgeroute_export.build import Evidence, Traced, serialize  # noqa: E402
-from edgeroute_export.gate import Gate  # noqa: E402
-from edgeroute_export.recipe import Recipe, describe, read_recipe, recipe_text  # noqa: E402
-from edgeroute_export.reshaping import reshape  # noqa: E402
+from edgeroute_export.graph.recipe import Recipe, describe, read_recipe, recipe_text  # noqa: E402
+from edgeroute_export.graph.split_norms import reshape  # noqa: E402
+from edgeroute_export.kinds import bert  # noqa: E402
+from edgeroute_export.parity_limits import Gate  # noqa: E402
 
 ROWS = rows_of(3, 8, 20, 32)
 EVIDENCE = Evidence(None, None, ())
@@ -63,8 +64,8 @@ def test_split_normalisation_is_not_fused_again(router: Traced, tmp_path: Path) 
 
 def with_an_outlier() -> onnx.ModelProto:
     """Embeddings, a normalisation of which one channel is 100 times the others, a product and a linear head."""
-    from edgeroute_export.graphs import attach_head
-    from edgeroute_export.heads import linear_head
+    from edgeroute_export.graph.assemble import attach_head
+    from edgeroute_export.graph.heads import linear_head
 
     rng = np.random.default_rng(1)
     gamma = np.ones(64, np.float32)

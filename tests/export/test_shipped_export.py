@@ -15,13 +15,13 @@ pytest.importorskip("optimum")
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.store import shipped_folder, shipped_index
 from edgeroute.engine.text import TextEncoder
-from edgeroute_export import mf, nano
 from edgeroute_export.build import serialize, smoothing_rows
 from edgeroute_export.card import CARD, card
-from edgeroute_export.recipe import read_recipe
+from edgeroute_export.graph.recipe import read_recipe
+from edgeroute_export.kinds import mf, nano
 
 ROOT = Path(__file__).parent.parent.parent
-CHECKPOINTS, RECIPES = ROOT / "models" / "checkpoints", ROOT / "export" / "recipes"
+CHECKPOINTS, RECIPES = ROOT / "models" / "checkpoints", ROOT / "export" / "edgeroute_export" / "recipes"
 
 
 def encoder() -> str:

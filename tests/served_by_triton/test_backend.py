@@ -37,7 +37,7 @@ from edgeroute import (
 from edgeroute.engine.calibration import carry
 from edgeroute.engine.deadline import Road, Roads
 from edgeroute.net.breaker import COOLDOWN_S
-from edgeroute.triton import server as served
+from edgeroute.triton import remote as served
 from edgeroute.triton.config import Settings
 from edgeroute.triton.repository import export_repository
 

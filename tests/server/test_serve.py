@@ -345,7 +345,7 @@ def test_a_missing_key_is_said_at_start(start: Start, tmp_path: Any, base_bundle
 
 
 def test_ready_says_which_target_is_down(start: Start, strong: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeroute.gateway.retries.COOLDOWN_S", 0.4)
+    monkeypatch.setattr("edgeroute.net.breaker.COOLDOWN_S", 0.4)
     server = start()
     strong.always = raw(b"")
     for _ in range(5):

@@ -21,11 +21,11 @@ from hypothesis import strategies as st  # noqa: E402
 
 from edgeroute import BundleError, InputFileError, Router  # noqa: E402
 from edgeroute.data.labels import read_scores  # noqa: E402
-from edgeroute_train import examples, teachers  # noqa: E402
-from edgeroute_train.command import distill, train  # noqa: E402
-from edgeroute_train.examples import FIVE, THREE  # noqa: E402
-from edgeroute_train.pairs import Comparison  # noqa: E402
+from edgeroute_train import targets, teachers  # noqa: E402
+from edgeroute_train.commands import distill, train  # noqa: E402
+from edgeroute_train.comparisons import Comparison  # noqa: E402
 from edgeroute_train.recipe import Labels, Recipe, recipe_of  # noqa: E402
+from edgeroute_train.targets import FIVE, THREE  # noqa: E402
 
 
 def floats(*values: float) -> Any:
@@ -33,32 +33,32 @@ def floats(*values: float) -> Any:
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20), st.sampled_from([THREE, FIVE]))
-def test_a_spread_score_is_a_distribution_with_that_score(scores: list[float], scheme: examples.Scheme) -> None:
-    spread = examples.spread(floats(*scores), scheme)
+def test_a_spread_score_is_a_distribution_with_that_score(scores: list[float], scheme: targets.Scheme) -> None:
+    spread = targets.spread(floats(*scores), scheme)
     assert spread.shape == (len(scores), scheme.labels)
     assert (spread >= 0).all()
     np.testing.assert_allclose(spread.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(examples.collapse(spread, scheme), scores, atol=1.1e-4)
+    np.testing.assert_allclose(targets.collapse(spread, scheme), scores, atol=1.1e-4)
 
 
 def test_a_spread_score_by_hand() -> None:
     # logit .8 = ln 4: cumulative odds 4/e², 4/e, 4, 4e
     odds = 4 * np.exp([-2.0, -1.0, 0.0, 1.0])
     expected = np.diff(odds / (1 + odds), prepend=0, append=1)
-    np.testing.assert_allclose(examples.spread(floats(0.8), FIVE)[0], expected, atol=1e-6)
-    np.testing.assert_allclose(examples.spread(floats(0.8), THREE)[0, 0], 0.8, atol=1e-6)
+    np.testing.assert_allclose(targets.spread(floats(0.8), FIVE)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(targets.spread(floats(0.8), THREE)[0, 0], 0.8, atol=1e-6)
 
 
 def test_a_higher_score_moves_probability_to_earlier_labels() -> None:
-    cumulative = examples.spread(np.linspace(0.05, 0.95, 19, dtype=np.float32), FIVE).cumsum(1)[:, :-1]
+    cumulative = targets.spread(np.linspace(0.05, 0.95, 19, dtype=np.float32), FIVE).cumsum(1)[:, :-1]
     assert (np.diff(cumulative, axis=0) > 0).all()
 
 
 def test_a_five_label_teacher_is_kept_whole_by_a_five_label_student() -> None:
     given_labels = np.array([[0.1, 0.2, 0.3, 0.3, 0.1]], np.float32)
-    (row,) = examples.from_teacher(["p"], given_labels, FIVE)
+    (row,) = targets.from_teacher(["p"], given_labels, FIVE)
     assert row.target == pytest.approx(given_labels[0].tolist())
-    (row,) = examples.from_teacher(["p"], given_labels, THREE)
+    (row,) = targets.from_teacher(["p"], given_labels, THREE)
     assert row.target[0] == pytest.approx(0.6)
 
 
@@ -103,7 +103,7 @@ def test_a_causal_checkpoint_teaches_as_routellm_scores(causal: Path) -> None:
     prompts = [*SHORT, "prove it", "the river"]
     answers = teachers.load_teacher(str(causal)).answer(prompts)
     assert answers.shape == (5, 5)
-    np.testing.assert_allclose(examples.collapse(answers, FIVE), scores_of(causal, "causal", prompts), atol=1e-5)
+    np.testing.assert_allclose(targets.collapse(answers, FIVE), scores_of(causal, "causal", prompts), atol=1e-5)
 
 
 def test_a_causal_teacher_takes_a_template(causal: Path) -> None:
@@ -274,6 +274,6 @@ def test_the_teachers_share_of_the_loss_and_its_spread_over_files(labels: tuple[
 
 
 def test_ties_may_count_half() -> None:
-    (row,) = examples.from_comparisons([Comparison("p", "x", "y", 0.5)], FIVE, "half")
+    (row,) = targets.from_comparisons([Comparison("p", "x", "y", 0.5)], FIVE, "half")
     assert not row.censored
     assert sum(row.target[:3]) == pytest.approx(0.5, abs=1e-6)

@@ -26,10 +26,10 @@ from tiny_bert import make_bert  # noqa: E402
 
 from edgeroute import BundleError  # noqa: E402
 from edgeroute.bundle.manifest import TextPolicy  # noqa: E402
-from edgeroute_train import checkpoints, embedding, shrinking  # noqa: E402
+from edgeroute_train import checkpoints, embeddings, small_encoder  # noqa: E402
 from edgeroute_train.classifier import held_out  # noqa: E402
-from edgeroute_train.command import distill, train  # noqa: E402
-from edgeroute_train.shrinking import Shape  # noqa: E402
+from edgeroute_train.commands import distill, train  # noqa: E402
+from edgeroute_train.small_encoder import Shape  # noqa: E402
 
 POLICY = TextPolicy(32, "head_tail", "last_user")
 IDS = [[2, 9, 8, 7, 3], [2, 5, 3]]
@@ -83,7 +83,7 @@ def hidden(model: Any) -> Any:
 def test_a_student_starts_as_the_teachers_first_layers(bert: Path) -> None:
     from transformers import AutoModel
 
-    whole, student = hidden(AutoModel.from_pretrained(bert)), hidden(shrinking.make_encoder(str(bert), Shape(1)))
+    whole, student = hidden(AutoModel.from_pretrained(bert)), hidden(small_encoder.make_encoder(str(bert), Shape(1)))
     assert len(student) == 2
     torch.testing.assert_close(student[1], whole[1])
 
@@ -97,7 +97,7 @@ def test_neurons_that_do_nothing_are_the_first_to_go(bert: Path, tmp_path: Path)
         layer.output.dense.weight.data[:, idle] = 0
     teacher.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path)
-    student = shrinking.make_encoder(str(tmp_path), Shape(2, feed_forward=64))
+    student = small_encoder.make_encoder(str(tmp_path), Shape(2, feed_forward=64))
     assert student.encoder.layer[0].intermediate.dense.weight.shape == (64, 64)
     torch.testing.assert_close(hidden(student)[-1], hidden(teacher)[-1])
 
@@ -108,7 +108,7 @@ def test_what_is_written_is_an_encoder_like_any_other(made: Path) -> None:
     model = AutoModel.from_pretrained(made)
     config = model.config
     assert (config.num_hidden_layers, config.hidden_act, config.intermediate_size) == (1, "relu", 64)
-    first, again = (embedding.load_encoder(str(made), POLICY) for _ in range(2))
+    first, again = (embeddings.load_encoder(str(made), POLICY) for _ in range(2))
     assert first.digest == again.digest  # nothing in it is drawn anew at every load
     assert not (made / "training.pt").exists()
 
@@ -116,12 +116,12 @@ def test_what_is_written_is_an_encoder_like_any_other(made: Path) -> None:
 def test_it_comes_nearer_to_the_teacher_on_prompts_held_out(made: Path, teacher: Path, prompts: Path) -> None:
     held = [each for each in prompts.read_text(encoding="utf-8").splitlines() if held_out(each)]
     assert len(held) >= 3
-    whole, student = (embedding.load_encoder(str(each), POLICY) for each in (teacher, made))
-    cut = shrinking.make_encoder(str(teacher), Shape(1, "relu", 64)).eval()
+    whole, student = (embeddings.load_encoder(str(each), POLICY) for each in (teacher, made))
+    cut = small_encoder.make_encoder(str(teacher), Shape(1, "relu", 64)).eval()
     rows = [whole.text.encode(prompt).ids for prompt in held]
     with torch.no_grad():
         wanted, before, after = (
-            torch.nn.functional.normalize(embedding.pool_rows(each, rows), dim=1)
+            torch.nn.functional.normalize(embeddings.pool_rows(each, rows), dim=1)
             for each in (whole, replace(whole, model=cut), student)
         )
     cosine = float((after * wanted).sum(1).mean())
@@ -136,7 +136,7 @@ def test_the_record_says_how_it_was_made_and_names_no_path(made: Path, teacher: 
     record = json.loads(text)
     assert record["shape"] == {"layers": 1, "activation": "relu", "feed_forward": 64, "heads": None, "pooling": None}
     assert record["training"]["base"] == "encoder (local copy)"
-    assert record["training"]["teacher"] == embedding.load_encoder(str(teacher), POLICY).digest
+    assert record["training"]["teacher"] == embeddings.load_encoder(str(teacher), POLICY).digest
     assert [each["name"] for each in record["training"]["data"]] == ["prompts"]
     for path in sorted(made.glob("*.json")):
         written = path.read_text(encoding="utf-8")
@@ -146,9 +146,9 @@ def test_the_record_says_how_it_was_made_and_names_no_path(made: Path, teacher: 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_a_padded_batch_embeds_as_its_rows_do(bert: Path, pooling: Any) -> None:
-    from edgeroute_train.students import padded
+    from edgeroute_train.classifier_models import padded
 
-    student = shrinking.Embedder(shrinking.make_encoder(str(bert), Shape(2)).eval(), pooling)
+    student = small_encoder.Embedder(small_encoder.make_encoder(str(bert), Shape(2)).eval(), pooling)
     with torch.no_grad():
         together = student.embed(*padded(IDS))
         alone = torch.cat([student.embed(*padded([row])) for row in IDS])
@@ -160,17 +160,17 @@ def test_the_first_token_alone_learns_the_teachers_mean(teacher: Path, prompts: 
     shape = ("--layers", 2, "--pooling", "cls", "--heads", 2)
     result = run("--prompts", prompts, "--encoder", teacher, "--output", tmp_path / "e", "--epochs", 12, *shape, *RUN)
     assert result.exit_code == 0, result.output
-    student, whole = (embedding.load_encoder(str(each), POLICY) for each in (tmp_path / "e", teacher))
+    student, whole = (embeddings.load_encoder(str(each), POLICY) for each in (tmp_path / "e", teacher))
     assert (student.pooling, whole.pooling) == ("cls", "mean")
     assert student.model.config.num_attention_heads == 2
     held = [each for each in prompts.read_text(encoding="utf-8").splitlines() if held_out(each)]
-    found, wanted = embedding.embed(student, held), embedding.embed(whole, held)
+    found, wanted = embeddings.embed(student, held), embeddings.embed(whole, held)
     rows = [student.text.encode(prompt).ids for prompt in held]
     with torch.no_grad():
         first = [student.model(input_ids=torch.tensor([row])).last_hidden_state[0, 0].numpy() for row in rows]
     np.testing.assert_allclose(found, np.stack(first), atol=1e-5)
-    cut = replace(whole, model=shrinking.make_encoder(str(teacher), Shape(2, heads=2)).eval(), pooling="cls")
-    assert _cosine(found, wanted) > _cosine(embedding.embed(cut, held), wanted) + 0.1
+    cut = replace(whole, model=small_encoder.make_encoder(str(teacher), Shape(2, heads=2)).eval(), pooling="cls")
+    assert _cosine(found, wanted) > _cosine(embeddings.embed(cut, held), wanted) + 0.1
 
 
 def _cosine(found: Any, wanted: Any) -> float:
@@ -183,18 +183,18 @@ def test_sentence_transformers_files_say_how_it_pools(bert: Path, tmp_path: Path
         out = tmp_path / pooling
         result = run("--encoder", bert, "--layers", 1, "--epochs", 0, "--pooling", pooling, "--output", out)
         assert result.exit_code == 0, result.output
-        assert embedding.read_pooling(out) == pooling
+        assert embeddings.read_pooling(out) == pooling
         chain = [each["type"].rsplit(".")[-1] for each in json.loads((out / "modules.json").read_text())]
         assert chain == ["Transformer", "Pooling", "Normalize"]
-    assert embedding.read_pooling(bert) == "mean"  # says nothing
+    assert embeddings.read_pooling(bert) == "mean"  # says nothing
     again = run("--encoder", tmp_path / "cls", "--layers", 1, "--epochs", 0, "--output", tmp_path / "again")
     assert again.exit_code == 0, again.output
-    assert embedding.read_pooling(tmp_path / "again") == "cls"  # as its teacher
+    assert embeddings.read_pooling(tmp_path / "again") == "cls"  # as its teacher
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(bert: Path) -> None:
     with pytest.raises(BundleError, match="5 heads do not divide the encoder's width, 64"):
-        shrinking.make_encoder(str(bert), Shape(1, heads=5))
+        small_encoder.make_encoder(str(bert), Shape(1, heads=5))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_another_way_to_pool_is_refused(bert: Path, tmp_path: Path, said: str, n
     (tmp_path / "encoder" / "1_Pooling").mkdir()
     (tmp_path / "encoder" / "1_Pooling" / "config.json").write_text(said)
     with pytest.raises(BundleError, match=named):
-        embedding.load_encoder(str(tmp_path / "encoder"), POLICY)
+        embeddings.load_encoder(str(tmp_path / "encoder"), POLICY)
 
 
 def test_a_factorization_trains_on_it(made: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_factorization_trains_on_it(made: Path, labels: tuple[Path, Path], tmp
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "mf" / "mf.json").read_text())
     assert config["settings"]["gate_shift"] == 4
-    assert config["encoder"]["digest"] == embedding.load_encoder(str(made), POLICY).digest
+    assert config["encoder"]["digest"] == embeddings.load_encoder(str(made), POLICY).digest
 
 
 def test_without_epochs_the_encoder_is_only_cut(bert: Path, tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from exporting import train  # noqa: E402
 
 from edgeroute import BundleError, InputFileError  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_train import mf, pairs  # noqa: E402
-from edgeroute_train.extend import extend_mf  # noqa: E402
-from edgeroute_train.reading import Place  # noqa: E402
+from edgeroute_train import comparisons, mf  # noqa: E402
+from edgeroute_train.mf_extend import extend_mf  # noqa: E402
+from edgeroute_train.read_recipe import Place  # noqa: E402
 from edgeroute_train.recipe import Labels, recipe_of  # noqa: E402
 
 
-def world(models: list[str], seed: int, n: int) -> tuple[pairs.Pairs, mf.Floats, np.ndarray]:
+def world(models: list[str], seed: int, n: int) -> tuple[comparisons.Pairs, mf.Floats, np.ndarray]:
     """Comparisons of models that differ in two tastes, each linear in eight features of a prompt."""
     draw = np.random.default_rng(9)
     taste = draw.normal(size=(5, 2)) @ draw.normal(size=(2, 8)) * 4
@@ -33,8 +33,8 @@ def world(models: list[str], seed: int, n: int) -> tuple[pairs.Pairs, mf.Floats,
     for i in range(n):
         a, b = rng.permutation(len(models))[:2]
         won = rng.random() < 1 / (1 + np.exp(logits[i, int(models[b][1])] - logits[i, int(models[a][1])]))
-        found.append(pairs.Comparison(str(i), models[a], models[b], float(won)))
-    return pairs.collect([(Labels("f", "battles"), found)], {}, first=models), x, logits
+        found.append(comparisons.Comparison(str(i), models[a], models[b], float(won)))
+    return comparisons.collect([(Labels("f", "battles"), found)], {}, first=models), x, logits
 
 
 def fitted(prior: float, n: int) -> float:
@@ -46,9 +46,10 @@ def fitted(prior: float, n: int) -> float:
     with_new = np.flatnonzero((more.model_a == 4) | (more.model_b == 4))[:n]
     names = [more.models[i] for i in range(5)]
     found = [
-        pairs.Comparison(str(i), names[more.model_a[i]], names[more.model_b[i]], float(more.won[i])) for i in with_new
+        comparisons.Comparison(str(i), names[more.model_a[i]], names[more.model_b[i]], float(more.won[i]))
+        for i in with_new
     ]
-    seen = pairs.collect([(Labels("f", "battles"), found)], {}, first=base.models)
+    seen = comparisons.collect([(Labels("f", "battles"), found)], {}, first=base.models)
     rows, strength = mf.fit_rows(seen, y[with_new], weights, prior=prior, steps=80)
     _, z, truth = world(["m0", "m1"], 2, 2000)
     vectors = model.vectors().detach()
@@ -67,8 +68,8 @@ def test_without_labels_enough_the_prior_keeps_the_average_model() -> None:
     base, x, _ = world(["m0", "m1", "m2"], 0, 800)
     model, level = mf.fit(base, x, mf.Settings(width=8, decay=1e-4, steps=50))
     weights = {**model.state_dict(), "strength": torch.from_numpy(level[0])}
-    met = [pairs.Comparison("0", "new", "m0", 1.0), pairs.Comparison("0", "new", "m1", 0.0)]
-    seen = pairs.collect([(Labels("f", "battles"), met)], {}, first=base.models)
+    met = [comparisons.Comparison("0", "new", "m0", 1.0), comparisons.Comparison("0", "new", "m1", 0.0)]
+    seen = comparisons.collect([(Labels("f", "battles"), met)], {}, first=base.models)
     rows, _ = mf.fit_rows(seen, x[:1], weights, prior=1e6, steps=50)
     unit = torch.nn.functional.normalize(weights["P.weight"], dim=1)
     mean = torch.nn.functional.normalize(unit.mean(0), dim=0)
@@ -105,7 +106,7 @@ def test_the_rest_of_the_checkpoint_keeps_every_bit(checkpoint: Path, bert: Path
 
 
 def test_an_extended_checkpoint_exports_for_the_new_pair(checkpoint: Path, bert: Path, tmp_path: Path) -> None:
-    from edgeroute_export.mf import collapse, read_checkpoint
+    from edgeroute_export.kinds.mf import collapse, read_checkpoint
 
     extend_mf(recipe_of((), (write(tmp_path),)), checkpoint, Place(Path(), str(bert)), tmp_path / "out", prior=1.0)
     _, bias = collapse(read_checkpoint(tmp_path / "out"), "new", "small")
@@ -144,14 +145,17 @@ def test_no_checkpoint_there(bert: Path, tmp_path: Path) -> None:
 
 def test_levels_put_files_on_one_scale() -> None:
     """Two files that share one model: a beats b by 1 in the first, b beats c by 2 in the second, shifted by 5."""
+    from edgeroute_train.mf_run import _levels
     from edgeroute_train.recipe import Recipe
-    from edgeroute_train.run import _levels
 
     recipe = Recipe((Labels("one", "battles"), Labels("two", "battles")), bias_from="one")
-    made = pairs.collect(
+    made = comparisons.collect(
         [
-            (recipe.labels[0], [pairs.Comparison("p", "a", "b", 1.0), pairs.Comparison("p", "a", "b", 0.0)]),
-            (recipe.labels[1], [pairs.Comparison("p", "b", "c", 1.0)]),
+            (
+                recipe.labels[0],
+                [comparisons.Comparison("p", "a", "b", 1.0), comparisons.Comparison("p", "a", "b", 0.0)],
+            ),
+            (recipe.labels[1], [comparisons.Comparison("p", "b", "c", 1.0)]),
         ],
         {},
     )

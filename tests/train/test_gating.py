@@ -14,7 +14,7 @@ from bundles import make_tokenizer
 
 from edgeroute import InputFileError
 from edgeroute.data.labels import Battle, Outcome
-from edgeroute_train import gating
+from edgeroute_train import gated_features
 from edgeroute_train.recipe import GateRows, in_form, read_recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_token_table_counts_whole_tokens_only() -> None:
     tokenizer = make_tokenizer()
-    table = gating.token_table(tokenizer.to_str().encode())
+    table = gated_features.token_table(tokenizer.to_str().encode())
     counts = table[tokenizer.encode("b c answer answer bread j").ids].sum(0)
     assert counts.tolist() == [2, 1, 2]
 
@@ -32,10 +32,10 @@ def test_logistic_finds_the_direction_and_honours_weights() -> None:
     x = rng.normal(size=(400, 3))
     yes = x[:, 0] + 0.3 * rng.normal(size=400) > 0
     parts = [(np.flatnonzero(yes), True, 1.0), (np.flatnonzero(~yes), False, 1.0)]
-    v = gating.logistic(x, parts, decay=1e-3)
+    v = gated_features.logistic(x, parts, decay=1e-3)
     assert v[0] > 5 * np.abs(v[1:3]).max()
     assert abs(v[3]) < 0.5
-    heavier = gating.logistic(x, [parts[0], (*parts[1][:2], 20.0)], decay=1e-3)
+    heavier = gated_features.logistic(x, [parts[0], (*parts[1][:2], 20.0)], decay=1e-3)
     assert heavier[3] < v[3] - 1
 
 
@@ -43,7 +43,7 @@ def test_logistic_agrees_with_the_gradient_of_its_loss() -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(50, 4))
     y = rng.random(50) < 0.5
-    v = gating.logistic(x, [(np.flatnonzero(y), True, 2.0), (np.flatnonzero(~y), False, 1.0)], decay=1e-2)
+    v = gated_features.logistic(x, [(np.flatnonzero(y), True, 2.0), (np.flatnonzero(~y), False, 1.0)], decay=1e-2)
     weight = np.where(y, 2 / 3 / y.sum(), 1 / 3 / (~y).sum())
 
     def loss(at: np.ndarray) -> float:
@@ -59,18 +59,21 @@ def test_a_shift_leans_the_quantitative_gate_alone_and_changes_no_order() -> Non
     rng = np.random.default_rng(2)
     unit = rng.normal(size=(60, 5))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    texts = gating.Texts(unit, rng.integers(0, 4, (60, 3)).astype(float), rng.integers(5, 50, 60).astype(float))
+    texts = gated_features.Texts(unit, rng.integers(0, 4, (60, 3)).astype(float), rng.integers(5, 50, 60).astype(float))
     parts = [(np.arange(30), True, 1.0), (np.arange(30, 60), False, 1.0)]
-    plain, leaning = gating.fit_gates(texts, parts, parts), gating.fit_gates(texts, parts, parts, shift=4.0)
+    plain, leaning = (
+        gated_features.fit_gates(texts, parts, parts),
+        gated_features.fit_gates(texts, parts, parts, shift=4.0),
+    )
     np.testing.assert_array_equal(plain.choice, leaning.choice)
     np.testing.assert_array_equal(plain.quantitative[:-1], leaning.quantitative[:-1])
-    assert leaning.quantitative[-1] - plain.quantitative[-1] == pytest.approx(4.0 - gating.SHIFT)
+    assert leaning.quantitative[-1] - plain.quantitative[-1] == pytest.approx(4.0 - gated_features.SHIFT)
     assert (leaning.quantitative_of(texts) > plain.quantitative_of(texts)).all()
 
 
 def test_a_gate_needs_both_kinds_of_rows() -> None:
     with pytest.raises(InputFileError, match="members and rows that are not"):
-        gating.logistic(np.ones((2, 1)), [(np.array([0, 1]), True, 1.0)], decay=1.0)
+        gated_features.logistic(np.ones((2, 1)), [(np.array([0, 1]), True, 1.0)], decay=1.0)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_gate_rows_choose_by_domain_and_pattern() -> None:
 
 
 def test_the_shipped_recipe_reads() -> None:
-    recipe = read_recipe(ROOT / "train" / "recipes" / "mf-minilm.toml")
+    recipe = read_recipe(ROOT / "export" / "edgeroute_train" / "recipes" / "mf-minilm.toml")
     assert recipe.bias_from in {labels.file for labels in recipe.labels}
     assert {rows.gate for rows in recipe.gates} == {"choice", "quantitative"}
 

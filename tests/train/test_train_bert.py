@@ -23,9 +23,9 @@ from safetensors.torch import load_file  # noqa: E402
 from edgeroute import BundleError, EdgeRouteError, InputFileError  # noqa: E402
 from edgeroute.data.labels import Battle, Outcome  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_train import checkpoints, classifier, examples, fitting, pairs, students  # noqa: E402
-from edgeroute_train.examples import FIVE, THREE  # noqa: E402
+from edgeroute_train import checkpoints, classifier, classifier_models, comparisons, loop, targets  # noqa: E402
 from edgeroute_train.recipe import Labels, Recipe  # noqa: E402
+from edgeroute_train.targets import FIVE, THREE  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,15 @@ def trained(bert: Path, labels: tuple[Path, Path], tmp_path_factory: pytest.Temp
     return train_tiny("bert", bert, labels, tmp_path_factory.mktemp("bert") / "out")
 
 
-def make(bert: Path, **changes: Any) -> students.Student:
-    return students.make_bert(str(bert), **({"layers": 2, "max_tokens": 32, "dropout": 0.0, "seed": 0} | changes))
+def make(bert: Path, **changes: Any) -> classifier_models.Student:
+    return classifier_models.make_bert(
+        str(bert), **({"layers": 2, "max_tokens": 32, "dropout": 0.0, "seed": 0} | changes)
+    )
 
 
-def rows_of(winners: list[Any], scheme: examples.Scheme = THREE, ties: Any = "weak") -> list[examples.Row]:
+def rows_of(winners: list[Any], scheme: targets.Scheme = THREE, ties: Any = "weak") -> list[targets.Row]:
     battles = [Battle(f"p{i}", "x", "y", winner) for i, winner in enumerate(winners)]
-    return examples.from_comparisons(pairs.from_battles(battles), scheme, ties)
+    return targets.from_comparisons(comparisons.from_battles(battles), scheme, ties)
 
 
 def test_a_student_is_the_encoders_first_layers(bert: Path) -> None:
@@ -72,7 +74,7 @@ def test_no_encoder_there(tmp_path: Path) -> None:
         (FIVE, "a", {0, 1, 2}), (FIVE, "tie", {3}), (FIVE, "b", {4}), (FIVE, "b_or_tie", {3, 4}),
     ],
 )  # fmt: skip
-def test_what_a_battle_may_be(scheme: examples.Scheme, winner: Any, allowed: set[int]) -> None:
+def test_what_a_battle_may_be(scheme: targets.Scheme, winner: Any, allowed: set[int]) -> None:
     (row,) = rows_of([winner], scheme)
     assert {i for i, value in enumerate(row.target) if value} == allowed
     assert row.censored == (len(allowed) > 1)
@@ -82,14 +84,14 @@ def test_a_censored_label_costs_the_log_of_the_summed_probability() -> None:
     logits = torch.tensor([[0.3, -1.0, 0.8], [0.3, -1.0, 0.8]])
     p = logits.softmax(1)[0]
     target = torch.tensor([[0.0, 1.0, 1.0], [0.2, 0.3, 0.5]])
-    loss = fitting.label_loss(logits, target, torch.tensor([True, False]))
+    loss = loop.label_loss(logits, target, torch.tensor([True, False]))
     assert loss[0].item() == pytest.approx(-float(torch.log(p[1] + p[2])))
     assert loss[1].item() == pytest.approx(-float((target[1] * p.log()).sum()))
 
 
 def test_censored_loss_has_a_finite_gradient() -> None:
     logits = torch.tensor([[9.0, -30.0, -40.0]], requires_grad=True)
-    fitting.label_loss(logits, torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([True])).sum().backward()
+    loop.label_loss(logits, torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([True])).sum().backward()
     assert torch.isfinite(logits.grad).all()
 
 
@@ -99,16 +101,16 @@ def test_outcomes_of_the_pairs_asked_for() -> None:
         Outcome("q", {"s": 0.5, "w": 0.5}),
         Outcome("r", {"s": 0.0, "x": 1.0}),
     ]
-    found = pairs.from_outcomes(outcomes, Labels("f", "outcomes", pairs=(("s", "w"),), random_pairs=0), seed=0)
-    rows = examples.from_comparisons(found, THREE, "weak")
+    found = comparisons.from_outcomes(outcomes, Labels("f", "outcomes", pairs=(("s", "w"),), random_pairs=0), seed=0)
+    rows = targets.from_comparisons(found, THREE, "weak")
     assert [(row.prompt, row.target) for row in rows] == [("p", (1, 0, 0)), ("q", (0, 1, 0))]
-    (_, tie) = examples.from_comparisons(found, THREE, "half")
+    (_, tie) = targets.from_comparisons(found, THREE, "half")
     assert tie.target[0] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_of_a_random_pair_the_better_model_on_average_comes_first() -> None:
     outcomes = [Outcome(str(i), {"good": 1.0, "bad": 0.0, "mid": float(i % 2)}) for i in range(6)]
-    drawn = pairs.from_outcomes(outcomes, Labels("f", "outcomes", random_pairs=2), seed=0)
+    drawn = comparisons.from_outcomes(outcomes, Labels("f", "outcomes", random_pairs=2), seed=0)
     assert len(drawn) == 12
     assert {(each.model_a, each.model_b) for each in drawn} == {("good", "bad"), ("good", "mid"), ("mid", "bad")}
 
@@ -120,19 +122,19 @@ def test_a_files_weight_does_not_depend_on_its_rows(tmp_path: Path) -> None:
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = Recipe((Labels("one", "battles"), Labels("two", "battles", weight=3.0)))
     rows, _ = classifier.read_lessons(classifier.Lessons(recipe, tmp_path), THREE, 0, print)
-    made = examples.gather(rows, THREE)
+    made = targets.gather(rows, THREE)
     assert [made.weight[:10].sum(), made.weight[10:].sum()] == pytest.approx([3.0, 9.0])
 
 
 @pytest.mark.parametrize("winners", [[], ["a", "a"], ["b", "b_or_tie"]])
 def test_nothing_to_learn_is_an_error(winners: list[Any]) -> None:
     with pytest.raises(InputFileError, match=r"nothing to train on|one class only"):
-        examples.gather(rows_of(winners), THREE)
+        targets.gather(rows_of(winners), THREE)
 
 
 def test_rows_without_weight_teach_nothing() -> None:
     with pytest.raises(InputFileError, match="nothing to train on"):
-        examples.gather(examples.weigh(rows_of(["a", "b"]), 0.0), THREE)
+        targets.gather(targets.weigh(rows_of(["a", "b"]), 0.0), THREE)
 
 
 def test_it_learns_what_the_labels_say(trained: Path) -> None:
@@ -188,15 +190,15 @@ def _fit(bert: Path, folder: Path, *, run: dict[str, Any] | None = None, poison:
     student = make(bert)
     if poison is not None:
         calls, logits = iter(range(100)), student.logits
-        student = students.Student(
+        student = classifier_models.Student(
             student.kind, student.scheme, student.model,
             lambda ids, mask: logits(ids, mask) * (float("nan") if next(calls) >= poison else 1.0),
             student.tokenizer, student.tokenizer_json, student.policy,
         )  # fmt: skip
-    made = examples.gather(rows_of(["b", "a"] * 32), THREE)
+    made = targets.gather(rows_of(["b", "a"] * 32), THREE)
     rows = [[2, 5 + i % 20, 3] for i in range(64)]
-    settings = fitting.Settings(epochs=2, batch=8, save_every=4)
-    fitting.fit(student, rows, made, settings, folder, run=run or {"kind": "bert"})
+    settings = loop.Settings(epochs=2, batch=8, save_every=4)
+    loop.fit(student, rows, made, settings, folder, run=run or {"kind": "bert"})
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(bert: Path, tmp_path: Path) -> None:
@@ -248,8 +250,8 @@ def test_a_damaged_checkpoint_is_an_error(bert: Path, tmp_path: Path) -> None:
 
 def test_every_row_once_an_epoch_and_little_padding() -> None:
     lengths = np.random.default_rng(0).integers(3, 129, 5000)
-    settings = fitting.Settings(batch=32)
-    first, second = (fitting._batches(lengths, settings, epoch) for epoch in (0, 1))
+    settings = loop.Settings(batch=32)
+    first, second = (loop._batches(lengths, settings, epoch) for epoch in (0, 1))
     assert sorted(np.concatenate(first).tolist()) == list(range(5000))
     assert not np.array_equal(first[0], second[0])
     padded = sum(len(batch) * lengths[batch].max() for batch in first)

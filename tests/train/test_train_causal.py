@@ -14,7 +14,7 @@ from classifiers import EASY, HARD, SEPARATES, scores_of, train_tiny  # noqa: E4
 
 from edgeroute.engine.text import TextEncoder  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_train import students  # noqa: E402
+from edgeroute_train import classifier_models  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,11 @@ def trained(bert: Path, labels: tuple[Path, Path], tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
-def student(bert: Path) -> students.Student:
-    return students.make_causal(str(bert), layers=2, max_tokens=32, dropout=0.0, seed=0)
+def student(bert: Path) -> classifier_models.Student:
+    return classifier_models.make_causal(str(bert), layers=2, max_tokens=32, dropout=0.0, seed=0)
 
 
-def test_it_takes_over_embeddings_attention_and_feed_forward(bert: Path, student: students.Student) -> None:
+def test_it_takes_over_embeddings_attention_and_feed_forward(bert: Path, student: classifier_models.Student) -> None:
     from transformers import BertModel
 
     encoder, decoder = BertModel.from_pretrained(bert), student.model.model
@@ -43,24 +43,24 @@ def test_it_takes_over_embeddings_attention_and_feed_forward(bert: Path, student
     torch.testing.assert_close(ours.mlp(x), theirs.output.dense(inner))
 
 
-def test_label_tokens_are_appended_to_the_vocabulary(student: students.Student) -> None:
-    ids = student.tokenizer.convert_tokens_to_ids(list(students.LABEL_TOKENS))
+def test_label_tokens_are_appended_to_the_vocabulary(student: classifier_models.Student) -> None:
+    ids = student.tokenizer.convert_tokens_to_ids(list(classifier_models.LABEL_TOKENS))
     size = len(student.tokenizer)
     assert ids == list(range(size - 5, size))
     assert student.model.lm_head.weight.shape[0] == size
 
 
-def test_the_template_is_part_of_the_text_policy(student: students.Student) -> None:
+def test_the_template_is_part_of_the_text_policy(student: classifier_models.Student) -> None:
     text = TextEncoder(student.tokenizer_json, student.policy)
     whole = student.tokenizer("[Question]\nprove the theorem\n\nPrediction:")["input_ids"]
     assert text.encode("prove the theorem").ids == whole
 
 
-def test_logits_are_the_language_models_at_the_last_real_token(student: students.Student) -> None:
+def test_logits_are_the_language_models_at_the_last_real_token(student: classifier_models.Student) -> None:
     rows = [[2, 9, 8, 7, 11, 3], [2, 5, 3]]
     model = student.model.eval()
     with torch.no_grad():
-        found = student.logits(*(each.cpu() for each in students.padded(rows)))
+        found = student.logits(*(each.cpu() for each in classifier_models.padded(rows)))
         for row, logits in zip(rows, found, strict=True):
             whole = model(input_ids=torch.tensor([row])).logits[0, -1, -5:]
             torch.testing.assert_close(logits, whole, atol=1e-5, rtol=1e-4)

@@ -19,10 +19,10 @@ from safetensors.numpy import load_file  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 from edgeroute import EdgeRouteError, InputFileError  # noqa: E402
-from edgeroute_train import bags, nano  # noqa: E402
-from edgeroute_train.command import distill, train  # noqa: E402
-from edgeroute_train.pairs import Comparison  # noqa: E402
-from edgeroute_train.reading import LabelFile, Place  # noqa: E402
+from edgeroute_train import nano, nano_model  # noqa: E402
+from edgeroute_train.commands import distill, train  # noqa: E402
+from edgeroute_train.comparisons import Comparison  # noqa: E402
+from edgeroute_train.read_recipe import LabelFile, Place  # noqa: E402
 from edgeroute_train.recipe import Labels, Recipe, read_recipe  # noqa: E402
 from edgeroute_train.teachers import Teacher  # noqa: E402
 
@@ -122,7 +122,7 @@ def test_a_tokenizer_of_another_kind_stays_as_it_is(part: str) -> None:
     assert nano.lighten(data) == data
 
 
-def synthetic(n: int = 400) -> tuple[bags.Bags, bags.Targets, list[Any], list[Any]]:
+def synthetic(n: int = 400) -> tuple[nano_model.Bags, nano_model.Targets, list[Any], list[Any]]:
     """Token 5 makes a prompt hard, 6 easy; 7 marks quantitative ones; 1 is an option letter, and turns 5 around."""
     rng = np.random.default_rng(0)
     rows, target = [], []
@@ -134,7 +134,7 @@ def synthetic(n: int = 400) -> tuple[bags.Bags, bags.Targets, list[Any], list[An
     source = np.arange(n) % 4 // 2
     classes = np.zeros((40, 3), np.float32)
     classes[1, 0] = 1
-    targets = bags.Targets(
+    targets = nano_model.Targets(
         np.arange(n),
         np.array(target, np.float32) - 0.2 * source.astype(np.float32),
         source,
@@ -143,21 +143,21 @@ def synthetic(n: int = 400) -> tuple[bags.Bags, bags.Targets, list[Any], list[An
     index = np.arange(n)
     choice = [(index[index % 8 < 2], True, 1.0), (index[index % 8 >= 2], False, 1.0)]
     quantitative = [(index[index % 8 > 5], True, 1.0), (index[index % 8 <= 5], False, 1.0)]
-    return bags.Bags(rows, classes), targets, choice, quantitative
+    return nano_model.Bags(rows, classes), targets, choice, quantitative
 
 
-SETTINGS = bags.Settings(decay=1e-6, gate_decay=1e-5, steps=60)
+SETTINGS = nano_model.Settings(decay=1e-6, gate_decay=1e-5, steps=60)
 
 
 def test_bags_are_counts_over_the_root_of_the_length() -> None:
-    made = bags.Bags([[1, 2, 2, 3], [3]], np.zeros((5, 3), np.float32))
+    made = nano_model.Bags([[1, 2, 2, 3], [3]], np.zeros((5, 3), np.float32))
     table = torch.tensor([[0.0, 1], [1, 1], [10, 1], [100, 1], [1000, 1]])
     np.testing.assert_allclose(made.times(table), [[60.5, 2], [100, 1]])
 
 
 def test_gates_tell_the_kinds_apart_and_each_table_learns_its_own() -> None:
     made, targets, choice, quantitative = synthetic()
-    gates = bags.fit_gates(made, choice, quantitative, SETTINGS)
+    gates = nano_model.fit_gates(made, choice, quantitative, SETTINGS)
     is_choice = np.arange(400) % 8 < 2
     c = gates.choice_of(made.texts)
     assert c[is_choice].min() > 0.9
@@ -165,27 +165,27 @@ def test_gates_tell_the_kinds_apart_and_each_table_learns_its_own() -> None:
     q = made.times(torch.from_numpy(gates.quantitative[:-1, None]).float())[:, 0].numpy() + gates.quantitative[-1]
     assert q[np.arange(400) % 8 > 5].min() > 2
     assert q[np.arange(400) % 8 <= 5].max() < 0
-    weights = bags.fit(made, gates, targets, SETTINGS)
+    weights = nano_model.fit(made, gates, targets, SETTINGS)
     assert weights.opened[5] > weights.opened[6] + 1
     assert weights.choice[5] < weights.choice[6] - 1
     assert weights.levels[0] > weights.levels[1] + 0.5  # the second source's lower base rate stays its own
-    again = bags.fit(made, gates, targets, SETTINGS)
+    again = nano_model.fit(made, gates, targets, SETTINGS)
     np.testing.assert_array_equal(weights.opened, again.opened)
 
 
 def test_a_gate_needs_both_kinds_of_rows() -> None:
     made, _, choice, quantitative = synthetic(40)
     with pytest.raises(InputFileError, match="members and rows that are not"):
-        bags.fit_gates(made, choice, quantitative[:1], SETTINGS)
+        nano_model.fit_gates(made, choice, quantitative[:1], SETTINGS)
     with pytest.raises(InputFileError, match="members and rows that are not"):
-        bags.fit_gates(made, choice[1:], quantitative, SETTINGS)
+        nano_model.fit_gates(made, choice[1:], quantitative, SETTINGS)
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
     made, targets, choice, quantitative = synthetic(40)
     targets.target[3] = np.nan
     with pytest.raises(EdgeRouteError, match="the loss is nan at step 0"):
-        bags.fit(made, bags.fit_gates(made, choice, quantitative, SETTINGS), targets, SETTINGS)
+        nano_model.fit(made, nano_model.fit_gates(made, choice, quantitative, SETTINGS), targets, SETTINGS)
 
 
 def write_recipe(folder: Path, text: str = RECIPE + GATES) -> Path:

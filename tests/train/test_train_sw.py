@@ -16,10 +16,10 @@ import sw_forms as forms  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 
 from edgeroute import EdgeRouteError, InputFileError  # noqa: E402
-from edgeroute_train import checkpoints, gating, ranking, similarity, sw  # noqa: E402
-from edgeroute_train.command import train  # noqa: E402
-from edgeroute_train.pairs import Comparison, Pairs, collect  # noqa: E402
-from edgeroute_train.reading import Place  # noqa: E402
+from edgeroute_train import bradley_terry, checkpoints, gated_features, similarity, sw  # noqa: E402
+from edgeroute_train.commands import train  # noqa: E402
+from edgeroute_train.comparisons import Comparison, Pairs, collect  # noqa: E402
+from edgeroute_train.read_recipe import Place  # noqa: E402
 from edgeroute_train.recipe import Labels, read_recipe  # noqa: E402
 
 PROMPT = "a prompt of more than sixteen characters"
@@ -40,25 +40,25 @@ def test_strengths_recover_those_that_made_the_battles() -> None:
     true = np.array([0.5, 0.1, -0.1, -0.5])
     p = 1 / (1 + 10 ** (true[None] - true[:, None]))
     wins = 1000 * p * (1 - np.eye(4))
-    np.testing.assert_allclose(ranking.fit_strengths(wins), true, atol=1e-3)
+    np.testing.assert_allclose(bradley_terry.fit_strengths(wins), true, atol=1e-3)
 
 
 def test_a_side_that_always_wins_keeps_a_finite_strength() -> None:
     wins = np.array([[0.0, 1e5], [0.0, 0.0]])
-    strengths = ranking.fit_strengths(wins)
+    strengths = bradley_terry.fit_strengths(wins)
     assert strengths[0] == pytest.approx(-strengths[1])
     assert 0.5 < strengths[0] < 5
 
 
 def test_wins_that_are_no_number_stop_the_fit() -> None:
     with pytest.raises(EdgeRouteError, match="no number"):
-        ranking.fit_strengths(np.full((2, 2), np.nan))
+        bradley_terry.fit_strengths(np.full((2, 2), np.nan))
 
 
 def test_tiers_have_the_least_spread_of_all_cuts() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=9)
-    tiers = np.array(ranking.split_tiers(x, 4))
+    tiers = np.array(bradley_terry.split_tiers(x, 4))
 
     def spread(groups: list[np.ndarray]) -> float:
         return sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
@@ -69,7 +69,7 @@ def test_tiers_have_the_least_spread_of_all_cuts() -> None:
 
 
 def test_there_are_no_more_tiers_than_models() -> None:
-    assert sorted(ranking.split_tiers([3.0, 1.0], 10)) == [0, 1]
+    assert sorted(bradley_terry.split_tiers([3.0, 1.0], 10)) == [0, 1]
 
 
 def test_wins_are_laid_out_by_tier_and_a_tie_is_a_win_for_both() -> None:
@@ -127,15 +127,15 @@ def test_nothing_to_rank_is_an_error(rows: list[Row], settings: sw.Settings, mes
         sw.build_bank(pairs_of(*rows, aliases={"A": "a"}), settings)
 
 
-def make_texts() -> gating.Texts:
+def make_texts() -> gated_features.Texts:
     """One prompt asked four ways: for a letter, openly, and as a sum, short and long."""
     unit = np.tile(np.eye(4)[:1], (4, 1))
     unit[2:] = np.eye(4)[1]
     counts = np.array([[4, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0]], np.float64)
-    return gating.Texts(unit, counts, np.array([20.0, 20.0, 20.0, 200.0]))
+    return gated_features.Texts(unit, counts, np.array([20.0, 20.0, 20.0, 200.0]))
 
 
-GATES = gating.Gates(
+GATES = gated_features.Gates(
     choice=np.array([20.0, 0.0, 20.0, 0.0, -10.0]),
     quantitative=np.array([-20.0, 20.0, 0.0, 0.0, 0.0]),
     length=float(np.log(60)),

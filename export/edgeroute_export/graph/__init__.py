@@ -1,0 +1,1 @@
+"""Graphs: traced, assembled with a head, quantized."""

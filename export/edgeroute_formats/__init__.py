@@ -1,0 +1,1 @@
+"""What a checkpoint is: read and written in one place, known to training and to export."""

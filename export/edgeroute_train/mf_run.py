@@ -1,0 +1,104 @@
+"""A training run, from a recipe and label files to a checkpoint with its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeroute.bundle.manifest import TextPolicy
+from edgeroute.errors import InputFileError
+
+from . import mf
+from .comparisons import Pairs, collect
+from .embeddings import load_encoder
+from .gated_features import QUANTITATIVE, gates_record
+from .read_recipe import Place, embed_texts, fit_gates_of, gate_records, read_files, read_gates, records
+from .recipe import Recipe
+
+EMBEDDING_SHARE = 0.8
+"""Of the progress bar: embedding takes most of a first run."""
+
+
+def train_mf(
+    recipe: Recipe,
+    place: Place,
+    output: Path,
+    *,
+    settings: mf.Settings,
+    max_tokens: int = 256,
+    progress: Callable[[float, float | None], None] = lambda _done, _loss: None,
+) -> Path:
+    """Train a matrix factorization and write its checkpoint folder; returns it.
+
+    ``progress`` is told the fraction done and, once there is one, the loss. Raises ``InputFileError`` for labels that
+    cannot be trained on, ``BundleError`` for an encoder that does not load, ``EdgeRouteError`` for a full disk.
+    """
+    files = read_files(recipe, place.labels, seed=settings.seed)
+    pairs = collect([(each.labels, each.comparisons) for each in files], recipe.aliases)
+    gate_prompts = read_gates(recipe, place.labels)
+    prompts = tuple(dict.fromkeys([*pairs.prompts, *(prompt for _, found in gate_prompts for prompt in found)]))
+    policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
+    frozen = load_encoder(place.source, policy)
+    texts = embed_texts(frozen, prompts, place.cache, lambda done: progress(EMBEDDING_SHARE * done, None))
+    gates = fit_gates_of(texts, prompts, gate_prompts, settings.gate_shift) if recipe.gates else None
+    x = (gates.features(texts) if gates else texts.unit.astype(np.float32))[: len(pairs.prompts)]
+    blind = {i: QUANTITATIVE for i, labels in enumerate(recipe.labels) if gates and labels.kind == "battles"}
+    losses: list[float] = []
+
+    def stepped(step: int, loss: float) -> None:
+        losses.append(loss)
+        progress(EMBEDDING_SHARE + (1 - EMBEDDING_SHARE) * step / settings.steps, loss)
+
+    model, strength = mf.fit(pairs, x, settings, blind=blind, progress=stepped)
+    weights = {**model.state_dict(), "strength": torch.from_numpy(_levels(recipe, pairs, strength))}
+    if gates:
+        weights["gates.choice"] = torch.from_numpy(gates.choice).float()
+        weights["gates.quantitative"] = torch.from_numpy(gates.quantitative).float()
+        weights["gates.length"] = torch.tensor([gates.length])
+    data = records(files)
+    config = {
+        "models": list(pairs.models),
+        "encoder": {"source": place.base_name, "digest": frozen.digest, "pooling": frozen.pooling},
+        "text": asdict(policy),
+        "settings": asdict(settings),
+        "recipe": asdict(recipe),
+        "gates": gates_record() if gates else None,
+        "metrics": {"loss": round(min(losses), 6), "comparisons": len(pairs.won), "prompts": len(pairs.prompts)},
+        "training": {
+            "command": "edgeroute train mf",
+            "seed": settings.seed,
+            "base": place.base_name,
+            "ties": "half",
+            "data": [*data, *gate_records(recipe, place.labels, data)],
+        },
+    }
+    mf.save(output, weights, config)
+    return output
+
+
+def _levels(recipe: Recipe, pairs: Pairs, strength: mf.Floats) -> mf.Floats:
+    """One strength a model, ``[M]``, from those of each label file, ``[files, M]``: they set the level of a score.
+
+    A file's strengths hold up to a shift of its own, and only for the models it compares: least squares puts all files
+    on one scale, and that of ``bias_from`` decides wherever it can.
+    """
+    names = [labels.file for labels in recipe.labels]
+    if recipe.bias_from is not None and recipe.bias_from not in names:
+        raise InputFileError(
+            f"bias_from names {recipe.bias_from}, which is no label file; there are {', '.join(names)}"
+        )
+    games = np.zeros(strength.shape)
+    for side in (pairs.model_a, pairs.model_b):
+        np.add.at(games, (pairs.source, side), 1)
+    file, model = np.nonzero(games)
+    trust = np.sqrt(games[file, model] * np.where(np.array(names)[file] == recipe.bias_from, 1e6, 1.0))
+    design = np.zeros((len(file), strength.shape[1] + len(names)))
+    design[np.arange(len(file)), model] = trust
+    design[np.arange(len(file)), strength.shape[1] + file] = trust
+    solved = np.linalg.lstsq(design, trust * strength[file, model], rcond=None)[0]
+    levels: mf.Floats = solved[: strength.shape[1]].astype(np.float32)
+    return levels
