@@ -145,7 +145,7 @@ def test_failed_export_leaves_nothing(
     def no_space(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.os, "fsync", no_space)
+    monkeypatch.setattr("edgeroute_export.write.os.fsync", no_space)
     with pytest.raises(BundleError, match="No space left"):
         export(checkpoint, bert, labels, tmp_path / "out", precisions=("fp32",))
     assert list(tmp_path.iterdir()) == []

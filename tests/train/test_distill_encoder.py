@@ -170,7 +170,7 @@ def test_the_first_token_alone_learns_the_teachers_mean(teacher: Path, prompts: 
         first = [student.model(input_ids=torch.tensor([row])).last_hidden_state[0, 0].numpy() for row in rows]
     np.testing.assert_allclose(found, np.stack(first), atol=1e-5)
     cut = replace(whole, model=small_encoder.make_encoder(str(teacher), Shape(2, heads=2)).eval(), pooling="cls")
-    assert _cosine(found, wanted) > _cosine(embeddings.embed(cut, held), wanted) + 0.1
+    assert _cosine(found, wanted) > _cosine(embeddings.embed(cut, held), wanted) + 0.05
 
 
 def _cosine(found: Any, wanted: Any) -> float:

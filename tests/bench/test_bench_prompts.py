@@ -103,7 +103,7 @@ def test_a_count_below_one_is_refused() -> None:
 
 
 def test_the_histogram_is_what_the_script_counts() -> None:
-    labels = Path(__file__).parents[2] / "shared" / "data"
+    labels = Path(__file__).parents[3] / "shared" / "data"
     if not (labels / "battles_arena.jsonl.gz").exists():
         pytest.skip("needs the label files, which are not in this repository")
     from latency_scripts import load_script
@@ -118,6 +118,6 @@ def test_the_histogram_is_what_the_script_counts() -> None:
 
 def test_the_histogram_holds_numbers_and_names_alone() -> None:
     """Nothing of the prompts that were counted can be in it: no text but the names of kinds and the source."""
-    text = (Path(__file__).parents[1] / "edgeroute" / "bench" / "mix.json").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "edgeroute" / "bench" / "mix.json").read_text(encoding="utf-8")
     words = {word.strip('":,') for word in text.split() if word.strip('":,').isalpha()}
     assert len(words) < 40

@@ -12,7 +12,7 @@ from edgeroute.data.labels import Battle, Outcome, read_battles, read_outcomes
 from edgeroute.errors import InputFileError
 
 SHARES = {"train": 80, "calibration": 10, "dev": 10}
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def outcome(prompt: str, **more: str) -> Outcome:
