@@ -11,31 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # From the top down, as docs/architecture.md draws it; export/ and models/ hold packages of their own.
+# fmt: off
 ROOMS = [
-    "edgeroute_train",
-    "edgeroute_export",
-    "edgeroute_formats",
-    "edgeroute.__main__",
-    "edgeroute.cli",
-    "edgeroute.server",
-    "edgeroute.bulk",
-    "edgeroute",
-    "edgeroute.gateway",
-    "edgeroute.traffic",
-    "edgeroute.evaluation",
-    "edgeroute.bench",
-    "edgeroute.score_lines",
-    "edgeroute.router",
-    "edgeroute.triton",
-    "edgeroute.data",
-    "edgeroute.engine",
-    "edgeroute.decision",
-    "edgeroute.bundle",
-    "edgeroute.net",
-    "edgeroute.errors",
-    "edgeroute._version",
-    "edgeroute_models",
+    "edgeroute_train", "edgeroute_export", "edgeroute_formats", "edgeroute.__main__", "edgeroute.cli",
+    "edgeroute.server", "edgeroute.bulk", "edgeroute", "edgeroute.gateway", "edgeroute.traffic",
+    "edgeroute.evaluation", "edgeroute.bench", "edgeroute.score_lines", "edgeroute.router", "edgeroute.triton",
+    "edgeroute.data", "edgeroute.engine", "edgeroute.decision", "edgeroute.bundle", "edgeroute.net",
+    "edgeroute.errors", "edgeroute._version", "edgeroute_models",
 ]
+# fmt: on
 APART = {("edgeroute_train", "edgeroute_export")}
 """Rooms side by side: neither imports the other."""
 ONLY = {"onnxruntime": "edgeroute.engine", "tokenizers": "edgeroute.engine", "click": "edgeroute.cli"} | {
