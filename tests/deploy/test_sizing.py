@@ -10,18 +10,17 @@ from latency_scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 sizing: Any = load_script("sizing")
-sizing_tables: Any = load_script("sizing_tables")
 FOUND = {"calls": [{"cpu_ms": 4.0}], "event_cpu_ms": 0.1}
 
 
 def test_the_document_holds_the_tables_of_the_committed_results() -> None:
     text = sizing.DOCUMENT.read_text(encoding="utf-8")
-    assert sizing_tables.replaced(text, sizing.latest()) == text
+    assert sizing.replaced(text, sizing.latest()) == text
 
 
 def test_a_document_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="the document has no <!-- sizing"):
-        sizing_tables.replaced("# Deploying", sizing.latest())
+        sizing.replaced("# Deploying", sizing.latest())
 
 
 @pytest.mark.parametrize(
