@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .data.prompts import BadLine, PromptLine
@@ -15,16 +15,20 @@ from .router import Router
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from .engine.text import Prompt
+
 AHEAD = 3
 """Prompts in hand per worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredLine:
-    """The decision for the prompt that starts on ``line``."""
+    """The decision for the prompt that starts on ``line``; ``id`` is that of its row, if any."""
 
     line: int
     decision: Decision
+    prompt: Prompt = field(repr=False)
+    id: str | int | None = None
 
 
 def choose_lines(
@@ -48,7 +52,7 @@ def choose_lines(
             decision = router.choose(line.prompt, strong_share=strong_share, threshold=threshold)
         except (PromptError, ScoreError) as error:
             return BadLine(line.line, str(error))
-        return ScoredLine(line.line, decision)
+        return ScoredLine(line.line, decision, line.prompt, line.id)
 
     if workers < 2:
         return (each if isinstance(each, BadLine) else decide(each) for each in lines)

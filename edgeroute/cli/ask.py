@@ -9,6 +9,7 @@ import click
 from ..gateway.answers import text_of
 from ..gateway.gateway import Gateway
 from .commands import CORE
+from .output import echo, echo_answer, say
 from .reading import read_prompt
 
 
@@ -42,15 +43,15 @@ def ask(
     with Gateway.load(config) as gateway:
         if dry_run:
             choice = gateway.choose(messages, **options)
-            click.echo(f"{choice.target} ({', then '.join(choice.endpoints)}): {choice.reason}", err=True)
+            say(f"{choice.target} ({', then '.join(choice.endpoints)}): {choice.reason}")
             return
         stream = gateway.stream(messages, **options)
         model = gateway.endpoints[stream.endpoint].model
-        click.echo(f"{stream.choice.target}: {stream.endpoint} ({model}), {stream.choice.reason}", err=True)
+        say(f"{stream.choice.target}: {stream.endpoint} ({model}), {stream.choice.reason}")
         for chunk in stream:
-            click.echo(text_of(chunk, "delta"), nl=False)
-        click.echo()
+            echo_answer(text_of(chunk, "delta"))
+        echo()
         if (used := stream.completion) is not None:
             about = "about " if used.tokens_estimated else ""
             cost = "" if used.cost_usd is None else f", {about}${used.cost_usd:.6f}"
-            click.echo(f"{about}{used.input_tokens} tokens in, {about}{used.output_tokens} out{cost}", err=True)
+            say(f"{about}{used.input_tokens} tokens in, {about}{used.output_tokens} out{cost}")

@@ -14,7 +14,7 @@ from ..data.prompts import BadLine, format_of, read_prompts
 from ..errors import InputFileError
 from ..router import Router
 from .commands import CORE
-from .output import write_json
+from .output import echo, write_json
 from .progress import Progress
 from .reading import opened_input
 
@@ -91,7 +91,7 @@ def bench(
     if as_json:
         write_json(asdict(found))
     else:
-        click.echo("\n".join(_as_text(found, as_markdown)))
+        echo("\n".join(_as_text(found, as_markdown)))
 
 
 def _as_text(found: Report, as_markdown: bool) -> list[str]:

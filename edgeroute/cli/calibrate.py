@@ -26,6 +26,7 @@ from ..router import Router
 from ..traffic.calibrate import Outcomes, Traffic, make_calibration
 from ..traffic.routellm import share_of
 from .commands import CORE
+from .output import echo, say
 from .reading import opened_input, refuse_same
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -132,7 +133,7 @@ def _open(options: _Options, prompts: Sequence[Prompt]) -> tuple[Settings | None
     scores = _score(router, [_begun(each) for each in prompts] if settings and settings.sticky else prompts)
     scored = np.isfinite(scores)
     if not scored.all():
-        click.echo(f"{(~scored).sum()} of {len(scored)} prompts have no text to score: left out", err=True)
+        say(f"{(~scored).sum()} of {len(scored)} prompts have no text to score: left out")
     if scored.sum() < 2:
         raise CalibrationError(f"{options.prompts}: expected at least two prompts with text, found {scored.sum()}")
     tokens = np.array([estimate_tokens(each if isinstance(each, str) else json.dumps(each)) for each in prompts])
@@ -153,7 +154,7 @@ def _read_prompts(options: _Options) -> list[Prompt]:
         form = "jsonl" if options.prompts == "-" else format_of(options.prompts)
         for line in read_prompts(file, form, field=options.field):
             if isinstance(line, BadLine):
-                click.echo(f"line {line.line}: {line.error}: left out", err=True)
+                say(f"line {line.line}: {line.error}: left out")
             else:
                 found.append(line.prompt)
     if len(found) < 2:
@@ -194,7 +195,7 @@ def _read_outcomes(options: _Options, router: Router, known: Set[str]) -> Outcom
         )
     apart = [row for row in fitting if row.prompt not in known]
     if len(apart) < len(fitting):
-        click.echo(f"{len(fitting) - len(apart)} of {len(fitting)} outcomes stand in --prompts too: left out", err=True)
+        say(f"{len(fitting) - len(apart)} of {len(fitting)} outcomes stand in --prompts too: left out")
     if not apart:
         raise CalibrationError(
             f"{options.outcomes}: expected outcomes of other prompts than those of --prompts, since what sets "
@@ -232,27 +233,27 @@ def _show(options: _Options, made: TrafficCalibration, traffic: Traffic, outcome
     if options.as_json:
         summary = {key: value for key, value in asdict(made).items() if key != "quantiles"}
         cost = {"usd_per_1k": traffic.cost(made.threshold)}
-        click.echo(json.dumps(summary | cost | {"quality": quality, "table": [asdict(row) for row in table]}))
+        echo(json.dumps(summary | cost | {"quality": quality, "table": [asdict(row) for row in table]}))
         return
     sure = f"{options.confidence:.0%}"
-    click.echo(f"threshold     {made.threshold:.5f}")
+    echo(f"threshold     {made.threshold:.5f}")
     about = "" if options.budget_usd_per_1k is None else "about "  # that share was chosen by the prompts' own costs
-    click.echo(
+    echo(
         f"strong share  {made.strong_share:.1%} of {made.n} prompts; "
         f"{about}{made.share_low:.1%} to {made.share_high:.1%} of others like them ({sure})"
     )
     if (usd := traffic.cost(made.threshold)) is not None:
-        click.echo(f"cost          ${usd:.2f} a thousand prompts (tokens estimated)")
+        echo(f"cost          ${usd:.2f} a thousand prompts (tokens estimated)")
     if quality is not None:
         kept = (
             f"{quality['low']:.1%} to {quality['high']:.1%} ({sure})"
             if options.quality is None
             else (f"at least {options.quality:.1%} of others at {sure} confidence, the choice included")
         )
-        click.echo(f"quality       {quality['value']:.1%} of the strong model's on {quality['n']} outcomes; {kept}")
-    click.echo("\nshare  threshold  usd/1k")
+        echo(f"quality       {quality['value']:.1%} of the strong model's on {quality['n']} outcomes; {kept}")
+    echo("\nshare  threshold  usd/1k")
     for row in table:
         money = "-" if row.usd_per_1k is None else f"{row.usd_per_1k:.2f}"
-        click.echo(f"{row.strong_share:>5.0%}  {row.threshold:>9.5f}  {money:>6}")
+        echo(f"{row.strong_share:>5.0%}  {row.threshold:>9.5f}  {money:>6}")
     if options.output is not None:
-        click.echo(f'\nWritten. In the TOML: calibration = "{options.output}"', err=True)
+        say(f'\nWritten. In the TOML: calibration = "{options.output}"')

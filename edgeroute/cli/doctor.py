@@ -17,7 +17,7 @@ from ..engine.providers import INSTALL_CPU, INSTALL_GPU, probe_providers
 from ..engine.verify import verify
 from ..errors import CalibrationError, EdgeRouteError
 from .commands import CORE
-from .output import FAILED, OK, write_json
+from .output import FAILED, OK, echo, write_json
 
 
 @click.command(short_help=CORE["doctor"])
@@ -40,7 +40,7 @@ def doctor(log: str | None, config: str | None, as_json: bool) -> int:
     if as_json:
         write_json(asdict(found))
     else:
-        click.echo("\n".join(_as_text(found)))
+        echo("\n".join(_as_text(found)))
     return FAILED if found.problems else OK
 
 
@@ -65,10 +65,10 @@ def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
         write_json(asdict(found) | {"changed": found.changed})
     else:
         verdict = "the traffic has changed" if found.changed else "no reason to calibrate again"
-        click.echo(f"decisions     {found.n} with a score")
-        click.echo(f"drift         PSI {found.stability_index:.3f}: {verdict}")
-        click.echo(f"strong share  {found.realised_share:.1%} realised, {found.wanted_share:.1%} wanted")
-        click.echo(f"threshold     {found.threshold:.5f}; {found.suggested_threshold:.5f} would give what is wanted")
+        echo(f"decisions     {found.n} with a score")
+        echo(f"drift         PSI {found.stability_index:.3f}: {verdict}")
+        echo(f"strong share  {found.realised_share:.1%} realised, {found.wanted_share:.1%} wanted")
+        echo(f"threshold     {found.threshold:.5f}; {found.suggested_threshold:.5f} would give what is wanted")
     return FAILED if found.changed else OK
 
 

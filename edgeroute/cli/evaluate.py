@@ -22,7 +22,7 @@ from ..evaluation.plots import check_plot, plot_curves
 from ..evaluation.slices import Slice, slice_up
 from ..router import Router
 from .commands import CORE
-from .output import opened_output, write_json
+from .output import echo, opened_output, write_json
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ def write_tables(results: Results) -> None:
         ("The same prompts under noise that leaves the meaning alone", _robustness(results.robustness)),
     ):
         if len(rows) > 1:
-            click.echo(f"\n{title}" if title else "")
-            click.echo("\n".join(_table(rows)))
+            echo(f"\n{title}" if title else "")
+            echo("\n".join(_table(rows)))
 
 
 def write_csv(path: str, evaluations: Iterable[Evaluation]) -> None:

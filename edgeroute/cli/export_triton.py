@@ -9,7 +9,7 @@ import click
 from ..triton.config import Settings
 from ..triton.repository import export_repository
 from .commands import CORE
-from .output import write_json
+from .output import echo, write_json
 
 
 @click.command(short_help=CORE["export-triton"])
@@ -43,4 +43,4 @@ def export_triton(
         return
     for each in written:
         batched = "batched" if each.batched else "never batched"
-        click.echo(f"{each.model}  {each.graph}  {each.provider}  {batched}  {each.path}")
+        echo(f"{each.model}  {each.graph}  {each.provider}  {batched}  {each.path}")

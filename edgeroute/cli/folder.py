@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-import click
-
 from ..engine.machine import usable_threads
 from ..errors import EdgeRouteError
 from ..router import Router
-from .output import SOME_FAILED
+from .output import SOME_FAILED, counted, say
 from .progress import Progress
 
 _LOGGED_EVERY_S = 30.0
@@ -44,7 +42,7 @@ def score_folder(
     with open_run(source, output, router, threads=threads, **settings) as run:
         tally = _Tally(run.todo, run.done)
         if run.inputs.passed_over:
-            tally.progress.say(f"{run.inputs.passed_over} files of other kinds passed over")
+            tally.progress.say(f"{counted(run.inputs.passed_over, 'file')} of other kinds passed over")
         if run.done:
             tally.progress.say(f"{len(run.done)} of {len(run.done) + len(run.todo)} parts are done already")
         if engine is None or not run.todo:
@@ -88,13 +86,14 @@ class _Tally:
     def end(self) -> int:
         self.progress.clear()
         errors = f", {self._errors} of them with an error" if self._errors else ""
-        click.echo(f"{self._done} of {self._parts} parts done, {self._rows} rows{errors}", err=True)
+        say(f"{self._done} of {counted(self._parts, 'part')} done, {counted(self._rows, 'row')}{errors}")
         if self._failures:
             more = len(self._failures) - _LISTED
             named = [f"  {each}" for each in self._failures[:_LISTED]] + ([f"  and {more} more"] if more > 0 else [])
-            raise EdgeRouteError("\n".join([f"{len(self._failures)} parts could not be scored:", *named]))
+            raise EdgeRouteError("\n".join([f"{counted(len(self._failures), 'part')} could not be scored:", *named]))
         return SOME_FAILED if self._errors else 0
 
     def _state(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
-        return f"{self._done} of {self._parts} parts  {self._rows} rows  {self._new / seconds:.0f} rows/s"
+        parts, rows = counted(self._parts, "part"), counted(self._rows, "row")
+        return f"{self._done} of {parts}  {rows}  {self._new / seconds:.0f} rows/s"

@@ -12,7 +12,7 @@ import numpy as np
 from ..bundle.inspect import InspectedGraph, Inspection, inspect_bundle
 from ..bundle.manifest import Calibration, Latency, Parity, Quality
 from .commands import CORE
-from .output import human_size, milliseconds, write_json
+from .output import counted, echo, human_size, milliseconds, write_json
 
 WIDTH, HEIGHT = 51, 9
 
@@ -30,7 +30,7 @@ def inspect(name_or_path: str, as_json: bool) -> None:
     if as_json:
         write_json(_as_json(found))
     else:
-        click.echo("\n".join(_as_text(found)))
+        echo("\n".join(_as_text(found)))
 
 
 def _as_json(found: Inspection) -> dict[str, object]:
@@ -100,9 +100,10 @@ def _parity(parity: Parity | None) -> Iterator[str]:
 
 def _latency(latency: Latency | None) -> Iterator[str]:
     if latency is not None:
-        yield f"  latency on {latency.machine}, {latency.threads} threads"
+        yield f"  latency on {latency.machine}, {counted(latency.threads, 'thread')}"
         for row in latency.rows:
-            yield f"    {milliseconds(row.p50_ms)} ms (p99 {milliseconds(row.p99_ms)}) at {row.tokens} tokens"
+            tokens = counted(row.tokens, "token")
+            yield f"    {milliseconds(row.p50_ms)} ms (p99 {milliseconds(row.p99_ms)}) at {tokens}"
 
 
 def _quality(quality: Quality) -> str:

@@ -17,7 +17,7 @@ from ..data.routellm_evals import read_evals
 from ..data.tables import is_csv, read_csv_rows, read_json_rows
 from ..errors import InputFileError
 from .commands import CORE
-from .output import opened_output
+from .output import counted, opened_output, say
 
 
 @click.command(short_help=CORE["labels"])
@@ -73,7 +73,7 @@ def labels(path: Path, form: Form, **options: Any) -> None:
             note = stack.enter_context(opened_output(options["dropped_path"]))
             for each in left_out:
                 note(json.dumps({"reason": each.reason, "against": each.against, **as_record(each.label)}))
-    click.echo("\n".join(_report(report)), err=True)
+    say("\n".join(_report(report)))
     if not kept:
         raise InputFileError(f"{path} left no label: {report.read} were read")
 
@@ -106,7 +106,7 @@ def _shares(text: str) -> dict[str, float]:
 
 def _report(report: Report) -> list[str]:
     splits = ", ".join(f"{name} {count}" for name, count in report.splits.items() if name)
-    lines = [f"{report.read} labels read, {report.kept} kept" + (f" ({splits})" if splits else "")]
+    lines = [f"{counted(report.read, 'label')} read, {report.kept} kept" + (f" ({splits})" if splits else "")]
     if report.duplicates:
         lines.append(f"{report.duplicates} dropped: the question came before")
     lines += [f"{count} dropped: in {file}" for file, count in report.contaminated.items()]

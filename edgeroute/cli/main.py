@@ -19,7 +19,7 @@ import click
 from .._version import __version__
 from ..errors import EdgeRouteError
 from .commands import CommandGroup
-from .output import CLOSED_PIPE, FAILED, INTERRUPTED, OK
+from .output import CLOSED_PIPE, FAILED, INTERRUPTED, OK, say
 
 
 @click.group(
@@ -54,7 +54,9 @@ def run(arguments: Sequence[str]) -> int:
         except click.exceptions.Exit as stop:
             return stop.exit_code
         except click.ClickException as error:
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)  # usage and hint with it
+            _say(shown.getvalue().rstrip("\n"))
             return error.exit_code
         except EdgeRouteError as error:
             return _fail(str(error))
@@ -97,7 +99,7 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError):  # stderr is closed or full: nobody to tell
-        click.echo(message, err=True)
+        say(message)
 
 
 def _drop_stdout() -> None:

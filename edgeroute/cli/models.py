@@ -8,7 +8,7 @@ import click
 
 from ..bundle.index import Listing, list_bundles
 from .commands import CORE
-from .output import human_size, milliseconds, write_json
+from .output import counted, echo, human_size, milliseconds, write_json
 
 
 @click.command(short_help=CORE["models"])
@@ -24,7 +24,7 @@ def models(as_json: bool) -> None:
         write_json([_as_json(each) for each in listings])
         return
     for each in listings:
-        click.echo("\n".join(_as_text(each)))
+        echo("\n".join(_as_text(each)))
 
 
 def _as_json(listing: Listing) -> dict[str, object]:
@@ -57,7 +57,7 @@ def _as_text(listing: Listing) -> list[str]:
     if manifest.input is not None:
         lines.append(f"  takes embeddings of width {manifest.input.width}, not text")
     if manifest.models:
-        lines.append(f"  ranks {len(manifest.models)} models")
+        lines.append(f"  ranks {counted(len(manifest.models), 'model')}")
     for graph in manifest.graphs:
         if graph.calibration.generated:
             lines.append(f"  {graph.precision}: strong shares of {graph.calibration.sample}; real ones get others")
@@ -67,6 +67,6 @@ def _as_text(listing: Listing) -> list[str]:
         if (latency := graph.latency) is None:
             continue
         for row in latency.rows:
-            times = f"{milliseconds(row.p50_ms)} ms (p99 {milliseconds(row.p99_ms)}) at {row.tokens} tokens"
-            lines.append(f"  {graph.precision}: {times}, {latency.threads} threads, {latency.machine}")
+            times = f"{milliseconds(row.p50_ms)} ms (p99 {milliseconds(row.p99_ms)}) at {counted(row.tokens, 'token')}"
+            lines.append(f"  {graph.precision}: {times}, {counted(latency.threads, 'thread')}, {latency.machine}")
     return lines

@@ -1,4 +1,8 @@
-"""Write results to stdout or a file, one at a time, so that what was scored is never lost."""
+"""Where text leaves the command line: results to stdout or a file, one at a time, everything else to stderr.
+
+A prompt, an answer, a file name, a column or a manifest may hold control characters, and a terminal obeys them: they
+retitle it, clear it, or write to its clipboard. So every line goes through ``printable`` here, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,30 @@ from ..errors import EdgeRouteError
 
 Write = Callable[[str], None]
 
+# C0 but for tab and line feed, DEL, C1, and the marks that reorder text.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters as escapes, as in JSON (``\\u001b``); tabs and line ends stay."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def echo(text: str = "") -> None:
+    """Print a result to stdout."""
+    click.echo(printable(text))
+
+
+def echo_answer(text: str) -> None:
+    """Print a piece of a model's answer to stdout: to the byte, unless a terminal reads it."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)  # click.echo would strip what is to stay
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Print a message to stderr."""
+    click.echo(printable(text), err=True)
+
 
 @contextlib.contextmanager
 def opened_output(path: str | None) -> Iterator[Write]:
@@ -24,7 +54,7 @@ def opened_output(path: str | None) -> Iterator[Write]:
     Raises ``EdgeRouteError`` when the file cannot be written.
     """
     if path is None or path == "-":
-        yield click.echo
+        yield echo
         return
     try:
         file = open(path, "w", encoding="utf-8", newline="\n")  # noqa: SIM115  (closed below)
@@ -52,7 +82,12 @@ def opened_output(path: str | None) -> Iterator[Write]:
 
 def write_json(value: Any) -> None:
     """Print a value as indented JSON."""
-    click.echo(json.dumps(value, indent=2, default=_plain))
+    echo(json.dumps(value, indent=2, default=_plain))
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 line``, ``2 lines``: a number with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def human_size(size: int) -> str:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-import click
+from .output import printable, say
 
 _EVERY_S = 0.1
 
@@ -30,20 +30,25 @@ class Progress:
         now = time.monotonic()
         if self._enabled and now >= self._next:
             self._next = now + self._every_s
-            text = make()
+            text = printable(make())
             if self._logged:
-                click.echo(text, err=True)
+                say(text)
                 return
-            click.echo(f"\r{text:<{self._width}}", err=True, nl=False)
+            _write(f"\r{text:<{self._width}}")
             self._width = len(text)
 
     def say(self, message: str) -> None:
         """Print a message that stays."""
         self.clear()
-        click.echo(message, err=True)
+        say(message)
 
     def clear(self) -> None:
         """Wipe the line."""
         if self._width:
-            click.echo(f"\r{' ' * self._width}\r", err=True, nl=False)
+            _write(f"\r{' ' * self._width}\r")
             self._width = 0
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(line)
+    sys.stderr.flush()

@@ -8,7 +8,7 @@ import click
 
 from ..bundle.pull import pull as pull_bundle
 from .commands import CORE
-from .output import human_size, write_json
+from .output import echo, human_size, say, write_json
 from .progress import Progress
 
 
@@ -34,8 +34,8 @@ def pull(what: str, index: str | None, digest: str | None, as_json: bool) -> Non
     finally:
         bar.clear()
     if not pulled.by_name:
-        click.echo(f"The wheel carries another {pulled.name}, which the name means: use the folder.", err=True)
+        say(f"The wheel carries another {pulled.name}, which the name means: use the folder.")
     if as_json:
         write_json(asdict(pulled))
     else:
-        click.echo(f"{pulled.digest}  {pulled.path}")
+        echo(f"{pulled.digest}  {pulled.path}")

@@ -13,6 +13,7 @@ from ..bundle.manifest import ChatPolicy
 from ..decision import Ranking
 from ..router import Router
 from .commands import CORE
+from .output import echo
 from .reading import read_prompt
 
 
@@ -49,12 +50,12 @@ def rank(
     text = None if prompt is None else read_prompt(prompt)
     router = Router.load(model, provider=provider, threads=threads, chat=chat)
     if text is not None:
-        click.echo(_render(router.rank(text, models=wanted), as_json=as_json))
+        echo(_render(router.rank(text, models=wanted), as_json=as_json))
         return
     from ..engine.embeddings import read_embeddings
 
     for row, ranking in enumerate(router.rank_embeddings(read_embeddings(embeddings or ""), models=wanted)):
-        click.echo(_render(ranking, as_json=as_json, row=row))
+        echo(_render(ranking, as_json=as_json, row=row))
 
 
 def _render(ranking: Ranking, *, as_json: bool, row: int | None = None) -> str:

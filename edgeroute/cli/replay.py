@@ -10,6 +10,7 @@ from ..errors import CalibrationError
 from ..router import Router
 from ..traffic.replay import Replayed, replay_log
 from .commands import CORE
+from .output import echo
 
 
 @click.command(short_help=CORE["replay"])
@@ -40,7 +41,7 @@ def replay(
     if prompts is not None and router is None:
         raise CalibrationError("--prompts are scored by a bundle: name it with --model")
     found = replay_log(log, strong_share=strong_share, threshold=threshold, router=router, prompts=prompts)
-    click.echo(json.dumps(found.as_json()) if as_json else _as_text(found))
+    echo(json.dumps(found.as_json()) if as_json else _as_text(found))
 
 
 def _as_text(found: Replayed) -> str:

@@ -20,7 +20,7 @@ from ..errors import InputFileError
 from ..router import Router
 from ..score_lines import ScoredLine, choose_lines
 from .commands import CORE
-from .output import SOME_FAILED, Write, opened_output
+from .output import SOME_FAILED, Write, counted, opened_output
 from .progress import Progress
 from .reading import is_folder, opened_input, read_prompt, refuse_many, refuse_same
 from .render import render, render_bad
@@ -228,11 +228,11 @@ def _write_all(
         else:
             scored += 1
             explanation = _explain(router, result.decision, options)
-            write(render(result.decision, explanation, as_json=options.as_json, line=result.line))
+            write(render(result.decision, explanation, as_json=options.as_json, scored=result))
         progress.show(partial(_state, file, scored + failed))
     progress.clear()
     if failed:
-        progress.say(f"{scored} prompts scored, {failed} lines not")
+        progress.say(f"{counted(scored, 'prompt')} scored, {counted(failed, 'line')} not")
     return failed
 
 
@@ -261,4 +261,4 @@ def _explain(router: Router, decision: Decision, options: _Options) -> Explanati
 def _state(file: BinaryIO, count: int) -> str:
     """Progress in words: prompts so far and, of a regular file, the portion read."""
     size = os.fstat(file.fileno()).st_size
-    return (f"{file.tell() / size:4.0%}  " if size else "") + f"{count} prompts"
+    return (f"{file.tell() / size:4.0%}  " if size else "") + f"{counted(count, 'prompt')}"

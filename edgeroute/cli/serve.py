@@ -9,6 +9,7 @@ import click
 
 from ..errors import EdgeRouteError, MissingExtraError
 from .commands import CORE
+from .output import say
 
 
 @click.command(short_help=CORE["serve"])
@@ -30,6 +31,6 @@ def serve(config: str, host: str, port: int) -> None:
             raise
         raise MissingExtraError(f'edgeroute serve needs {name}: run pip install "edgeroute[serve]"') from None
     try:
-        asyncio.run(serve_gateway(Path(config), host, port, say=lambda text: click.echo(text, err=True)))
+        asyncio.run(serve_gateway(Path(config), host, port, say=say))
     except OSError as error:
         raise EdgeRouteError(f"{host}:{port} cannot be listened on: {error.strerror or error}") from None

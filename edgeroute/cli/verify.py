@@ -9,7 +9,7 @@ import click
 from ..engine.verify import Replay, Report
 from ..engine.verify import verify as verify_bundle
 from .commands import CORE
-from .output import FAILED, OK, write_json
+from .output import FAILED, OK, counted, echo, write_json
 
 _WORD = {True: "ok", False: "wrong", None: "not run"}
 
@@ -29,7 +29,7 @@ def verify(name_or_path: str, golden: bool, as_json: bool) -> int:
     if as_json:
         write_json(asdict(report) | {"ok": report.ok})
     else:
-        click.echo("\n".join(_as_text(report, golden)))
+        echo("\n".join(_as_text(report, golden)))
     return OK if report.ok else FAILED
 
 
@@ -47,5 +47,7 @@ def _as_text(report: Report, golden: bool) -> list[str]:
         lines += [f"           {_replayed(each)}" for each in check.golden if golden]
     wrong = sum(check.ok is False for check in report.checks)
     name = f"{report.name} {report.digest}" if report.name else str(report.path)
-    lines.append(f"{name}: " + (f"{wrong} of {len(report.checks)} checks failed" if wrong else "nothing is wrong"))
+    lines.append(
+        f"{name}: " + (f"{wrong} of {counted(len(report.checks), 'check')} failed" if wrong else "nothing is wrong")
+    )
     return lines

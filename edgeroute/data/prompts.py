@@ -26,10 +26,11 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class PromptLine:
-    """A prompt or chat, and the line on which it starts."""
+    """A prompt or chat, the line on which it starts, and the ``id`` that its row has, if any."""
 
     line: int
     prompt: Prompt
+    id: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ def _read_jsonl(objects: Iterator[tuple[int, dict[str, Any]] | BadLine], field: 
             yield each
             continue
         try:
-            yield PromptLine(each[0], pick_prompt(each[1], field))
+            found = each[1].get("id")
+            yield PromptLine(each[0], pick_prompt(each[1], field), found if isinstance(found, str | int) else None)
         except ValueError as error:
             yield BadLine(each[0], str(error))
 
@@ -155,13 +157,14 @@ def _read_csv(records: Iterator[tuple[int, list[str]] | BadLine], field: str) ->
             "name the prompt's column with --column"
         )
     column = names.index(field)
+    ids = names.index("id") if names.count("id") == 1 and field != "id" else None
     for record in records:
         if isinstance(record, BadLine):
             yield record
         elif len(record[1]) != len(names):
             yield BadLine(record[0], f"expected {len(names)} fields, found {len(record[1])}")
         else:
-            yield PromptLine(record[0], record[1][column])
+            yield PromptLine(record[0], record[1][column], None if ids is None else record[1][ids])
 
 
 def _records(lines: Iterator[_Raw | BadLine]) -> Iterator[tuple[int, list[str]] | BadLine]:

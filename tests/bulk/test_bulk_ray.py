@@ -30,7 +30,7 @@ def test_a_worker_killed_in_the_middle_changes_no_bit_and_a_bad_file_costs_itsel
     assert at_kill < 12
     assert process.returncode == 1
     assert "13 of 14 parts done, 24002 rows, 1 of them with an error" in err
-    assert "Error: 1 parts could not be scored:\n  broken.parquet: cannot be read: " in err
+    assert "Error: 1 part could not be scored:\n  broken.parquet: cannot be read: " in err
     assert "Traceback" not in err
     assert len(outputs(tmp_path / "one")) == 13
     assert same(tmp_path / "one", tmp_path / "ray")

@@ -139,7 +139,7 @@ def test_scoring_imports_what_it_needs_and_no_more(base_bundle: Path) -> None:
 def test_interrupted_before_it_began() -> None:
     """Even with the signal pending when the command starts, it is the exit code and not a traceback that says so."""
     script = (
-        "import signal, sys, edgeroute.cli as cli; import click; "
+        "import signal, sys, edgeroute.cli.main as cli; import click; "
         "click.Group.invoke = lambda *_: signal.raise_signal(signal.SIGINT); cli.main(['models'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, text=True)

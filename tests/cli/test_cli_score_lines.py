@@ -42,7 +42,7 @@ def test_a_bad_line_is_named_and_the_rest_is_scored(
     assert (before["line"], bad["line"], after["line"]) == (line - 1, line, line + 1)
     assert list(bad) == ["line", "error"]
     assert bad["error"].startswith(says)
-    assert err == f"{name}, line {line}: {bad['error']}\n2 prompts scored, 1 lines not\n"
+    assert err == f"{name}, line {line}: {bad['error']}\n2 prompts scored, 1 line not\n"
     assert "secret" not in out + err
 
 
