@@ -37,7 +37,7 @@ EXTRAS = {
     "export": "Export a trained router as a bundle.",
     "tune": "Measure ways to make a router's int8 graph and write the best as a recipe.",
 }
-"""Commands of heavier packages. Their help stands here, since asking them would import torch."""
+"""Commands of heavier packages; their one-line help is repeated here, so that ``edgeroute --help`` imports none."""
 _EXTRA_OF = {"distill": "train", "tune": "export"}
 """The extra that a command needs, where it has another name."""
 

@@ -1,4 +1,4 @@
-"""Dockerfile, compose file and manifests pass real linters, and each linter is seen to fail on a broken file."""
+"""Dockerfile, compose file, manifests and workflows pass real linters; each linter is seen to fail on a broken file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ def test_nothing_is_wrong() -> None:
 
 
 BROKEN = {
+    "workflow-unknown-key": (
+        *("../.github/workflows/ci.yml", "    runs-on: ubuntu", "    run-on: ubuntu", "check-jsonschema"),
+        "'runs-on' is a required property",
+    ),
+    "workflow-wrong-permission": (
+        *("../.github/workflows/release.yml", "id-token: write", "id-token: yes", "check-jsonschema"),
+        "id-token",
+    ),
+    "issue-form": (
+        *("../.github/ISSUE_TEMPLATE/bug.yml", "type: textarea", "type: text", "check-jsonschema"),
+        "'text' is not one of",
+    ),
     "Dockerfile-untagged": ("Dockerfile", "FROM ${BASE} AS", "FROM debian AS", "hadolint", "DL3006"),
     "Dockerfile-relative": ("Dockerfile", "WORKDIR /source", "WORKDIR source", "hadolint", "DL3000"),
     "Dockerfile-shell-form": (

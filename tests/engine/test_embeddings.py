@@ -237,6 +237,7 @@ def test_damaged_and_hostile_files_are_one_error(tmp_path: Path, data: bytes, sa
         read_embeddings(tmp_path / "x.npy")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_archives_folders_and_pipes_are_refused(tmp_path: Path) -> None:
     archive = io.BytesIO()
     np.savez(archive, x=X)
@@ -258,6 +259,7 @@ def test_width_of_the_fixture_is_the_manifests(embedding_bundle: Path) -> None:
     assert raw(embedding_bundle)["input"] == {"type": "embedding", "width": EMBEDDING}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.npy")
     with pytest.raises(InputFileError, match="not a regular file"):
