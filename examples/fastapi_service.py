@@ -1,8 +1,8 @@
 """A gateway inside a FastAPI service: EDGEROUTE_TOML=edgeroute.toml uvicorn fastapi_service:app --workers 2
 
-Fork and preload: load the gateway in ``lifespan``, which runs in each worker, never at import. A server that imports
-first and forks then (gunicorn --preload) would carry it into its children, and every call there would be a ForkError.
-Async: ``acomplete`` and ``astream`` never block the event loop; scoring runs on a worker thread.
+Load the gateway in ``lifespan``, which runs in each worker, and never at import: a server that imports first and then
+forks (gunicorn --preload) would carry the gateway into its children, and every call there would raise ForkError.
+``acomplete`` and ``astream`` never block the event loop; scoring runs on a worker thread.
 """
 
 import os
@@ -11,8 +11,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, Field
 
 from edgeroute import EdgeRouteError, Gateway
+
+
+class Question(BaseModel):
+    text: str = Field(min_length=1)
 
 
 @asynccontextmanager
@@ -25,9 +30,9 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/ask")
-async def ask(question: dict[str, Any]) -> dict[str, Any]:
+async def ask(question: Question) -> dict[str, Any]:
     try:
-        answer = await app.state.gateway.acomplete(question["text"], temperature=0)
+        answer = await app.state.gateway.acomplete(question.text, temperature=0)
     except EdgeRouteError as error:
         raise HTTPException(503, str(error)) from None
     return {"text": answer.text, "endpoint": answer.endpoint, "reason": answer.choice.reason}

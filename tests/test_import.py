@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import edgeroute
+from edgeroute import errors
 
+ROOT = Path(__file__).parents[1]
 LOADED = """
 import json, sys
 before = set(sys.modules)
@@ -19,40 +23,25 @@ print(json.dumps(sorted(new - set(sys.stdlib_module_names))))
 """
 
 
-def test_the_public_names() -> None:
-    assert edgeroute.__all__ == [
-        "BackendError",
-        "BackendWarning",
-        "BrokenAnswerError",
-        "BudgetError",
-        "BundleError",
-        "BundleNotFoundError",
-        "CalibrationError",
-        "CalibrationWarning",
-        "ConfigError",
-        "DeadlineWarning",
-        "Decision",
-        "EdgeRouteError",
-        "ForkError",
-        "Gateway",
-        "GoldenWarning",
-        "GraphError",
-        "InputFileError",
-        "IntegrityError",
-        "ManifestError",
-        "MissingExtraError",
-        "PromptError",
-        "ProviderError",
-        "PullError",
-        "Ranking",
-        "RefusedError",
-        "Router",
-        "ScoreError",
-        "UpstreamError",
-        "__version__",
-    ]
-    assert dir(edgeroute) == edgeroute.__all__
-    assert all(hasattr(edgeroute, name) for name in edgeroute.__all__)
+def test_every_public_name_can_be_imported_and_is_documented() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    for name in edgeroute.__all__:
+        assert getattr(edgeroute, name).__doc__ or name == "__version__"
+        assert name in pages + (errors.__doc__ or "") or name == "__version__", f"{name} is public and on no page"
+    assert set(dir(edgeroute)) == set(edgeroute.__all__)
+
+
+def test_what_the_pages_import_is_there() -> None:
+    """Every import of ours in the README's and the pages' programs works, public or not."""
+    paths = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py"))
+    wanted = {
+        line
+        for path in paths
+        for line in re.findall(r"^\s*(from edgeroute\S* import .+?)(?:  #.*)?$", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert len(wanted) >= 4
+    for line in wanted:
+        exec(line, {})
 
 
 def test_router_and_decision_are_loaded_when_asked_for() -> None:
@@ -72,9 +61,7 @@ def test_importing_loads_the_standard_library_alone() -> None:
     assert json.loads(result.stdout) == ["edgeroute"]
 
 
-def test_every_error_stands_in_the_tree_that_its_module_draws() -> None:
-    from edgeroute import errors
-
+def test_every_error_is_in_the_tree_that_its_module_draws() -> None:
     kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Exception)]
     exceptions = [each for each in kinds if not issubclass(each, Warning)]
     assert {each.__name__ for each in kinds} <= set(edgeroute.__all__)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import threading
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import pytest
 import uvicorn
 from upstream import Upstream, status
 
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.store import locate
 from edgeroute.errors import ConfigError, ForkError, MissingExtraError
 from edgeroute.gateway.config import read_settings
 from edgeroute.gateway.gateway import Gateway
@@ -51,10 +54,17 @@ def test_the_query_of_an_azure_url_stays_behind_the_path() -> None:
 
 def test_the_ranked_models_are_known_to_the_bundle() -> None:
     settings = read_settings(EXAMPLES / "lmstudio.toml", {}, keys=False)[0]
-    manifest = json.loads(
-        (EXAMPLES.parent / "models/edgeroute_models" / str(settings.bundle) / "router.json").read_text()
-    )
-    assert set(settings.targets) <= set(manifest["models"])
+    assert set(settings.targets) <= set(open_bundle(locate(settings.bundle).path).manifest.models)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_example_needs_the_bundles_of_the_wheel_alone_and_speaks_in_shares(path: Path) -> None:
+    """A raw threshold means another share for every bundle, and "0.35" once sent every prompt to strong."""
+    settings = read_settings(path, {}, keys=False)[0]
+    pyproject = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())
+    carried = pyproject["tool"]["setuptools"]["package-data"]["edgeroute_models"]
+    assert settings.bundle is None or f"{settings.bundle}/*" in carried
+    assert "threshold" not in path.read_text()
 
 
 def post(url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -89,6 +99,8 @@ def test_the_service_in_fastapi_answers(
         code, answer = post(url, {"text": "What is the capital of Peru?"})
         assert (code, answer["text"]) == (200, "Lima is the capital.")
         assert answer["endpoint"] in ("big", "small")
+        for wrong in ({}, {"text": 7}, {"question": "What?"}, {"text": ""}):
+            assert post(url, wrong)[0] == 422
         strong.always = weak.always = status(503)
         code, answer = post(url, {"text": "What is the capital of Peru?"})
         assert (code, "no endpoint answered" in answer["detail"]) == (503, True)
