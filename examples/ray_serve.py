@@ -15,17 +15,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeroute.server.app import make_app
 from edgeroute.server.metrics import Metrics
-from edgeroute.server.reload import Holder
+from edgeroute.server.reload import Reloader
 
 
 def build() -> ASGIApp:
     """The application, in the replica; the TOML is loaded before the first request is let in."""
-    holder = Holder(Path(os.environ["EDGEROUTE_TOML"]), Metrics())
-    inner = make_app(holder, print)
+    reloader = Reloader(Path(os.environ["EDGEROUTE_TOML"]), Metrics())
+    inner = make_app(reloader)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await holder.load()
+            await reloader.load()
         await inner(scope, receive, send)
 
     return application

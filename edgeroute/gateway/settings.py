@@ -50,6 +50,8 @@ class Serve:
 
     bearer_token_env: str | None = None
     max_body_mb: float = 20.0
+    max_body_levels: int = 64
+    max_body_values: int = 300_000
     max_concurrency: int = 128
     max_queue: int = 256
     caller_timeout_s: float = 60.0
@@ -211,7 +213,8 @@ def _check_limits(settings: Settings) -> Iterator[Problem]:
 
 def _check_serve(settings: Settings) -> Iterator[Problem]:
     serve = settings.serve
-    for key in ("max_body_mb", "max_concurrency", "queue_timeout_s", "caller_timeout_s", "shutdown_timeout_s"):
+    positive = ("max_body_mb", "max_body_levels", "max_body_values", "max_concurrency")
+    for key in (*positive, "queue_timeout_s", "caller_timeout_s", "shutdown_timeout_s"):
         if not getattr(serve, key) > 0:
             yield f".serve.{key}", "expected a number above 0"
     if "\0" in (serve.decision_log or ""):

@@ -25,6 +25,7 @@ _TAIL = 8192
 class Account:
     """What is learnt of a call on its way."""
 
+    id: str
     choice: Choice | None = None
     reply: Reply | None = None
     status: int = 499
@@ -58,6 +59,13 @@ class Account:
         }
         found = {f"x-edgeroute-{name}": value for name, value in values.items() if value is not None}
         return [(name.encode(), str(value).encode("latin-1", "replace")) for name, value in found.items()]
+
+    def facts(self) -> dict[str, Any]:
+        """For the access log: never a word of the caller's."""
+        target = self.choice.target if self.choice else None
+        endpoint = self.reply.endpoint.name if self.reply else None
+        found = {"status": self.status, "target": target, "endpoint": endpoint}
+        return {key: value for key, value in found.items() if value is not None}
 
     def logged(self, settings: Settings, endpoints: Mapping[str, Endpoint]) -> Logged | None:
         """The call as it is logged; ``None`` when nothing was chosen. Tokens that no endpoint counted are estimates."""

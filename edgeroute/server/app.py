@@ -9,33 +9,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import socket
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
+from .access import Access
 from .account import as_chat
-from .body import read_fields
+from .body import read_json
+from .connections import Server, connection_limit, listen
 from .errors import answer_for, refuse, unknown_model
-from .limits import NotServedError, check_caller, is_loopback, read_body
+from .limits import NotServedError, check_caller, is_loopback
 from .metrics import Metrics
 from .models import OWN, offered, understand
 from .relay import Relay
-from .reload import Holder, Live
+from .reload import Loaded, Reloader
 
 MAX_BATCH = 256
-LEAST_CONNECTIONS = 1024
-"""As many may be open whatever the limits are, idle ones too; more are answered 503."""
 RELAYED = ("chat/completions", "completions", "embeddings")
-Answer = Callable[[Live, Request], Awaitable[Response]]
+Answer = Callable[[Loaded, Request], Awaitable[Response]]
 
 
 async def serve(
@@ -43,62 +43,43 @@ async def serve(
 ) -> None:
     """Load the TOML and serve until the process is told to end; then answers that have begun are finished.
 
-    ``say`` is told the address, and of each reload. Raises ``EdgeRouteError`` when the file or the bundle cannot be
-    used, ``OSError`` when the address cannot.
+    SIGHUP loads the TOML again. ``say`` is told the address. Raises ``EdgeRouteError`` when the file or the bundle
+    cannot be used, ``OSError`` when the address cannot.
     """
-    holder = Holder(path, Metrics(), environment)
-    await holder.load()
-    assert holder.live is not None
-    serving = holder.live.gateway.settings.serve
+    reloader = Reloader(path, Metrics(), environment)
+    await reloader.load()
+    settings = reloader.loaded.gateway.settings.serve
     listening = listen(host, port)
-    config = uvicorn.Config(
-        make_app(holder, say),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=max(LEAST_CONNECTIONS, 2 * (serving.max_concurrency + serving.max_queue)),
-        timeout_graceful_shutdown=int(serving.shutdown_timeout_s),
-    )
     shown = f"[{host}]" if ":" in host else host
     say(f"serving {path} on http://{shown}:{listening.getsockname()[1]}/v1")
-    if holder.live.token is None and not is_loopback(host):
+    if reloader.loaded.token is None and not is_loopback(host):
         say("whoever reaches this address can spend on your keys: set serve.bearer_token_env")
-    await uvicorn.Server(config).serve(sockets=[listening])
+    limit, timeout_s = connection_limit(settings), settings.shutdown_timeout_s
+    with contextlib.suppress(AttributeError, NotImplementedError):  # Windows has no SIGHUP
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wanted.set)
+    await Server(make_app(reloader), listening, limit=limit, shutdown_timeout_s=timeout_s).serve()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket whose connections send at once; raises ``OSError`` when the address cannot be had.
-
-    asyncio turns Nagle's algorithm off only on sockets that name their protocol, and these do not: an answer's body
-    then waits for its head to be acknowledged, 40 ms with a caller that keeps its connection. Connections inherit it.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=1024)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
-
-
-def make_app(holder: Holder, say: Callable[[str], None], reload_s: float = 0.5) -> Starlette:
-    """The application; ``say`` is told when the TOML was loaded again, or could not be."""
+def make_app(reloader: Reloader, reload_s: float = 0.5) -> ASGIApp:
+    """The application; it looks every ``reload_s`` whether the TOML has changed."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        follower = asyncio.create_task(_follow(holder, say, reload_s))
+        follower = asyncio.create_task(reloader.follow(reload_s))
         try:
             yield
         finally:
             follower.cancel()
             await asyncio.gather(follower, return_exceptions=True)
-            await holder.close()
+            await reloader.close()
 
     def guarded(answer: Answer, *, everyone: bool = False) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            assert holder.live is not None
-            async with holder.live.used() as live:
-                if not everyone and (refused := check_caller(request, live.token)) is not None:
+            async with reloader.loaded.used() as loaded:
+                if not everyone and (refused := check_caller(request, loaded.token)) is not None:
                     return refused
                 try:
-                    return await answer(live, request)
+                    return await answer(loaded, request)
                 except NotServedError as why:
                     return why.response
                 except Exception as error:
@@ -106,12 +87,12 @@ def make_app(holder: Holder, say: Callable[[str], None], reload_s: float = 0.5) 
 
         return endpoint
 
-    async def metrics(live: Live, _: Request) -> Response:
-        return PlainTextResponse(holder.metrics.text(live.gateway), media_type="text/plain; version=0.0.4")
+    async def metrics(loaded: Loaded, _: Request) -> Response:
+        return PlainTextResponse(reloader.metrics.text(loaded.gateway), media_type="text/plain; version=0.0.4")
 
-    return Starlette(
+    app = Starlette(
         routes=[
-            *(Route(f"/v1/{name}", Relay(holder, name), methods=["POST"]) for name in RELAYED),
+            *(Route(f"/v1/{name}", Relay(reloader, name), methods=["POST"]) for name in RELAYED),
             Route("/v1/models", guarded(_models), methods=["GET"]),
             Route("/v1/route", guarded(_route), methods=["POST"]),
             Route("/health", guarded(_health, everyone=True), methods=["GET"]),
@@ -121,40 +102,36 @@ def make_app(holder: Holder, say: Callable[[str], None], reload_s: float = 0.5) 
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error},
     )
+    app.router.redirect_slashes = False  # a redirect goes to whatever Host the caller names
+    return Access(app)
 
 
-async def _follow(holder: Holder, say: Callable[[str], None], every_s: float) -> None:
-    async for told in holder.follow(every_s):
-        say(told)
-
-
-async def _models(live: Live, _: Request) -> Response:
+async def _models(loaded: Loaded, _: Request) -> Response:
     data = [
         {"id": name, "object": "model", "created": 0, "owned_by": "edgeroute" if name == OWN else "endpoint"}
-        for name in offered(live.gateway.endpoints)
+        for name in offered(loaded.gateway.endpoints)
     ]
     return JSONResponse({"object": "list", "data": data})
 
 
-async def _route(live: Live, request: Request) -> Response:
+async def _route(loaded: Loaded, request: Request) -> Response:
     """Score and decision only: an object with ``messages`` or ``prompt``, or with ``batch``, a list of such."""
-    async with live.gate.entered():
-        values = (await read_fields(await read_body(request, live.gateway.settings.serve))).values
-        return await _decisions(live, values)
+    async with loaded.bodies.read(request) as data, loaded.admission.entered():
+        return await _decisions(loaded, (await read_json(data, loaded.json_limits)).values)
 
 
-async def _decisions(live: Live, values: Mapping[str, Any]) -> Response:
+async def _decisions(loaded: Loaded, values: Mapping[str, Any]) -> Response:
     if "batch" not in values:
-        return JSONResponse(await _choice(live, values))
+        return JSONResponse(await _choice(loaded, values))
     batch = values["batch"]
     if not isinstance(batch, list) or len(batch) > MAX_BATCH or not all(isinstance(each, dict) for each in batch):
         return refuse(400, f"expected batch, a list of at most {MAX_BATCH} objects", param="batch")
     shared = {key: value for key, value in values.items() if key != "batch"}
-    return JSONResponse({"decisions": [await _choice(live, shared | each) for each in batch]})
+    return JSONResponse({"decisions": [await _choice(loaded, shared | each) for each in batch]})
 
 
-async def _choice(live: Live, values: Mapping[str, Any]) -> dict[str, Any]:
-    gateway = live.gateway
+async def _choice(loaded: Loaded, values: Mapping[str, Any]) -> dict[str, Any]:
+    gateway = loaded.gateway
     asked = understand(values.get("model", OWN), gateway.endpoints, gateway.router.manifest.name)
     if asked is None:
         raise NotServedError(unknown_model(gateway.endpoints))
@@ -165,13 +142,13 @@ async def _choice(live: Live, values: Mapping[str, Any]) -> dict[str, Any]:
     return dataclasses.asdict(await gateway.achoose(prompt, **asked.options, **rest))
 
 
-async def _health(_live: Live, _: Request) -> Response:
+async def _health(_loaded: Loaded, _: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def _ready(live: Live, _: Request) -> Response:
+async def _ready(loaded: Loaded, _: Request) -> Response:
     """Ready when each target has an endpoint whose breaker lets calls through."""
-    gateway = live.gateway
+    gateway = loaded.gateway
     now = time.monotonic()
     down = [
         target

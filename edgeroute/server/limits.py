@@ -26,8 +26,8 @@ class NotServedError(Exception):
         self.response = response
 
 
-class Gate:
-    """Lets ``max_concurrency`` callers in and ``max_queue`` wait, each for ``queue_timeout_s`` at most."""
+class Admission:
+    """Lets ``max_concurrency`` calls run and ``max_queue`` wait, each for ``queue_timeout_s`` at most."""
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
@@ -37,26 +37,17 @@ class Gate:
     @contextlib.asynccontextmanager
     async def entered(self) -> AsyncIterator[None]:
         """Wait for room; raises ``NotServedError`` with 429 when too many wait, 503 when it took too long."""
-        await self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
-
-    async def enter(self) -> None:
-        """Take a place; ``leave`` gives it back."""
         if self._room.locked():
             if self._waiting >= self._serve.max_queue:
                 text = f"{self._serve.max_concurrency} calls run and {self._serve.max_queue} wait: try again later"
-                headers = {"Retry-After": "1"}
-                raise NotServedError(refuse(429, text, kind="rate_limit_error", code="queue_full", headers=headers))
+                raise _busy(429, text, "rate_limit_error", "queue_full")
             await self._wait()
         else:
             await self._room.acquire()
-
-    def leave(self) -> None:
-        """Give a place back."""
-        self._room.release()
+        try:
+            yield
+        finally:
+            self._room.release()
 
     async def _wait(self) -> None:
         self._waiting += 1
@@ -65,39 +56,69 @@ class Gate:
                 await self._room.acquire()
         except TimeoutError:
             text = f"no room in {self._serve.queue_timeout_s:g} s: try again later"
-            headers = {"Retry-After": "1"}
-            raise NotServedError(
-                refuse(503, text, kind="server_error", code="queue_timeout", headers=headers)
-            ) from None
+            raise _busy(503, text, "server_error", "queue_timeout") from None
         finally:
             self._waiting -= 1
 
 
-async def read_body(request: Request, serve: Serve) -> bytes:
-    """The request's body; raises ``NotServedError`` with 413 as soon as it is too large, 408 when it took too long."""
-    declared, most = request.headers.get("content-length", ""), int(serve.max_body_mb * 1e6)
-    parts: list[bytes] | None = None
-    if not (declared.isdecimal() and int(declared[:20]) > most):
+def _busy(status: int, text: str, kind: str, code: str) -> NotServedError:
+    return NotServedError(refuse(status, text, kind=kind, code=code, headers={"Retry-After": "1"}))
+
+
+SMALL_BODY_BYTES = 256 << 10
+LARGE_BODIES = 16
+
+
+class Bodies:
+    """Reads the bodies of requests, and bounds what all of them take together.
+
+    A body is read before its call is admitted, so that half a body holds no place of a call. The first 256 KB of each
+    are free (as many as there are connections); what goes beyond may come to 16 of the largest bodies.
+    """
+
+    def __init__(self, serve: Serve) -> None:
+        self._timeout_s = serve.caller_timeout_s
+        self._most = int(serve.max_body_mb * 1e6)
+        self._left = LARGE_BODIES * self._most
+
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The request's body, whose memory counts as taken until the block ends.
+
+        Raises ``NotServedError`` as soon as it is too large (413), when it took too long (408), and when the server
+        holds too many large ones (503).
+        """
+        parts: list[bytes] = []
+        size = taken = 0
         try:
-            async with asyncio.timeout(serve.caller_timeout_s):
-                parts = await _parts(request, most)
-        except TimeoutError:
-            text = f"the body did not come in {serve.caller_timeout_s:g} s"
-            raise NotServedError(refuse(408, text, code="body_timeout", headers={"Connection": "close"})) from None
-    if parts is None:
-        text = f"the body has more than {most / 1e6:g} MB"
-        raise NotServedError(refuse(413, text, code="body_too_large", headers={"Connection": "close"}))
-    return b"".join(parts)
+            declared = request.headers.get("content-length", "")
+            if declared.isdecimal() and int(declared[:20]) > self._most:
+                raise self._too_large()
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    async for part in request.stream():
+                        size += len(part)
+                        if size > self._most:
+                            raise self._too_large()
+                        large = max(min(len(part), size - SMALL_BODY_BYTES), 0)
+                        if large > self._left:
+                            text = "the server holds as many large bodies as it may: try again later"
+                            raise _busy(503, text, "server_error", "too_many_large_bodies")
+                        self._left -= large
+                        taken += large
+                        parts.append(part)
+            except TimeoutError:
+                text = f"the body did not come in {self._timeout_s:g} s"
+                raise NotServedError(refuse(408, text, code="body_timeout", headers={"Connection": "close"})) from None
+            body = b"".join(parts)
+            parts.clear()
+            yield body
+        finally:
+            self._left += taken
 
-
-async def _parts(request: Request, most: int) -> list[bytes] | None:
-    size, parts = 0, []
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            return None
-        parts.append(part)
-    return parts
+    def _too_large(self) -> NotServedError:
+        text = f"the body has more than {self._most / 1e6:g} MB (serve.max_body_mb)"
+        return NotServedError(refuse(413, text, code="body_too_large", headers={"Connection": "close"}))
 
 
 def patient(send: Send, receive: Receive, seconds: float) -> Send:

@@ -15,12 +15,13 @@ from ..errors import BrokenAnswerError, EdgeRouteError
 from ..gateway.choose import Choice
 from ..gateway.settings import Settings
 from ..gateway.transport import Reply
+from .access import facts_of
 from .account import Account, as_chat, counted, usage_of_stream
-from .body import Fields, beside, read_fields
+from .body import Body, off_the_loop, read_json
 from .errors import answer_for, refuse, unknown_model
-from .limits import NotServedError, check_caller, patient, read_body
+from .limits import NotServedError, check_caller, patient
 from .models import Asked, understand
-from .reload import Holder, Live
+from .reload import Loaded, Reloader
 from .upstream import Headers, is_done, is_events, passed_on, whole_lines
 
 # Where the caller's words stand; completions have a prompt.
@@ -30,24 +31,22 @@ _WORDS = {"chat/completions": "messages", "embeddings": "input"}
 class Relay:
     """An ASGI application for one path of OpenAI's, such as ``chat/completions``."""
 
-    def __init__(self, holder: Holder, path: str) -> None:
-        self._holder = holder
+    def __init__(self, reloader: Reloader, path: str) -> None:
+        self._reloader = reloader
         self._path = path
         self._words = _WORDS.get(path, "prompt")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a call; a caller that hangs up ends the call of the endpoint as well."""
-        request, account = Request(scope, receive), Account()
-        assert self._holder.live is not None
-        async with self._holder.live.used() as live:
-            serve = live.gateway.settings.serve
-            send = patient(send, receive, serve.caller_timeout_s)
+        request, account = Request(scope, receive), Account(facts_of(scope)["id"])
+        async with self._reloader.loaded.used() as loaded:
+            send = patient(send, receive, loaded.gateway.settings.serve.caller_timeout_s)
             try:
-                if (refused := check_caller(request, live.token)) is not None:
+                if (refused := check_caller(request, loaded.token)) is not None:
                     raise NotServedError(refused)
-                async with live.gate.entered():
-                    body = await read_body(request, serve)
-                    await _until_hung_up(asyncio.create_task(self._serve(live, request, body, account, send)), receive)
+                async with loaded.bodies.read(request) as data:
+                    work = self._admitted(loaded, request, data, account, send)
+                    await _until_hung_up(asyncio.create_task(work), receive)
             except NotServedError as why:
                 account.status = why.response.status_code
                 with contextlib.suppress(ClientDisconnect):
@@ -55,16 +54,21 @@ class Relay:
             except ClientDisconnect:  # in the middle of its body, or it took no answer
                 pass
             finally:
-                self._holder.metrics.requests.labels(self._path, str(account.status)).inc()
-                self._settle(live, account)
+                facts_of(scope).update(account.facts())
+                self._reloader.metrics.requests.labels(self._path, str(account.status)).inc()
+                self._settle(loaded, account)
 
-    async def _serve(self, live: Live, request: Request, body: bytes, account: Account, send: Send) -> None:
+    async def _admitted(self, loaded: Loaded, request: Request, data: bytes, account: Account, send: Send) -> None:
+        async with loaded.admission.entered():
+            await self._serve(loaded, request, data, account, send)
+
+    async def _serve(self, loaded: Loaded, request: Request, data: bytes, account: Account, send: Send) -> None:
         start = time.perf_counter()
         refused: Response
         try:
-            fields, asked = await self._understood(live, body)
-            called = await self._choose(live, request, fields, asked, account)
-            await self._call(live, called, fields, account, start, send)
+            body = await read_json(data, loaded.json_limits)
+            called = await self._choose(loaded, request, body, account)
+            await self._call(loaded, called, body, account, start, send)
             return
         except NotServedError as why:
             refused = why.response
@@ -79,25 +83,20 @@ class Relay:
         refused.raw_headers += account.told()
         await refused(request.scope, request.receive, send)
 
-    async def _understood(self, live: Live, body: bytes) -> tuple[Fields, Asked]:
-        fields = await read_fields(body)
-        gateway = live.gateway
-        if "model" not in fields.values:
+    async def _choose(self, loaded: Loaded, request: Request, body: Body, account: Account) -> Choice:
+        """Put the choice into the account, and give what is to be called: not the same in shadow mode."""
+        gateway, settings = loaded.gateway, loaded.gateway.settings
+        if "model" not in body.values:
             raise NotServedError(refuse(400, "the field model is missing", param="model"))
-        asked = understand(fields.values["model"], gateway.endpoints, gateway.router.manifest.name)
+        asked = understand(body.values["model"], gateway.endpoints, gateway.router.manifest.name)
         if asked is None:
             raise NotServedError(unknown_model(gateway.endpoints))
-        return fields, asked
-
-    async def _choose(self, live: Live, request: Request, fields: Fields, asked: Asked, account: Account) -> Choice:
-        """Put the choice into the account, and give what is to be called: not the same in shadow mode."""
-        gateway, settings = live.gateway, live.gateway.settings
         if self._path == "embeddings":
             asked = Asked(endpoints=asked.endpoints or settings.serve.embeddings)
             if not asked.endpoints:
                 text = "name an endpoint's model, or let the operator set serve.embeddings"
                 raise NotServedError(refuse(404, text, param="model", code="model_not_found"))
-        account.messages = fields.values.get(self._words)
+        account.messages = body.values.get(self._words)
         account.generates = self._path != "embeddings"
         if asked.endpoints:
             account.choice = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
@@ -107,7 +106,7 @@ class Relay:
         if target := request.headers.get(settings.override_header or ""):
             _check_target(settings, target)
             options["target"] = target
-        rest = {key: fields.values[key] for key in ("tools", "functions") if key in fields.values}
+        rest = {key: body.values[key] for key in ("tools", "functions") if key in body.values}
         account.choice = choice = await gateway.achoose(
             as_chat(account.messages, tokens=self._path == "completions"), **options, **rest
         )
@@ -116,14 +115,14 @@ class Relay:
         return choice
 
     async def _call(
-        self, live: Live, called: Choice, fields: Fields, account: Account, start: float, send: Send
+        self, loaded: Loaded, called: Choice, body: Body, account: Account, start: float, send: Send
     ) -> None:
-        gateway, serve = live.gateway, live.gateway.settings.serve
-        streams = fields.values.get("stream") is True
+        gateway, serve = loaded.gateway, loaded.gateway.settings.serve
+        streams = body.values.get("stream") is True
         adds = {"stream_options": {"include_usage": True}} if streams and serve.stream_usage else None
         account.added_ms = (time.perf_counter() - start) * 1e3
         deadline = time.monotonic() + gateway.settings.deadline_s
-        reply = await gateway.call(called, self._path, lambda model: fields.render(model, adds), deadline)
+        reply = await gateway.call(called, self._path, lambda model: body.render(model, adds), deadline)
         account.reply = reply
         headers = passed_on(reply.headers) + account.told()
         if reply.status == 200 and (streams or is_events(headers)):  # some servers take "stream": 1 for true
@@ -131,7 +130,7 @@ class Relay:
             return
         data = await reply.read(deadline)
         account.status = reply.status
-        account.usage, account.made = await beside(data, counted)
+        account.usage, account.made = await off_the_loop(data, counted)
         account.started = True
         await send(_start(reply.status, [*headers, (b"content-length", str(len(data)).encode())]))
         # Whoever takes none of it keeps its place here, not a copy of it in the connection.
@@ -159,20 +158,20 @@ class Relay:
             account.status = reply.status if is_done(account.tail) else account.status
         await send({"type": "http.response.body", "body": b""})
 
-    def _settle(self, live: Live, account: Account) -> None:
+    def _settle(self, loaded: Loaded, account: Account) -> None:
         """Log and count a call that was chosen for."""
-        logged = account.logged(live.gateway.settings, live.gateway.endpoints)
+        logged = account.logged(loaded.gateway.settings, loaded.gateway.endpoints)
         if logged is None:
             return
-        metrics = self._holder.metrics
-        metrics.decided(logged, logged.target == live.gateway.settings.strongest)
+        metrics = self._reloader.metrics
+        metrics.decided(logged, logged.target == loaded.gateway.settings.strongest)
         failures = (EdgeRouteError, OSError)  # a full disk may fail no call, and no log may lift a cap
-        if live.log is not None:
+        if loaded.log is not None:
             with contextlib.suppress(*failures), metrics.unwritten.count_exceptions():
-                live.log.write(logged)
+                loaded.log.write(logged)
         if logged.usd is not None:
             with contextlib.suppress(*failures), metrics.unwritten.count_exceptions():
-                live.gateway.spend(logged.usd)
+                loaded.gateway.spend(logged.usd)
 
 
 def _check_target(settings: Settings, target: str) -> None:

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from ..errors import ConfigError, EdgeRouteError
 from ..gateway.gateway import Gateway
+from ..gateway.json_size import JsonLimits
+from ..gateway.retries import Failed
 from ..traffic.log import DecisionLog
-from .limits import Gate
+from .limits import Admission, Bodies
 from .metrics import Metrics
 
+LOG = logging.getLogger("edgeroute.server")
 
-class Live:
-    """A gateway with its gate, log and token."""
+
+class Loaded:
+    """A gateway with what its ``[serve]`` says: limits, log and token."""
 
     def __init__(self, gateway: Gateway, folder: Path, metrics: Metrics, environment: Mapping[str, str]) -> None:
         serve = gateway.settings.serve
         self.gateway = gateway
-        self.gate = Gate(serve)
+        self.admission = Admission(serve)
+        self.bodies = Bodies(serve)
+        self.json_limits = JsonLimits(serve.max_body_levels, serve.max_body_values)
         self.token = _token(serve.bearer_token_env, environment)
         self.log = DecisionLog(folder / serve.decision_log) if serve.decision_log else None
-        gateway.observe = metrics.upstream
+        self._metrics = metrics
+        gateway.observe = self._observe
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextlib.asynccontextmanager
-    async def used(self) -> AsyncIterator[Live]:
+    async def used(self) -> AsyncIterator[Loaded]:
         """Keep it open meanwhile."""
         self._users += 1
         self._idle.clear()
@@ -48,23 +56,36 @@ class Live:
         if self.log is not None:
             self.log.close()
 
+    def _observe(self, endpoint: str, failed: Failed | None, seconds: float) -> None:
+        self._metrics.upstream(endpoint, failed, seconds)
+        if failed is not None:
+            LOG.warning("endpoint %s %s (after %.2f s)", endpoint, failed.reason, seconds)
 
-class Holder:
-    """The TOML, and the gateway made of it last."""
+
+class Reloader:
+    """The operator's TOML, and the gateway made of it last."""
 
     def __init__(self, path: Path, metrics: Metrics, environment: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.metrics = metrics
-        self.live: Live | None = None
+        self.wanted = asyncio.Event()
+        """Set to have the file loaded again whether it changed or not."""
+        self._loaded: Loaded | None = None
         self._environment = os.environ if environment is None else environment
         self._seen = 0.0
         self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def loaded(self) -> Loaded:
+        """What serves now; there is one once ``load`` returned."""
+        assert self._loaded is not None
+        return self._loaded
 
     async def load(self) -> None:
         """Load the TOML and let it serve; raises ``EdgeRouteError``, and then what served goes on."""
         self._seen = self._changed()
         gateway = await asyncio.to_thread(Gateway.load, self.path, environment=self._environment)
-        old, self.live = self.live, Live(gateway, self.path.parent, self.metrics, self._environment)
+        old, self._loaded = self._loaded, Loaded(gateway, self.path.parent, self.metrics, self._environment)
         if old is not None:
             gateway.go_on_from(old.gateway)
             self.metrics.forget()
@@ -72,25 +93,26 @@ class Holder:
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    async def follow(self, every_s: float = 1.0) -> AsyncIterator[str]:
-        """Load the file again whenever it changes, and say how that went."""
+    async def follow(self, every_s: float) -> None:
+        """Load the file again whenever it changes or that is ``wanted``, and log how that went."""
         while True:
-            await asyncio.sleep(every_s)
-            if self._changed() in (self._seen, 0.0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wanted.wait(), every_s)
+            if not self.wanted.is_set() and self._changed() in (self._seen, 0.0):
                 continue
+            self.wanted.clear()
             try:
                 await self.load()
-                yield f"{self.path} was loaded again"
+                LOG.info("%s was loaded again", self.path)
             except Exception as error:  # whatever it is, what serves goes on, and so does looking at the file
-                told = (
-                    str(error) if isinstance(error, EdgeRouteError) else f"a bug in edgeroute ({type(error).__name__})"
-                )
-                yield f"{self.path} changed and cannot be used; what was loaded before goes on.\n{told}"
+                ours = isinstance(error, EdgeRouteError)
+                why = str(error) if ours else f"a bug in edgeroute ({type(error).__name__})"
+                LOG.error("%s cannot be used; what was loaded before goes on.\n%s", self.path, why)
 
     async def close(self) -> None:
         """Close what serves and what still retires."""
-        if self.live is not None:
-            await self.live.retire()
+        if self._loaded is not None:
+            await self._loaded.retire()
         await asyncio.gather(*self._retiring)
 
     def _changed(self) -> float:

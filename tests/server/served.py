@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -14,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import uvicorn
 from upstream import Upstream
 
 from edgeroute.server.app import make_app
+from edgeroute.server.connections import Server, listen
 from edgeroute.server.metrics import Metrics
-from edgeroute.server.reload import Holder
+from edgeroute.server.reload import Reloader
 
 KEYS = {"BIG_KEY": "sk-heliotrope", "TOKEN": "let-me-in"}
 
@@ -53,28 +54,55 @@ class Served:
         self.process.wait(20)
 
 
+class _Said(logging.Handler):
+    """Keeps the lines of the server's log in a list."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self._lines.append(record.getMessage())
+
+
 @contextlib.contextmanager
-def served(toml: Path, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
+def served(toml: Path, environment: Mapping[str, str] | None = None, limit: int = 1024) -> Iterator[Served]:
     """Serve on a thread of this process until the block ends."""
     said: list[str] = []
-    holder = Holder(toml, Metrics(), environment)
-    config = uvicorn.Config(make_app(holder, said.append, 0.05), port=0, log_config=None, access_log=False)
-    server = uvicorn.Server(config)
+    logger, handler = logging.getLogger("edgeroute.server"), _Said(said)
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel("INFO")
+    listening = listen("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    servers: list[Server] = []
+    failed: list[BaseException] = []
 
     async def main() -> None:
-        await holder.load()
-        await server.serve()
+        reloader = Reloader(toml, Metrics(), environment)
+        try:
+            await reloader.load()
+        except BaseException as error:
+            failed.append(error)
+            raise
+        servers.append(Server(make_app(reloader, 0.05), listening, limit=limit, shutdown_timeout_s=5.0))
+        await servers[0].serve()
 
     thread = threading.Thread(target=asyncio.run, args=[main()])
     thread.start()
     try:
-        while not server.started and thread.is_alive():
+        while thread.is_alive() and not (servers and servers[0].started):
             time.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        assert not failed, failed
         yield Served(f"http://127.0.0.1:{port}/v1", toml, said)
     finally:
-        server.should_exit = True
+        if servers:
+            servers[0].should_exit = True
         thread.join()
+        listening.close()
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -10,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 import requests
 from upstream import Upstream, babble, raw
 
-from edgeroute.server.body import Fields
+from edgeroute.server.body import Body
 
 ASK = {"model": "edgeroute-share-1.0", "messages": [{"role": "user", "content": "What is a lake?"}]}
 JSON = {"Content-Type": "application/json"}
@@ -36,7 +38,7 @@ def connect(url: str, body: bytes, length: int | None = None) -> socket.socket:
 
 
 def test_a_body_of_models_is_read_in_linear_time() -> None:
-    fields = Fields(b"{" + b",".join([b'"model":"a"'] * 200_000) + b"}")
+    fields = Body(b"{" + b",".join([b'"model":"a"'] * 200_000) + b"}")
     start = time.monotonic()
     assert fields.render("b").count(b'"b"') == 200_000
     assert time.monotonic() - start < 2
@@ -77,16 +79,34 @@ def test_a_body_that_does_not_come_is_408(start: Start, strong: Upstream) -> Non
     assert strong.asked == []
 
 
-def test_no_more_bodies_are_read_than_callers_are_served(start: Start) -> None:
+def test_half_a_body_holds_no_place_of_a_call(start: Start) -> None:
     server = start(serve="max_concurrency = 1\nmax_queue = 0\ncaller_timeout_s = 5")
     with connect(server.url, b"{", 100):
         time.sleep(0.2)
-        for path in ("chat/completions", "route"):
-            assert post(server.url, ASK, path).json()["error"]["code"] == "queue_full"
+        assert post(server.url, ASK).ok
+        assert post(server.url, {"prompt": "What is a lake?"}, "route").ok
+
+
+def test_large_bodies_take_a_bounded_part_of_memory(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeroute.server.limits.LARGE_BODIES", 2)
+    server = start(serve="max_body_mb = 1.0\ncaller_timeout_s = 5")
+    large = json.dumps(ASK | {"x": "a" * 900_000})
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connect(server.url, large.encode(), 990_000))
+        time.sleep(0.3)
+        refused = requests.post(f"{server.url}/chat/completions", data=large, headers=JSON, timeout=20)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_large_bodies")
+        assert post(server.url, ASK).ok  # an ordinary chat is not held up by them
+    for _ in range(100):
+        if (answer := requests.post(f"{server.url}/chat/completions", data=large, headers=JSON, timeout=20)).ok:
+            break
+        time.sleep(0.05)
+    assert answer.ok
 
 
 def test_a_large_body_does_not_stop_the_others(start: Start, strong: Upstream) -> None:
-    server = start()
+    server = start(serve="max_body_values = 5_000_000")
     body = (b'{"model": "big-model", "messages": [], ' + b'"a":[],' * 1_500_000)[:-1] + b"}"
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(
