@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,9 +34,9 @@ class PartFile:
     Raises ``UnwritableError`` when the disk is full or the folder refuses.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: str) -> None:
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+        self._temporary = temporary_for(path, run)
         self._file: BinaryIO | None = None
         self._writer: Any = None
         self._waiting: list[pa.RecordBatch] = []
@@ -114,16 +115,31 @@ def read_footer(path: Path) -> dict[str, Any]:
     return footer
 
 
-def replace_text(path: Path, text: str) -> None:
+def temporary_for(path: Path, run: str) -> Path:
+    """A new name beside ``path``, from which ``sweep`` knows whose it is."""
+    return path.with_name(f".{path.name}.{run}-{uuid.uuid4().hex}{TEMPORARY}")
+
+
+def sweep(folder: Path, run: str) -> None:
+    """Remove what killed workers of a run left, and nothing that anybody else wrote."""
+    ours = re.compile(rf"\..+\.{re.escape(run)}-[0-9a-f]{{32}}{re.escape(TEMPORARY)}")
+    for leftover in folder.rglob(f".*{TEMPORARY}"):
+        if ours.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str, run: str) -> None:
     """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    temporary = temporary_for(path, run)
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UnwritableError(f"{path} cannot be written: {error.strerror}") from None
     _flush_folder(path.parent)
 

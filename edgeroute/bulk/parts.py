@@ -19,6 +19,9 @@ ROWS_A_PART = 100_000
 """Rows of Parquet in one part. Each costs a look at one row group more, and a kill costs what is in hand: at most this
 many rows a worker."""
 
+MAX_PARTS = 100_000
+"""Parts of one file; a footer may claim any number of rows, and a file that claims more is one part."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -107,7 +110,7 @@ def _cut(path: Path, name: str) -> Iterator[Part]:
     whole = name if name.lower().endswith(".parquet") else f"{name}.parquet"
     place = str(path.resolve()), name
     rows = _count(path) if whole is name else 0
-    if rows <= ROWS_A_PART:
+    if not ROWS_A_PART < rows <= ROWS_A_PART * MAX_PARTS:
         yield Part(*place, whole, status.st_size, status.st_mtime_ns)
         return
     stem = name[: -len(".parquet")]
@@ -120,7 +123,7 @@ def _count(path: Path) -> int:
     """Rows by the footer; 0 where there is none to read, which the worker finds again and says."""
     try:
         return int(pq.read_metadata(path).num_rows)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, UnicodeDecodeError):
         return 0
 
 

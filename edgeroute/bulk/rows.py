@@ -6,13 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.prompts import BadLine, PromptLine, decode_prompt
 from ..errors import InputFileError, PromptError
+from .expansion import ReadPlan, expanded, read_bounded
 from .lines import csv_rows, jsonl_rows
 from .parts import Part
 
@@ -50,6 +51,8 @@ def opened_rows(part: Part, column: str) -> Iterator[Rows]:
         raise InputFileError(f"cannot be read: {error.strerror or _short(error)}") from None
     except pa.ArrowException as error:
         raise InputFileError(f"cannot be read: {_short(error)}") from None
+    except UnicodeDecodeError:  # Parquet promises UTF-8 names and does not check them
+        raise InputFileError("the name of a column is not UTF-8") from None
 
 
 def _refuse_changed(part: Part) -> None:
@@ -72,12 +75,13 @@ def _parquet_rows(file: Any, part: Part, column: str) -> Rows:
     kind = schema.field(places[0]).type
     if not _holds_prompts(kind):
         raise InputFileError(f"the column {column!r} is {kind}, expected text or lists of messages")
-    return Rows(schema, _parquet_batches(parquet, part, places[0]))
+    return Rows(schema, _parquet_batches(file, part, schema, places[0], read_bounded(parquet)))
 
 
 def _parquet_batches(
-    parquet: pq.ParquetFile, part: Part, place: int
+    file: BinaryIO, part: Part, schema: pa.Schema, place: int, plan: ReadPlan
 ) -> Iterator[tuple[pa.RecordBatch, list[PromptLine | BadLine]]]:
+    parquet = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, read_dictionary=plan.as_dictionaries)
     stop = None if part.rows is None else part.first + part.rows
     groups, at, start = [], 0, None
     for i in range(parquet.num_row_groups):
@@ -87,12 +91,14 @@ def _parquet_batches(
             start = at if start is None else start
         at += count
     at = start or 0
-    for batch in parquet.iter_batches(batch_size=BATCH, row_groups=groups, use_threads=False):
+    for batch in parquet.iter_batches(batch_size=min(BATCH, plan.rows), row_groups=groups, use_threads=False):
         low = max(part.first - at, 0)
         high = batch.num_rows if stop is None else min(stop - at, batch.num_rows)
-        if high > low:
-            taken = batch.slice(low, high - low)
-            yield taken, [_prompt(value, at + low + i) for i, value in enumerate(taken.column(place))]
+        row = at + low
+        for taken, too_large in expanded(batch.slice(low, max(high - low, 0)), schema):
+            prompts = [_prompt(value, row + i) for i, value in enumerate(taken.column(place))]
+            yield taken, [BadLine(row, too_large)] if too_large else prompts
+            row += taken.num_rows
         at += batch.num_rows
         if stop is not None and at >= stop:
             return
@@ -110,6 +116,8 @@ def _prompt(value: Any, row: int) -> PromptLine | BadLine:
         )
     except PromptError as error:
         return BadLine(row, str(error))
+    except (ValueError, ArithmeticError) as error:  # a message with a time that Python cannot hold
+        return BadLine(row, f"the prompt holds a value out of range ({type(error).__name__})")
     if found is None:
         return BadLine(row, "the prompt is null")
     return PromptLine(row, found)

@@ -16,7 +16,7 @@ from ..bundle.manifest import ChatPolicy
 from ..bundle.store import locate
 from ..errors import BundleError, EdgeRouteError
 from ..router import Router
-from .output import TEMPORARY, read_footer, replace_text
+from .output import read_footer, replace_text, sweep
 from .parts import ROWS_A_PART, Inputs, Part, Receipt, cut, find_inputs
 from .work import Settings
 
@@ -47,12 +47,13 @@ def open_run(
     column: str = "prompt",
     prefix: str = "",
     threads: int = 1,
+    backend: str | None = None,
 ) -> Iterator[Run]:
     """Plan the scoring of ``source`` (a file, a folder or a pattern) into the folder ``output``, or its resumption.
 
-    ``model`` and ``chat``: what ``router`` was loaded with. The folder is made if missing, and locked while the context
-    is open. Raises ``InputFileError`` for no inputs; ``EdgeRouteError`` for a folder that holds anything but this very
-    run (another bundle, graph, text policy, share, column, prefix, version or input folder), for an input that changed
+    ``model``, ``chat`` and ``backend``: what ``router`` was loaded with. The folder is made if missing, and locked
+    while the context is open. Raises ``InputFileError`` for no inputs; ``EdgeRouteError`` for a folder that holds
+    anything but this very run (another bundle, graph, text policy, share, column, prefix, version or input folder), for an input that changed
     since it was scored, and for a folder in which another process is at work; ``BundleError`` for a bundle that takes
     embeddings.
     """
@@ -62,7 +63,7 @@ def open_run(
     recorded = _recorded(inputs, router, chat, column, prefix, strong_share, threshold)
     with _locked(folder):
         run = _begin(folder, recorded)
-        _sweep(folder)
+        sweep(folder, run)
         done = [receipt for part in parts if (receipt := _finished(folder, run, part))]
         finished = {each.output for each in done}
         settings = Settings(
@@ -78,9 +79,10 @@ def open_run(
             column=column,
             prefix=prefix,
             threads=threads,
+            backend=backend,
         )
         yield Run(settings, inputs, [part for part in parts if part.output not in finished], done)
-        _sweep(folder)
+        sweep(folder, run)
 
 
 def _recorded(
@@ -120,6 +122,7 @@ def _recorded(
 def _begin(folder: Path, recorded: dict[str, Any]) -> str:
     """Write the run's file, or compare with the one there is; returns the run's id."""
     text = json.dumps(recorded, indent=2) + "\n"
+    run = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = folder / RUN_FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -128,7 +131,7 @@ def _begin(folder: Path, recorded: dict[str, Any]) -> str:
             raise EdgeRouteError(
                 f"{folder} holds other files ({others[0]} …) and no {RUN_FILE}: choose an empty or a new folder"
             ) from None
-        replace_text(path, text)
+        replace_text(path, text, run)
         found = recorded
     except (OSError, ValueError) as error:
         raise EdgeRouteError(f"{path} cannot be read ({type(error).__name__}): choose another folder") from None
@@ -137,7 +140,7 @@ def _begin(folder: Path, recorded: dict[str, Any]) -> str:
             f"{folder} holds the results of another run: {_difference(found, json.loads(text))}. "
             "Give the same settings to resume it, or choose another folder"
         )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return run
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:
@@ -145,12 +148,6 @@ def _difference(found: Any, wanted: dict[str, Any]) -> str:
         return f"its {RUN_FILE} is no object"
     keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     return "; ".join(f"{key} was {json.dumps(found.get(key))}, is {json.dumps(wanted.get(key))}" for key in keys)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed workers left."""
-    for leftover in folder.rglob(f".*{TEMPORARY}"):
-        leftover.unlink(missing_ok=True)
 
 
 def _finished(folder: Path, run: str, part: Part) -> Receipt | None:

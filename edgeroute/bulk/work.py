@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import warnings
 from collections import deque
@@ -43,6 +44,7 @@ class Settings:
     has none, its folder. ``graph``: the file that the run
     began with. ``column``: the prompts'. ``prefix``: before the names of ``COLUMNS``. ``threads``: prompts side by
     side in a worker, each on one thread.
+    ``backend``: the URL of the server that scores, where one does.
     """
 
     output: str
@@ -57,6 +59,7 @@ class Settings:
     column: str
     prefix: str
     threads: int
+    backend: str | None = None
 
 
 class Scorer:
@@ -75,13 +78,8 @@ class Scorer:
             self._broken = str(error)
 
     def __call__(self, part: dict[str, Any]) -> dict[str, Any]:
-        """``score`` for engines; a bug of ours costs this part and not the run."""
-        job = Part(**part)
-        try:
-            return asdict(self.score(job))
-        except Exception as error:  # its message may hold a prompt
-            why = f"a bug in edgeroute ({type(error).__name__}); without --engine, EDGEROUTE_DEBUG=1 shows where"
-            return asdict(Receipt(job.output, job.name, failure=why))
+        """``score`` for engines."""
+        return asdict(self.score(Part(**part)))
 
     def score(self, part: Part) -> Receipt:
         """Score a part and write its output."""
@@ -94,11 +92,18 @@ class Scorer:
             return Receipt(part.output, part.name, failure=str(error), stop=True)
         except InputFileError as error:
             return Receipt(part.output, part.name, failure=str(error))
+        except MemoryError:
+            return Receipt(part.output, part.name, failure="its rows do not fit into memory")
+        except Exception as error:  # a bug costs this part and not the run; its message may hold a prompt
+            if os.environ.get("EDGEROUTE_DEBUG"):
+                raise
+            why = f"a bug in edgeroute ({type(error).__name__}); EDGEROUTE_DEBUG=1 shows where"
+            return Receipt(part.output, part.name, failure=why)
         return Receipt(part.output, part.name, rows, errors, time.perf_counter() - start)
 
     def _score(self, part: Part) -> tuple[int, int]:
         settings, done, errors = self._settings, 0, 0
-        with PartFile(Path(settings.output) / part.output) as file:
+        with PartFile(Path(settings.output) / part.output, settings.run) as file:
             with opened_rows(part, settings.column) as rows:
                 schema = _widen(rows.schema, settings.prefix)
                 file.begin(schema)
@@ -143,7 +148,12 @@ def _load(settings: Settings) -> Router:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said once, where the run began
         router = Router.load(
-            settings.bundle, provider=settings.provider, threads=1, digest=settings.digest, chat=settings.chat
+            settings.bundle,
+            provider=settings.provider,
+            threads=1,
+            digest=settings.digest,
+            chat=settings.chat,
+            backend=settings.backend,
         )
     if router.graph.file != settings.graph:
         raise EdgeRouteError(f"this worker takes the graph {router.graph.file}, and the run {settings.graph}")

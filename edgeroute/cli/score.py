@@ -188,6 +188,7 @@ def _score_folder(options: _Options, path: str, output: str) -> int:
         threshold=options.threshold,
         column=options.field,
         prefix=options.prefix or "",
+        backend=options.backend,
     )
 
 
