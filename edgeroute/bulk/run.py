@@ -53,9 +53,9 @@ def open_run(
 
     ``model``, ``chat`` and ``backend``: what ``router`` was loaded with. The folder is made if missing, and locked
     while the context is open. Raises ``InputFileError`` for no inputs; ``EdgeRouteError`` for a folder that holds
-    anything but this very run (another bundle, graph, text policy, share, column, prefix, version or input folder), for an input that changed
-    since it was scored, and for a folder in which another process is at work; ``BundleError`` for a bundle that takes
-    embeddings.
+    anything but this very run (another bundle, graph, text policy, share, column, prefix, version or input
+    folder), for an input that changed since it was scored, and for a folder in which another process is at work;
+    ``BundleError`` for a bundle that takes embeddings.
     """
     folder, place = Path(output).resolve(), locate(model)
     inputs = find_inputs(source, folder)
