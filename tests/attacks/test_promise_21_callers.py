@@ -46,6 +46,8 @@ def start(tmp_path: Path, base_bundle: Path, strong: Upstream) -> Iterator[Start
 
         def make(serve: str = "", top: str = "", *options: str, process: bool = True, **more: Any) -> Served:
             path = write(tmp_path / "edgeroute.toml", base_bundle, strong, strong, top, serve)
+            # The upstream runs in this process, beside the attackers: it may be slow.
+            path.write_text(path.read_text().replace("timeout_s = 2\nidle_timeout_s = 1", "timeout_s = 30"))
             server = served_by_process(path, *options) if process else served(path, KEYS, **more)
             return stack.enter_context(server)
 
