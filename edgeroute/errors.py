@@ -1,4 +1,4 @@
-"""Every error edgeroute raises, as one tree; nothing else escapes.
+"""Every error that edgeroute raises, as one tree; nothing else escapes.
 
     EdgeRouteError
     ├── BundleError              a bundle cannot be used
@@ -9,19 +9,19 @@
     ├── PromptError              not a prompt, or nothing in it to score
     ├── CalibrationError         a share, threshold or sample out of range
     ├── ScoreError               the graph gave no usable score
-    ├── ProviderError            the execution provider asked for does not work
-    ├── BackendError             the inference server asked for cannot be used, or nothing written for one
+    ├── ProviderError            the requested execution provider does not work here
+    ├── BackendError             the inference server cannot be used, or its model repository cannot be written
     ├── MissingExtraError        an optional part is not installed
-    ├── ForkError                a router was carried into a forked process
-    ├── InputFileError           a line of an input file cannot be read
+    ├── ForkError                a router was loaded before a fork and used after it
+    ├── InputFileError           an input file, or a line of it, cannot be read
     ├── PullError                a bundle could not be fetched
     ├── ConfigError              the operator's TOML cannot be used
     ├── BudgetError              today's budget is spent and no cheaper endpoint is left
     └── UpstreamError            no endpoint answered
-        ├── RefusedError             an endpoint answered that the request is wrong
-        └── BrokenAnswerError        an answer began and did not end well
+        ├── RefusedError             an endpoint rejected the request
+        └── BrokenAnswerError        an answer began and was incomplete or invalid
 
-A message says what was expected, what was found and what to do. None holds a prompt or a key.
+A message says what was expected, what was found and what to do. No message contains a prompt or a key.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ManifestError(BundleError):
 
 
 class IntegrityError(BundleError):
-    """A file is missing, unlisted or not the one that the manifest names."""
+    """A file is missing, unlisted, or differs from the one that the manifest names."""
 
 
 class GraphError(BundleError):
@@ -64,11 +64,11 @@ class ScoreError(EdgeRouteError):
 
 
 class ProviderError(EdgeRouteError):
-    """The execution provider asked for does not work here."""
+    """The requested execution provider does not work here."""
 
 
 class BackendError(EdgeRouteError):
-    """The inference server asked for cannot be used, or nothing can be written for one."""
+    """The inference server cannot be used, or its model repository cannot be written."""
 
 
 class MissingExtraError(EdgeRouteError):
@@ -80,7 +80,7 @@ class ForkError(EdgeRouteError):
 
 
 class InputFileError(EdgeRouteError):
-    """A line of an input file cannot be read."""
+    """An input file, or a line of it, cannot be read."""
 
 
 class PullError(EdgeRouteError):
@@ -88,7 +88,7 @@ class PullError(EdgeRouteError):
 
 
 class ConfigError(EdgeRouteError):
-    """The operator's TOML cannot be used; the message names line and key."""
+    """The operator's TOML cannot be used; the message names the key."""
 
 
 class BudgetError(EdgeRouteError):
@@ -98,8 +98,8 @@ class BudgetError(EdgeRouteError):
 class UpstreamError(EdgeRouteError):
     """No endpoint answered.
 
-    ``causes``: what became of each call, in order, as (endpoint, what happened). ``status``: the last HTTP status,
-    where there was one. ``retry_after_s``: the shortest time that an endpoint asked to wait.
+    ``causes``: one pair (endpoint, what happened) for each call, in order. ``status``: the last HTTP status, or
+    ``None``. ``retry_after_s``: the shortest wait in seconds that an endpoint asked for, or ``None``.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class UpstreamError(EdgeRouteError):
 
 
 class RefusedError(UpstreamError):
-    """An endpoint answered that the request is wrong; ``body`` is its answer, which the message does not repeat."""
+    """An endpoint rejected the request; ``body`` is its answer, which the message does not repeat."""
 
     def __init__(self, message: str, *, status: int, body: bytes) -> None:
         super().__init__(message, status=status)
@@ -125,11 +125,11 @@ class RefusedError(UpstreamError):
 
 
 class BrokenAnswerError(UpstreamError):
-    """An answer began and did not end well: it was cut, fell silent, grew too large, or is no JSON."""
+    """An answer began and was cut off, stopped arriving, grew too large, or is not JSON."""
 
 
 class CalibrationWarning(UserWarning):
-    """A bundle's strong shares are those of generated prompts: real traffic gets others."""
+    """A bundle was calibrated on generated prompts: real traffic gets other strong shares."""
 
 
 class GoldenWarning(UserWarning):
@@ -137,8 +137,8 @@ class GoldenWarning(UserWarning):
 
 
 class DeadlineWarning(UserWarning):
-    """No road is as fast as the deadline asks."""
+    """No deadline tier is as fast as the deadline asks."""
 
 
 class BackendWarning(UserWarning):
-    """The inference server does not answer, or serves another bundle: the local graph scores in its place."""
+    """The inference server does not answer, or serves another bundle; the local graph scores instead."""

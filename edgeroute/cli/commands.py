@@ -1,4 +1,4 @@
-"""The group that finds commands by name and imports them only when they run."""
+"""The command group: finds commands by name and imports one only when it runs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ ENTRY_POINTS = "edgeroute.commands"
 
 CORE = {
     "score": "Score prompts and choose between the strong and the weak model.",
-    "rank": "Order more than two models by a prompt.",
-    "models": "List the bundles that are here and that can be pulled.",
-    "verify": "Check a bundle in full and say everything that is wrong.",
+    "rank": "Order more than two models for a prompt.",
+    "models": "List the bundles that are installed or can be pulled.",
+    "verify": "Check a bundle in full and report everything that is wrong.",
     "inspect": "Show what is inside a bundle and what was measured on it.",
     "doctor": "Show what is installed, which providers load, and whether scoring works.",
     "bench": "Measure what a decision costs on this machine.",
-    "evaluate": "Say what routing by a bundle would be worth on labelled prompts.",
-    "labels": "Turn preference data of other forms into labels, cleaned and split.",
-    "ask": "Send a prompt to the model it needs and stream the answer.",
+    "evaluate": "Measure what routing by a bundle is worth on labelled prompts.",
+    "labels": "Convert preference data to labels, cleaned and split.",
+    "ask": "Send a prompt to the model that it needs and stream the answer.",
     "calibrate": "Set a threshold on your own prompts.",
-    "serve": "Serve an OpenAI-compatible API that routes.",
+    "serve": "Serve an OpenAI-compatible API that routes each call.",
     "replay": "Show what another share would have changed, from a decision log.",
-    "pull": "Fetch a bundle, verify it, and keep it in the cache folder.",
+    "pull": "Download a bundle, verify it, and keep it in the cache folder.",
     "export-triton": "Write a bundle as a model repository of Triton Inference Server.",
 }
 EXTRAS = {
     "train": "Train a router from preference data.",
-    "distill": "Train a small router on what a teacher says.",
+    "distill": "Train a small router on the scores of a teacher.",
     "export": "Export a trained router as a bundle.",
-    "tune": "Measure ways to make a router's int8 graph and write the best as a recipe.",
+    "tune": "Measure ways to quantize a router and write the best as a recipe.",
 }
 """Commands of heavier packages; their one-line help is repeated here, so that ``edgeroute --help`` imports none."""
 _EXTRA_OF = {"distill": "train", "tune": "export"}
@@ -60,7 +60,7 @@ class CommandGroup(click.Group):
         return None if entry is None else _load(cmd_name, entry)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a package that it imports late and does not find is a missing extra as well."""
+        """Run the command; a package that it imports late and does not find is reported as a missing extra."""
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
@@ -93,7 +93,7 @@ def _load(name: str, entry: EntryPoint) -> click.Command:
     except (ImportError, AttributeError) as error:
         raise EdgeRouteError(f"the command {name} does not load: {error}") from None
     if not isinstance(command, click.Command):
-        raise EdgeRouteError(f"the command {name} does not load: {entry.value} is no click command")
+        raise EdgeRouteError(f"the command {name} does not load: {entry.value} is not a click command")
     return command
 
 
