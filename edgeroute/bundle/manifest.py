@@ -19,14 +19,20 @@ from .schema import decode, parse_json
 
 MANIFEST = "router.json"
 TOKENIZER = "tokenizer.json"
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)
+"""Format 2 adds ``embedding`` and ``stability`` to a graph; bundles of format 1 load as before."""
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_FILE_BYTES = {".json": 64 << 20, ".md": 1 << 20, ".onnx": 1536 << 20, ".data": 16 << 30}
 MAX_TOKENS = 8192
 MAX_WIDTH = 65_536
 MAX_MODELS = 1024
+MAX_CHANGES = 64
 GENERATED = "generated "
 """What the name of a calibration sample starts with where nobody wrote its prompts."""
+
+STABILITY_SHARES = (0.25, 0.5, 0.75)
+"""Strong shares at which the stability receipt counts decisions."""
 
 ChatPolicy = Literal["last_user", "last_message", "last_turns"]
 Provider = Literal["cpu", "cuda"]
@@ -221,8 +227,47 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """The graph's output ``embedding``, float32 ``[batch, width]``: the pooled vector before the head.
+
+    ``pooling``: the mean of the encoder's last hidden state over the tokens, or that of the first or the last token.
+    """
+
+    width: int
+    pooling: Literal["mean", "first_token", "last_token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """Decisions changed by harmless changes to ``n`` prompts of ``sample``: ``{change: {strong share: fraction}}``.
+
+    ``rewordings`` keep the task, ``affixes`` are text that carries none. Each fraction is counted at the threshold of
+    its strong share.
+    """
+
+    sample: str
+    n: int
+    rewordings: dict[str, dict[str, float]]
+    affixes: dict[str, dict[str, float]]
+
+    def mean(self, share: float = 0.5) -> float:
+        """The fraction of decisions that a rewording changes, averaged over the rewordings."""
+        return sum(each[str(share)] for each in self.rewordings.values()) / len(self.rewordings)
+
+    def worst(self, share: float = 0.5) -> tuple[str, float]:
+        """The rewording that changes the most decisions, and the fraction."""
+        name = max(self.rewordings, key=lambda each: self.rewordings[each][str(share)])
+        return name, self.rewordings[name][str(share)]
+
+    def worst_affix(self, share: float = 0.5) -> tuple[str, float]:
+        """The affix that changes the most decisions, and the fraction."""
+        name = max(self.affixes, key=lambda each: self.affixes[each][str(share)])
+        return name, self.affixes[name][str(share)]
+
+
+@dataclass(frozen=True, slots=True)
 class GraphEntry:
-    """One graph of the bundle and the receipts taken on it."""
+    """One graph of the bundle and the receipts taken on it; ``embedding`` and ``stability`` are of format 2."""
 
     file: str
     precision: Literal["int8", "fp16", "fp32"]
@@ -233,6 +278,8 @@ class GraphEntry:
     data: str | None = None
     parity: Parity | None = None
     latency: Latency | None = None
+    embedding: Embedding | None = None
+    stability: Stability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +384,7 @@ def _check(manifest: Manifest) -> list[str]:
         if not holds:
             problems.append(f"{MANIFEST}{message}")
 
-    require(manifest.format == FORMAT, f".format: expected {FORMAT}, found {manifest.format}")
+    require(manifest.format in FORMATS, f".format: expected {' or '.join(map(str, FORMATS))}, found {manifest.format}")
     require(is_flat_name(manifest.name), ".name: expected a flat name of letters, digits and ._-")
     require(is_digest(manifest.digest), ".digest: expected sha256: and 64 hex digits")
     require(0 <= manifest.default.strong_share <= 1, ".default.strong_share: expected 0 to 1")
@@ -361,6 +408,7 @@ def _check(manifest: Manifest) -> list[str]:
         require(listed, f"{where}.data: not a listed .data file")
         require(bool(graph.providers), f"{where}.providers: expected at least one")
         problems += [MANIFEST + where + problem for problem in _check_quantiles(graph, manifest.text)]
+        problems += [MANIFEST + where + problem for problem in _check_second_format(graph, manifest)]
         require(0 < graph.golden.tolerance <= 1, f"{where}.golden.tolerance: expected above 0, at most 1")
         golden = graph.golden.vectors if manifest.input else graph.golden.scores
         kind, other = ("vectors", "scores") if manifest.input else ("scores", "vectors")
@@ -387,6 +435,29 @@ def _check_quantiles(graph: GraphEntry, text: TextPolicy | None) -> Iterator[str
     most = text.max_tokens if text else 0
     if caps and (caps != sorted(set(caps), reverse=True) or not 8 <= caps[-1] <= caps[0] < most):
         yield ".shortened: expected descending caps of at least 8 tokens, below the policy's own"
+
+
+def _check_second_format(graph: GraphEntry, manifest: Manifest) -> Iterator[str]:
+    """The embedding and the stability receipt of a graph."""
+    for key in ("embedding", "stability"):
+        if manifest.format < 2 and getattr(graph, key) is not None:
+            yield f".{key}: a key of format 2, found in format {manifest.format}"
+    if graph.embedding is not None:
+        if not 1 <= graph.embedding.width <= MAX_WIDTH:
+            yield f".embedding.width: expected 1 to {MAX_WIDTH}"
+        if manifest.input is not None:
+            yield ".embedding: expected none beside an input of embeddings"
+    if graph.stability is not None:
+        if graph.stability.n < 1:
+            yield ".stability.n: expected at least 1"
+        for part in ("rewordings", "affixes"):
+            found = getattr(graph.stability, part)
+            if not 1 <= len(found) <= MAX_CHANGES:
+                yield f".stability.{part}: expected 1 to {MAX_CHANGES} changes"
+            shares = {str(share) for share in STABILITY_SHARES}
+            for name, flips in found.items():
+                if flips.keys() != shares or not all(0 <= value <= 1 for value in flips.values()):
+                    yield f".stability.{part}.{name}: expected fractions of 0 to 1 at {', '.join(sorted(shares))}"
 
 
 def _check_input(manifest: Manifest) -> Iterator[str]:

@@ -6,19 +6,23 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
+from ..bundle.manifest import STABILITY_SHARES
 from ..errors import EdgeRouteError
 from ..evaluation import evaluate as library
 from ..evaluation.benchmarks import Benchmark, read_benchmarks
 from ..evaluation.evaluate import BASELINES, Comparison, Evaluation, Prices
-from ..evaluation.metrics import Interval
-from ..evaluation.noise import NOISES, Robustness, disturb, robustness
+from ..evaluation.keywords import KEYWORDS, Score, keyword_baselines
+from ..evaluation.metrics import Interval, routed
 from ..evaluation.plots import check_plot, plot_curves
+from ..evaluation.probes import LANGUAGES, Probed, probe
+from ..evaluation.rewordings import AFFIXES, REWORDINGS, Robustness, robustness
 from ..evaluation.slices import Slice, slice_up
 from ..router import Router
 from .commands import CORE
@@ -39,6 +43,7 @@ class Results:
     comparisons: list[Comparison] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
     robustness: list[Robustness] = field(default_factory=list)
+    probes: list[Probed] = field(default_factory=list)
 
 
 @click.command("evaluate", short_help=CORE["evaluate"])
@@ -50,11 +55,14 @@ class Results:
 @click.option("--max-score", type=click.FloatRange(0, min_open=True), default=1, help="The best mark of a CSV.")
 @click.option("--price-strong", type=click.FloatRange(0), help="Dollars a call of the strong model costs.")
 @click.option("--price-weak", type=click.FloatRange(0), help="Dollars a call of the weak model costs.")
-@click.option("--baselines/--no-baselines", default=True, help="Show random, length and oracle.  [default: show]")
+@click.option(
+    "--baselines/--no-baselines", default=True, help="Show random, length, oracle and, if installed, litellm."
+)
 @click.option("--slices", is_flag=True, help="APGR by prompt length, script and domain as well.")
-@click.option("--noise", is_flag=True, help=f"Score up to {NOISE_PROMPTS} prompts again with padding, typos, courtesy.")
+@click.option("--noise", is_flag=True, help=f"Score up to {NOISE_PROMPTS} prompts again in other wordings.")
+@click.option("--probes/--no-probes", default=True, help="Short against long prompts, languages, rewordings.")
 @click.option("--rounds", type=click.IntRange(1), default=library.ROUNDS, show_default=True, help="Bootstrap rounds.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random router and of the noise.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random router and the sample of --noise.")
 @click.option("--threads", type=click.IntRange(1), help="Threads.  [default: what this process may use]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "csv_path", metavar="PATH", help="Write the first table there as CSV.")
@@ -69,7 +77,13 @@ def evaluate(files: tuple[Path, ...], models: tuple[str, ...], **options: Any) -
     prices, what that saves against strong calls only, if every call of a model costs the same. AUC separates the
     prompts on which the strong model was strictly better; ECE is the score's calibration error. Brackets hold 95%
     bootstrap intervals. "length" routes long prompts to the strong model: a router no better than that has learnt no
-    more. Every row is tested against the first bundle on the same resamples. Scripts stand for languages.
+    more; the column "length-controlled" is APGR of scores ranked among prompts of like length. "litellm-v1" and
+    "litellm-v2" are the local classifiers of LiteLLM. Every row is tested against the first bundle on the same
+    resamples. Scripts stand for languages.
+
+    The probes are prompts that come with edgeroute: "short/long" separates hard questions of a line from easy work on
+    long texts (AUC, 0 for a router that measures length), "languages" hard from easy prompts in thirteen languages, and
+    "flips" are decisions changed by rewordings that leave the task alone.
     """
     prices = _prices(options["price_strong"], options["price_weak"])
     if options["plot"]:
@@ -77,6 +91,7 @@ def evaluate(files: tuple[Path, ...], models: tuple[str, ...], **options: Any) -
     routers = _load(models, options["threads"])
     pair = next(iter(routers.values())).manifest.pair
     results, panels = Results(), []
+    keywords = keyword_baselines() if options["baselines"] else {}
     for path in files:
         for benchmark in read_benchmarks(
             path,
@@ -86,7 +101,9 @@ def evaluate(files: tuple[Path, ...], models: tuple[str, ...], **options: Any) -
             split=options["split"],
             max_score=options["max_score"],
         ):
-            panels.append((benchmark, _evaluate(results, routers, benchmark, prices, options)))
+            panels.append((benchmark, _evaluate(results, routers, keywords, benchmark, prices, options)))
+    if options["probes"]:
+        _probe(results, routers, keywords, options)
     if options["csv_path"]:
         write_csv(options["csv_path"], results.evaluations)
     if options["plot"]:
@@ -95,7 +112,12 @@ def evaluate(files: tuple[Path, ...], models: tuple[str, ...], **options: Any) -
 
 
 def _evaluate(
-    results: Results, routers: dict[str, Router], benchmark: Benchmark, prices: Prices | None, options: dict[str, Any]
+    results: Results,
+    routers: dict[str, Router],
+    keywords: dict[str, Score],
+    benchmark: Benchmark,
+    prices: Prices | None,
+    options: dict[str, Any],
 ) -> dict[str, NDArray[Any]]:
     """Add one benchmark's results; returns the scores of each router and baseline, ``[n]``."""
     progress, rounds, seed = Progress(), options["rounds"], options["seed"]
@@ -108,15 +130,28 @@ def _evaluate(
     first = next(iter(scores))
     if options["baselines"]:
         scores |= {name: library.baseline_scores(name, benchmark, seed) for name in BASELINES}
+        scores |= {name: score(benchmark.prompts) for name, score in keywords.items()}
     for name, each in scores.items():
         progress.show(lambda name=name: f"{name} on {benchmark.name}: intervals")  # type: ignore[misc]
         ties = routers[name].manifest.training.ties if name in routers else None
         results.evaluations.append(library.evaluate(name, benchmark, each, ties=ties, prices=prices, rounds=rounds))
         if options["slices"]:
-            results.slices.extend(slice_up(name, benchmark, each))
+            results.slices.extend(slice_up(name, benchmark, routed(each)))
     results.comparisons.extend(library.compare(benchmark, scores, first, rounds))
     progress.clear()
-    return scores
+    return {name: routed(each) for name, each in scores.items()}
+
+
+def _probe(results: Results, routers: dict[str, Router], keywords: dict[str, Score], options: dict[str, Any]) -> None:
+    """Add the probes of each router and, beside them, of the baselines that read prompts."""
+    progress = Progress()
+    scorers: dict[str, Score] = {name: partial(library.score_all, router) for name, router in routers.items()}
+    if options["baselines"]:
+        scorers |= {"length": library.length_scores} | keywords
+    for name, score in scorers.items():
+        progress.show(lambda name=name: f"{name} on the probes")  # type: ignore[misc]
+        results.probes.append(probe(name, score, options["rounds"]))
+    progress.clear()
 
 
 def _noise(
@@ -125,10 +160,10 @@ def _noise(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(clean))[:NOISE_PROMPTS])
     prompts = [benchmark.prompts[i] for i in chosen]
     found = []
-    for noise in NOISES:
+    for noise, change in (REWORDINGS | AFFIXES).items():
         show = _shown(progress, f"{name} on {benchmark.name}, {noise}", len(prompts))
-        noisy = library.score_all(router, disturb(prompts, noise, seed), show)
-        found.append(robustness(name, benchmark.name, noise, clean[chosen], noisy))
+        noisy = library.score_all(router, [change(prompt) for prompt in prompts], show)
+        found.append(robustness(name, benchmark.name, noise, routed(clean[chosen]), routed(noisy)))
     return found
 
 
@@ -139,7 +174,7 @@ def _load(models: tuple[str, ...], threads: int | None) -> dict[str, Router]:
     found: dict[str, Router] = {}
     for asked, router in loaded:
         own = router.manifest.name
-        name = own if asked is None or (names.count(own) == 1 and own not in BASELINES) else asked
+        name = own if asked is None or (names.count(own) == 1 and own not in (*BASELINES, *KEYWORDS)) else asked
         if name in found:
             raise EdgeRouteError(f"the bundle {name} was named twice")
         found[name] = router
@@ -167,7 +202,12 @@ def write_tables(results: Results) -> None:
         (None, _savings(results.evaluations)),
         ("Difference in APGR, same prompts resampled together", _comparisons(results.comparisons)),
         ("APGR by slice; - where the strong model is no better there", _slices(results.slices)),
-        ("The same prompts under noise that leaves the meaning alone", _robustness(results.robustness)),
+        ("The same prompts in other wordings, and with text around them", _robustness(results.robustness)),
+        (
+            "Probes of edgeroute: AUC of hard against easy prompts, decisions flipped by rewordings",
+            _probes(results.probes),
+        ),
+        ("AUC by language; - where most prompts cannot be read", _languages(results.probes)),
     ):
         if len(rows) > 1:
             echo(f"\n{title}" if title else "")
@@ -195,7 +235,10 @@ def _flat(value: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _evaluations(found: Sequence[Evaluation]) -> list[Row]:
-    head: Row = ("benchmark", "router", "n", "weak", "strong", "APGR", "exact", "CPT20", "CPT50", "CPT80", "AUC", "ECE")
+    head: Row = (
+        "benchmark", "router", "n", "weak", "strong", "APGR", "exact", "length-controlled",
+        "CPT20", "CPT50", "CPT80", "AUC", "ECE",
+    )  # fmt: skip
     return [head] + [
         (
             each.benchmark,
@@ -205,6 +248,7 @@ def _evaluations(found: Sequence[Evaluation]) -> list[Row]:
             _number(each.strong_quality),
             _interval(each.compat.apgr),
             _number(each.exact.apgr.value),
+            _number(each.length_controlled.value),
             *(f"{value:.1%}" for value in (each.compat.cpt_20, each.compat.cpt_50, each.compat.cpt_80)),
             _number(None if each.auc is None else each.auc.value),
             _number(each.calibration_error),
@@ -255,6 +299,31 @@ def _robustness(found: Sequence[Robustness]) -> list[Row]:
     return [head] + [
         (each.benchmark, each.router, each.noise, str(each.n), _number(each.rank_correlation), f"{each.flips:.1%}")
         for each in found
+    ]
+
+
+def _probes(found: Sequence[Probed]) -> list[Row]:
+    head: Row = ("router", "short/long", "languages", "flips at 25 / 50 / 75%", "worst at 50%", "worst affix at 50%")
+    return [head] + [
+        (
+            each.router,
+            _interval(each.short_long),
+            _interval(each.languages),
+            " / ".join(f"{each.stability.mean(share):.1%}" for share in STABILITY_SHARES),
+            _change(*each.stability.worst()),
+            _change(*each.stability.worst_affix()),
+        )
+        for each in found
+    ]
+
+
+def _change(name: str, flips: float) -> str:
+    return f"{name} {flips:.1%}"
+
+
+def _languages(found: Sequence[Probed]) -> list[Row]:
+    return [("router", *LANGUAGES)] + [
+        (each.router, *(_number(each.by_language[name].auc) for name in LANGUAGES)) for each in found
     ]
 
 

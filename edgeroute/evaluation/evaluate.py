@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import CalibrationError
+from ..errors import CalibrationError, PromptError
 from .benchmarks import Benchmark
 from .metrics import (
     Difference,
@@ -21,7 +22,9 @@ from .metrics import (
     bootstrap,
     calibration_error,
     cpt,
+    length_controlled,
     paired_bootstrap,
+    routed,
     share_for_quality,
 )
 
@@ -35,7 +38,7 @@ ROUNDS = 1000
 KEPT = 0.95
 """RouteLLM's headline: strong calls for 95% of the strong model's own score."""
 BASELINES = ("random", "length", "oracle")
-
+_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 Columns = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
 """Scores, gain and base, ``[n]`` each."""
@@ -78,7 +81,9 @@ class Evaluation:
     strong calls for 95% of the strong model's own score, 0 where the weak model alone reaches it (``exact``);
     ``saved_dollars`` is what a call then saves on average, ``saved_fraction`` the same of the cost of strong calls
     only. ``auc`` separates prompts on which the strong model was strictly better. ``calibration_error`` is expected
-    |score - outcome|, ``None`` for baselines whose score is no probability.
+    |score - outcome|, ``None`` for baselines whose score is no probability. ``length_controlled`` is APGR (``compat``)
+    of the scores ranked within bands of length, in which length alone is worth 0.5. ``unread`` prompts could not be
+    read, and count as sent to the strong model.
     """
 
     router: str
@@ -96,6 +101,8 @@ class Evaluation:
     saved_fraction: float | None
     auc: Interval | None
     calibration_error: float | None
+    length_controlled: Interval
+    unread: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +118,33 @@ class Comparison:
 def score_all(
     router: Router, prompts: Sequence[str], progress: Callable[[int], None] = lambda _done: None
 ) -> NDArray[np.float32]:
-    """Scores of many prompts, float32 ``[n]``, telling ``progress`` how many are done."""
+    """Scores of many prompts, float32 ``[n]``, telling ``progress`` how many are done; NaN for one it cannot read."""
     scores = np.zeros(len(prompts), np.float32)
     for start in range(0, len(prompts), CHUNK):
-        scores[start : start + CHUNK] = router.score_batch(prompts[start : start + CHUNK])
+        chunk = prompts[start : start + CHUNK]
+        try:
+            scores[start : start + CHUNK] = router.score_batch(chunk)
+        except PromptError:
+            scores[start : start + CHUNK] = [_score_or_nan(router, prompt) for prompt in chunk]
         progress(min(start + CHUNK, len(prompts)))
     return scores
+
+
+def _score_or_nan(router: Router, prompt: str) -> float:
+    try:
+        return router.score(prompt)
+    except PromptError:
+        return float("nan")
+
+
+def token_counts(prompts: Sequence[str]) -> NDArray[np.float64]:
+    """Words and marks of each prompt, ``[n]``: about its tokens, whatever the tokenizer."""
+    return np.array([float(len(_TOKEN.findall(prompt))) for prompt in prompts])
+
+
+def length_scores(prompts: Sequence[str]) -> NDArray[np.float64]:
+    """The baseline ``length``: characters of each prompt, ``[n]``."""
+    return np.array([float(len(prompt)) for prompt in prompts])
 
 
 def baseline_scores(name: str, benchmark: Benchmark, seed: int = 0) -> NDArray[np.float64]:
@@ -124,7 +152,7 @@ def baseline_scores(name: str, benchmark: Benchmark, seed: int = 0) -> NDArray[n
     if name == "random":
         return np.random.default_rng(seed).random(len(benchmark.prompts))
     if name == "length":
-        return np.array([float(len(prompt)) for prompt in benchmark.prompts])
+        return length_scores(benchmark.prompts)
     if name == "oracle":
         # Ties are broken at random: RouteLLM's ten bins of three distinct values would be two.
         return benchmark.gain - benchmark.base + 1e-6 * np.random.default_rng(seed).random(len(benchmark.prompts))
@@ -140,12 +168,12 @@ def evaluate(
     prices: Prices | None = None,
     rounds: int = ROUNDS,
 ) -> Evaluation:
-    """All metrics of ``scores``, ``[n]``, on a benchmark.
+    """All metrics of ``scores``, ``[n]``, on a benchmark; NaN for a prompt that could not be read.
 
     ``ties`` says how the router's score counts a tie, which its calibration is measured against; ``None`` where the
     score is no probability. Raises ``CalibrationError`` when scores and prompts do not match.
     """
-    columns = np.asarray(scores, np.float64), benchmark.gain, benchmark.base
+    columns = routed(scores), benchmark.gain, benchmark.base
     share = bootstrap(partial(share_for_quality, fraction=KEPT), *columns, rounds=rounds)
     dollars, fraction = prices.saved(share.value) if prices else (None, None)
     return Evaluation(
@@ -164,6 +192,8 @@ def evaluate(
         saved_fraction=fraction,
         auc=_auc(columns, rounds),
         calibration_error=None if ties is None else calibration_error(columns[0], strong_better(benchmark, ties)),
+        length_controlled=_length_controlled(columns, benchmark, rounds),
+        unread=int(np.isnan(np.asarray(scores, np.float64)).sum()),
     )
 
 
@@ -177,11 +207,9 @@ def compare(
     benchmark: Benchmark, scores: Mapping[str, ArrayLike], against: str, rounds: int = ROUNDS
 ) -> list[Comparison]:
     """Every other router of ``scores`` against one of them, by a paired bootstrap test."""
-    outcomes = benchmark.gain, benchmark.base
+    columns = routed(scores[against]), benchmark.gain, benchmark.base
     return [
-        Comparison(
-            name, against, benchmark.name, paired_bootstrap(apgr, mine, scores[against], *outcomes, rounds=rounds)
-        )
+        Comparison(name, against, benchmark.name, paired_bootstrap(apgr, routed(mine), *columns, rounds=rounds))
         for name, mine in scores.items()
         if name != against
     ]
@@ -190,6 +218,11 @@ def compare(
 def _recovered(columns: Columns, form: Form, rounds: int) -> Recovered:
     area = bootstrap(partial(apgr, form=form), *columns, rounds=rounds)
     return Recovered(area, *(cpt(*columns, recovered, form) for recovered in (0.2, 0.5, 0.8)))
+
+
+def _length_controlled(columns: Columns, benchmark: Benchmark, rounds: int) -> Interval:
+    ranks = length_controlled(columns[0], token_counts(benchmark.prompts))
+    return bootstrap(apgr, ranks, *columns[1:], rounds=rounds)
 
 
 def _auc(columns: Columns, rounds: int) -> Interval | None:

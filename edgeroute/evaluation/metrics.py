@@ -58,6 +58,27 @@ def apgr(scores: ArrayLike, strong: ArrayLike, weak: ArrayLike, form: Form = "co
     return float((np.trapezoid(quality, share) - low * np.ptp(share)) / ((high - low) * np.ptp(share)))
 
 
+def length_controlled(scores: ArrayLike, lengths: ArrayLike, bands: int = 20) -> Array:
+    """The rank of each score within its band of length, float64 ``[n]`` in (0, 1): length alone ranks nothing.
+
+    Bands hold about as many prompts each, 20 at least; APGR of these ranks is length-controlled.
+    """
+    score, length, _ = _arrays(scores, lengths, lengths)
+    count = max(1, min(bands, len(score) // 20))
+    edges = np.unique(np.quantile(length, np.linspace(0, 1, count + 1)[1:-1]))
+    place = np.searchsorted(edges, length, side="left")
+    ranks = np.zeros(len(score))
+    for band in np.unique(place):
+        rows = np.flatnonzero(place == band)
+        ranks[rows] = (_ranks(score[rows]) - 0.5) / len(rows)
+    return ranks
+
+
+def routed(scores: ArrayLike) -> Array:
+    """Scores with 1 in place of NaN: a prompt that cannot be read goes to the strong model (``on_error``)."""
+    return np.nan_to_num(np.asarray(scores, np.float64), nan=1.0)
+
+
 def cpt(scores: ArrayLike, strong: ArrayLike, weak: ArrayLike, recovered: float, form: Form = "compat") -> float:
     """Call-performance threshold: the share of strong calls that recovers a fraction ``recovered`` of the gap."""
     score, gain, base = _arrays(scores, strong, weak)

@@ -110,7 +110,7 @@ def listed(name: str, size: int = 1, sha256: str = "a" * 64) -> Callable[[dict[s
 
 TWO = [("a", 0.5), ("b", 0.5)]
 BREACHES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    (lambda m: m.update(format=2), ".format: expected 1, found 2"),
+    (lambda m: m.update(format=3), ".format: expected 1 or 2, found 3"),
     (lambda m: m.update(name="a/b"), ".name: expected a flat name"),
     (lambda m: m.update(default={"strong_share": 1.5}), ".default.strong_share"),
     (lambda m: m.update(default={"strong_share": -0.1}), ".default.strong_share"),

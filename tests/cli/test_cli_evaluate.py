@@ -14,6 +14,11 @@ import pytest
 from bundles import make_bundle, sample_prompts
 from evals_folder import STRONG, WEAK, write_evals, write_lines, write_rows
 
+from edgeroute.evaluation.evaluate import BASELINES
+from edgeroute.evaluation.keywords import keyword_baselines
+from edgeroute.evaluation.probes import LANGUAGES
+from edgeroute.evaluation.rewordings import AFFIXES, REWORDINGS
+
 Run = Callable[..., Any]
 ROWS = 80
 
@@ -36,14 +41,13 @@ def two(tmp_path: Path, base_bundle: Path) -> tuple[Path, Path]:
 
 
 def test_a_table_of_bundles_and_baselines(run: Run, data: Path, two: tuple[Path, Path]) -> None:
-    done = run("evaluate", data, "--model", two[0], "--model", two[1], "--rounds", 20)
+    done = run("evaluate", data, "--model", two[0], "--model", two[1], "--rounds", 20, "--no-probes")
     assert (done.code, done.err) == (0, "")
     table, savings, differences = done.out.strip().split("\n\n")
-    assert table.split("\n")[0].split() == (
-        ["benchmark", "router", "n", "weak", "strong", "APGR", "exact", "CPT20", "CPT50", "CPT80", "AUC", "ECE"]
-    )
+    head = "benchmark router n weak strong APGR exact length-controlled CPT20 CPT50 CPT80 AUC ECE"
+    assert table.split("\n")[0].split() == head.split()
     rows = [line.split() for line in table.split("\n")[1:]]
-    assert [row[1] for row in rows] == ["tiny", "other", "random", "length", "oracle"]
+    assert [row[1] for row in rows] == ["tiny", "other", *BASELINES, *keyword_baselines()]
     assert {(row[0], row[2]) for row in rows} == {("own", str(ROWS))}
     assert rows[0][5:] == rows[1][5:]  # the same weights
     assert rows[0][-1] != "-"
@@ -56,18 +60,29 @@ def test_json_has_all_that_was_asked_for(run: Run, data: Path, two: tuple[Path, 
     prices = ("--price-strong", 0.02, "--price-weak", 0.001)
     done = run("evaluate", data, "--model", two[0], *prices, "--slices", "--noise", "--rounds", 10, "--json")
     found = json.loads(done.out)
-    assert list(found) == ["evaluations", "comparisons", "slices", "robustness"]
+    assert list(found) == ["evaluations", "comparisons", "slices", "robustness", "probes"]
     tiny = found["evaluations"][0]
     assert (tiny["router"], tiny["strong"], tiny["split"], tiny["n"]) == ("tiny", "big-model", "", ROWS)
     assert set(tiny["compat"]) == {"apgr", "cpt_20", "cpt_50", "cpt_80"}
     share = tiny["share_for_95"]["value"]
     assert tiny["saved_dollars"] == pytest.approx((1 - share) * 0.019)
     assert {each["kind"] for each in found["slices"]} == {"length"}
-    assert [each["noise"] for each in found["robustness"]] == ["padding", "typos", "polite"]
-    padding = found["robustness"][0]
+    noises = {each["noise"]: each for each in found["robustness"]}
+    assert [*noises] == [*REWORDINGS, *AFFIXES]
+    padding = noises["padding"]
     assert (padding["router"], padding["n"], padding["flips"]) == ("tiny", ROWS, 0)  # a tokenizer drops blanks
     assert padding["rank_correlation"] == pytest.approx(1)
-    assert [each["against"] for each in found["comparisons"]] == ["tiny"] * 3
+    assert {each["against"] for each in found["comparisons"]} == {"tiny"}
+    assert [each["router"] for each in found["probes"]][:2] == ["tiny", "length"]
+    assert set(found["probes"][0]) == {"router", "short_long", "languages", "by_language", "stability"}
+
+
+def test_probes_are_shown_for_routers_and_for_what_reads_prompts(run: Run, data: Path, two: tuple[Path, Path]) -> None:
+    done = run("evaluate", data, "--model", two[0], "--no-baselines", "--rounds", 5)
+    *_, probes, languages = done.out.strip().split("\n\n")
+    assert [line.split()[0] for line in probes.split("\n")[1:]] == ["router", "tiny"]
+    assert "flips at 25 / 50 / 75%" in probes
+    assert languages.split("\n")[1].split() == ["router", *LANGUAGES]
 
 
 def test_csv_and_plot(run: Run, data: Path, two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -83,17 +98,17 @@ def test_csv_and_plot(run: Run, data: Path, two: tuple[Path, Path], tmp_path: Pa
 
 def test_the_evals_folder_and_a_csv_at_once(run: Run, two: tuple[Path, Path], tmp_path: Path) -> None:
     own = write_rows(tmp_path / "own.csv", [["prompt", "strong_score", "weak_score"], ["why", 1, 0], ["how", 1, 1]])
-    evals = write_evals(tmp_path / "evals")
-    done = run("evaluate", evals, "--model", two[0], "--strong", STRONG, "--weak", WEAK, "--rounds", 5, "--json")
-    assert [each["benchmark"] for each in json.loads(done.out)["evaluations"][::4]] == ["mmlu", "gsm8k", "mt_bench"]
-    assert json.loads(done.out)["evaluations"][4]["auc"] is None  # one prompt
-    done = run("evaluate", own, "--model", two[0], "--rounds", 5)
+    evals, plain = write_evals(tmp_path / "evals"), ("--rounds", 5, "--no-baselines", "--no-probes")
+    done = run("evaluate", evals, "--model", two[0], "--strong", STRONG, "--weak", WEAK, *plain, "--json")
+    assert [each["benchmark"] for each in json.loads(done.out)["evaluations"]] == ["mmlu", "gsm8k", "mt_bench"]
+    assert json.loads(done.out)["evaluations"][1]["auc"] is None  # one prompt
+    done = run("evaluate", own, "--model", two[0], *plain)
     assert (done.code, "own" in done.out) == (0, True)
 
 
 def test_the_seed_is_that_of_the_random_router(run: Run, data: Path, two: tuple[Path, Path]) -> None:
     def random(seed: int) -> Any:
-        done = run("evaluate", data, "--model", two[0], "--rounds", 5, "--seed", seed, "--json")
+        done = run("evaluate", data, "--model", two[0], "--rounds", 5, "--seed", seed, "--no-probes", "--json")
         return json.loads(done.out)["evaluations"][1]["compat"]["apgr"]["value"]
 
     assert random(1) == random(1) != random(2)
@@ -126,7 +141,7 @@ def test_a_bundle_twice_and_two_of_one_name(run: Run, data: Path, two: tuple[Pat
     done = run("evaluate", data, "--model", two[0], "--model", two[0], "--rounds", 5)
     assert (done.code, "named twice" in done.err) == (1, True)
     copy = shutil.copytree(two[0], tmp_path / "copy")
-    done = run("evaluate", data, "--model", two[0], "--model", copy, "--rounds", 5, "--json")
+    done = run("evaluate", data, "--model", two[0], "--model", copy, "--rounds", 5, "--no-probes", "--json")
     assert [each["router"] for each in json.loads(done.out)["evaluations"][:2]] == [str(two[0]), str(copy)]
 
 

@@ -32,6 +32,16 @@ def test_prompts_are_scored_in_chunks(router: Router) -> None:
     assert score_all(router, prompts[:3]).tolist() == scores[:3].tolist()
 
 
+def test_a_prompt_that_cannot_be_read_is_counted_and_goes_to_the_strong_model(router: Router) -> None:
+    prompts = [*sample_prompts(5), " "]
+    scores = score_all(router, prompts)
+    assert np.isnan(scores).tolist() == [False] * 5 + [True]
+    assert scores[:5].tolist() == [router.score(prompt) for prompt in prompts[:5]]
+    data = Benchmark("x", "big", "small", tuple(prompts), ("",) * 6, np.ones(6), np.array([1.0, 1, 1, 1, 1, 0]))
+    found = evaluate("mine", data, scores, ties="weak", rounds=10)
+    assert (found.unread, found.auc and found.auc.value) == (1, 1)
+
+
 def test_an_evaluation_holds_the_metrics_of_its_pair() -> None:
     data = benchmark()
     scores = np.random.default_rng(1).random(300).astype(np.float32)

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgeroute.errors import CalibrationError
-from edgeroute.evaluation.metrics import Interval, apgr, auc, bootstrap, cpt, curve
+from edgeroute.evaluation.metrics import Interval, apgr, auc, bootstrap, cpt, curve, length_controlled, routed
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -168,3 +168,24 @@ def test_columns_are_of_one_length_and_finite(data: tuple[list[float], ...], mes
     for metric in (curve, apgr, lambda *c: cpt(*c, 0.5)):
         with pytest.raises(CalibrationError, match=message):
             metric(*data)  # type: ignore[operator]
+
+
+def test_among_prompts_of_one_length_length_ranks_nothing() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 500, 4000).astype(float)
+    strong, weak = np.ones(4000), (rng.random(4000) > lengths / 500) * 1.0  # long prompts are hard
+    assert apgr(lengths, strong, weak) > 0.6
+    assert apgr(length_controlled(lengths, lengths), strong, weak) == pytest.approx(0.5, abs=0.03)
+    knows = 1 - weak + 0.1 * rng.random(4000)
+    assert apgr(length_controlled(knows, lengths), strong, weak) > 0.6
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50)), min_size=1, max_size=200))
+def test_ranks_in_bands_are_even(rows: list[tuple[float, int]]) -> None:
+    ranks = length_controlled(*zip(*rows, strict=True))
+    assert ((ranks > 0) & (ranks < 1)).all()
+    assert ranks.mean() == pytest.approx(0.5)
+
+
+def test_what_cannot_be_read_goes_to_the_strong_model() -> None:
+    assert routed([0.2, float("nan"), 0.9]).tolist() == [0.2, 1, 0.9]
