@@ -133,7 +133,7 @@ def test_without_torch_the_real_commands_name_their_extra(tmp_path: Path, name: 
     [
         ("broken:x", "the command other does not load: cannot import name"),
         ("foreign:nothing", "the command other does not load: module 'foreign' has no attribute"),
-        ("foreign:group", "the command other does not load: foreign:group is no click command"),
+        ("foreign:group", "the command other does not load: foreign:group is not a click command"),
         ("edgeroute_nowhere:x", "the command other is not in this installation"),
     ],
 )
