@@ -13,6 +13,7 @@
     ├── BackendError             the inference server cannot be used, or its model repository cannot be written
     ├── MissingExtraError        an optional part is not installed
     ├── ForkError                a router was loaded before a fork and used after it
+    ├── ClosedError              a gateway was used after it was closed
     ├── InputFileError           an input file, or a line of it, cannot be read
     ├── PullError                a bundle could not be fetched
     ├── ConfigError              the operator's TOML cannot be used
@@ -77,6 +78,10 @@ class MissingExtraError(EdgeRouteError):
 
 class ForkError(EdgeRouteError):
     """A router was loaded before a fork and used after it."""
+
+
+class ClosedError(EdgeRouteError):
+    """A gateway was used after it was closed."""
 
 
 class InputFileError(EdgeRouteError):

@@ -115,7 +115,7 @@ def well(handler: Handler) -> None:
         message = {"role": "assistant", "content": "".join(upstream.words)}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
         body = {**head, "object": "chat.completion", "choices": choices, **({"usage": usage} if upstream.usage else {})}
-        handler.answer(200, json.dumps(body).encode(), {"x-upstream": upstream.name})
+        handler.answer(200, json.dumps(body).encode(), {"x-request-id": upstream.name})
         return
     handler.begin({"Content-Type": "text/event-stream"})
     for data in stream_of(head, upstream.words):

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ..gateway.answers import text_of
 from ..gateway.gateway import Gateway
+from ..gateway.openai import text_of
 from .commands import CORE
 from .output import echo, echo_answer, say
 from .reading import read_prompt

@@ -18,7 +18,7 @@ from ..data.prompts import BadLine, format_of, read_prompts
 from ..engine.calibration import TrafficCalibration, write_calibration
 from ..engine.text import Prompt
 from ..errors import CalibrationError, PromptError
-from ..gateway.chats import beginning, check_messages, estimate_tokens, texts_of
+from ..gateway.chats import beginning, check_messages, texts_of, tokens_of
 from ..gateway.choose import load_router
 from ..gateway.config import read_settings
 from ..gateway.settings import Settings
@@ -136,7 +136,7 @@ def _open(options: _Options, prompts: Sequence[Prompt]) -> tuple[Settings | None
         say(f"{(~scored).sum()} of {len(scored)} prompts have no text to score: left out")
     if scored.sum() < 2:
         raise CalibrationError(f"{options.prompts}: expected at least two prompts with text, found {scored.sum()}")
-    tokens = np.array([estimate_tokens(each if isinstance(each, str) else json.dumps(each)) for each in prompts])
+    tokens = np.array([tokens_of(each) for each in prompts])
     return settings, router, Traffic(scores[scored], tokens[scored].astype(np.float64), strong, weak, output_tokens)
 
 

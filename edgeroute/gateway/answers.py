@@ -1,23 +1,22 @@
-"""What a gateway gives back: completions and streams, and how an OpenAI-compatible answer is read."""
+"""What a gateway gives back: answers that have begun, and completions and streams made of them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import BrokenAnswerError
-from ..net.loop_thread import Portal
+from ..errors import BrokenAnswerError, ClosedError
+from .blocking_portal import Portal
+from .budget import Reservation
 from .choose import Choice
+from .openai import DONE, Meter, Tokens, data_of, parse_body, read_events, text_of, usage_of
+from .record import CallRecord
 from .transport import Reply
 
-MAX_EVENT_BYTES = 16 << 20
-"""The longest line of an event stream: an image in base64 fits."""
-MAX_TOKENS = 10**8
-"""An endpoint that counts more tells nonsense, and money is counted by it."""
-_DONE = b"[DONE]"
+_EVENTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,8 @@ class Completion:
     """An answer: ``body`` is the endpoint's own JSON, untouched.
 
     ``input_tokens`` and ``output_tokens`` are the endpoint's count where it gave one, else estimates
-    (``tokens_estimated``); ``cost_usd`` follows from them and is ``None`` without prices.
+    (``tokens_estimated``); ``cost_usd`` follows from them and is ``None`` without prices. Attempts that were sent and
+    not answered count as well, by their estimate.
     """
 
     choice: Choice
@@ -41,100 +41,161 @@ class Completion:
         """The text of the first choice; empty when it is a tool call."""
         return text_of(self.body, "message")
 
-
-def text_of(body: Mapping[str, Any], part: str) -> str:
-    """The text of the first choice: of its ``message``, or of a chunk's ``delta``."""
-    choices = body.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    inner = first.get(part) if isinstance(first, Mapping) else None
-    content = inner.get("content") if isinstance(inner, Mapping) else None
-    return content if isinstance(content, str) else ""
+    @property
+    def id(self) -> str:
+        """The decision's id, as in ``choice``."""
+        return self.choice.id
 
 
-def parse_body(data: bytes, endpoint: str) -> dict[str, Any]:
-    """The JSON object of a whole answer; raises ``BrokenAnswerError`` for anything else."""
-    value: Any = None
-    with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(data)
-    if not isinstance(value, dict):
-        raise BrokenAnswerError(f"the answer of {endpoint} is no JSON object", causes=((endpoint, "sent no JSON"),))
-    return value
+class Answer:
+    """An answer that has begun. ``close`` it: only then is the call settled, by what came of it.
 
-
-async def events(chunks: AsyncIterator[bytes], endpoint: str) -> AsyncIterator[bytes]:
-    """The data of each server-sent event, up to ``[DONE]``.
-
-    Raises ``BrokenAnswerError`` when the stream ends before that: what came was not all.
+    Either ``read`` it or go through its ``events``, once.
     """
-    async for line in _lines(chunks):
-        name, _, data = line.strip().partition(b":")
-        if name == b"data":
-            if data.strip() == _DONE:
-                return
-            yield data.strip()
-    raise BrokenAnswerError(
-        f"the answer of {endpoint} ended before [DONE]", causes=((endpoint, "ended before [DONE]"),)
-    )
+
+    def __init__(self, reply: Reply, record: CallRecord, reservation: Reservation) -> None:
+        self.endpoint = reply.endpoint
+        self.status = reply.status
+        self.headers = reply.headers
+        self.record = record
+        record.endpoint = reply.endpoint
+        self._reply = reply
+        self._reservation = reservation
+        self._meter = Meter()
+        self.streams = _is_event_stream(reply)
+        """Whether it is an event stream: by its content type, or by how it begins."""
+        self._begun = self._whole = self._settled = False
+        # Whoever drops an answer without closing it has still paid for it.
+        self._dropped = weakref.finalize(self, reservation.settle_estimate)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it came: a body to its end, a stream to ``[DONE]``."""
+        return self._whole
+
+    async def read(self, deadline: float) -> bytes:
+        """The whole body, until ``deadline`` (of ``time.monotonic``).
+
+        Raises ``BrokenAnswerError`` when it is cut, silent for longer than the endpoint may be, or too large.
+        """
+        self._begun = True
+        data = await self._reply.read(deadline)
+        self._meter.see(data)
+        self._whole = True
+        return data
+
+    async def events(self, deadline: float) -> AsyncGenerator[tuple[bytes, Sequence[bytes]], None]:
+        """A stream in pieces of whole lines, as they come, each with the data of the events in it.
+
+        Raises as ``read`` does, and ``BrokenAnswerError`` when it ends before ``[DONE]``: what came was not all.
+        """
+        self._begun = True
+        async with contextlib.aclosing(read_events(self._reply.chunks(deadline))) as pieces:
+            async for lines, events in pieces:
+                for data in events:
+                    self._meter.see(data)
+                    self._whole |= data == DONE
+                self._reservation.grow(self.endpoint.cost_usd(*self._tokens()) or 0.0)
+                yield lines, events
+        if not self._whole:
+            raise self.broken("ended before [DONE]")
+
+    def broken(self, why: str) -> BrokenAnswerError:
+        """The ``BrokenAnswerError`` that says so of this answer."""
+        return self._reply.broken(why)
+
+    def close(self) -> None:
+        """End the connection, unless the answer was read to its end, and settle what the call cost."""
+        self._reply.close()
+        self.settle()
+
+    def settle(self) -> None:
+        """Count what the call cost, once."""
+        if not self._settled:
+            self._settled = True
+            if self.streams and not self._begun:
+                for data in data_of(self._reply.first):
+                    self._meter.see(data)
+            estimated = self.status < 400 and (self._meter.usage is None or not self._whole)
+            self._reservation.settle(self.record.charge(self.endpoint, self._tokens(), estimated=estimated))
+            self._dropped.detach()
+
+    def _tokens(self) -> Tokens:
+        """What has to be paid for by what came so far.
+
+        Of a stream that was left it is what came of it. Where nothing came, or the endpoint writes the whole answer
+        before it sends any, it is what was estimated.
+        """
+        if self.status >= 400:
+            return 0, 0
+        given, made = self._meter.usage or (self.record.estimate[0], self._meter.made)
+        if self._whole:
+            return given, made
+        made = max(made, self._meter.made)
+        return given, made if made and self.streams else max(made, self.record.estimate[1])
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Lines as they come; of one that is too long, and what follows it, nothing. The last may have no line end."""
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
-        if len(rest) > MAX_EVENT_BYTES:
-            return
-    yield rest
-
-
-def usage_of(body: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The tokens in and out that an endpoint counted, or ``None``."""
-    usage = body.get("usage")
-    if not isinstance(usage, Mapping):
-        return None
-    given, made = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
-    sound = all(type(each) is int and 0 <= each <= MAX_TOKENS for each in (given, made))
-    return (given, made) if sound else None  # type: ignore[return-value]
-
-
-Complete = Callable[[Mapping[str, Any], str], Completion]
-"""Accounts for an answer: of the chunk with the usage, if there is one, and the whole text."""
+def _is_event_stream(reply: Reply) -> bool:
+    kinds = [value.strip().lower() for name, value in reply.headers if name.lower() == "content-type"]
+    said = any(kind.startswith("text/event-stream") for kind in kinds)
+    return said or reply.first.lstrip().startswith(_EVENTS)  # some servers call a stream something else
 
 
 class AsyncStream:
     """Chunks of an answer as they come, each the endpoint's JSON object; ``completion`` is there at the end."""
 
-    def __init__(self, choice: Choice, reply: Reply, deadline: float, complete: Complete) -> None:
-        self.choice = choice
-        self.endpoint = reply.endpoint.name
+    def __init__(self, answer: Answer, deadline: float) -> None:
+        self.choice = answer.record.choice
+        self.endpoint = answer.endpoint.name
         self.completion: Completion | None = None
-        self._reply = reply
-        self._chunks = self._read(deadline, complete)
+        self._answer = answer
+        self._usage: dict[str, Any] = {}
+        self._chunks = self._read(deadline)
 
     def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
         return self._chunks
 
-    async def _read(self, deadline: float, complete: Complete) -> AsyncIterator[dict[str, Any]]:
-        texts: list[str] = []
-        usage: dict[str, Any] = {}
+    async def _read(self, deadline: float) -> AsyncGenerator[dict[str, Any], None]:
         try:
-            async for data in events(self._reply.chunks(deadline), self.endpoint):
-                chunk = parse_body(data, self.endpoint)
-                if chunk.get("error"):  # how OpenAI's servers say that they break off; its words may hold the prompt
-                    raise self._reply.broken("broke off with an error event")
-                texts.append(text_of(chunk, "delta"))
-                usage = chunk if usage_of(chunk) else usage
-                yield chunk
+            async with contextlib.aclosing(self._answer.events(deadline)) as pieces:
+                async for _, events in pieces:
+                    for data in events:
+                        if data == DONE:
+                            return
+                        chunk = parse_body(data, self.endpoint)
+                        if chunk.get("error"):  # so OpenAI's servers break off; the words may hold the prompt
+                            raise self._answer.broken("broke off with an error event")
+                        self._usage = chunk if usage_of(chunk) else self._usage
+                        yield chunk
         finally:
-            self._reply.close()
-            self.completion = complete(usage, "".join(texts))
+            self._end()
 
     async def aclose(self) -> None:
         """Give the answer up: the endpoint is told by the connection's end."""
-        await self._chunks.aclose()  # type: ignore[attr-defined]
-        self._reply.close()
+        await self._chunks.aclose()
+        self._end()  # where no chunk was taken, nothing else has
+
+    def _end(self) -> None:
+        self._answer.close()
+        self.settle()
+
+    def settle(self) -> None:
+        """Count what it cost; ``completion`` is there then."""
+        self._answer.settle()
+        self.completion = completion_of(self._answer.record, self._usage)
+
+
+def completion_of(record: CallRecord, body: Mapping[str, Any]) -> Completion:
+    """What a settled call used and cost, with its body."""
+    return Completion(
+        choice=record.choice,
+        endpoint=record.endpoint.name if record.endpoint else "",
+        body=body,
+        input_tokens=record.input_tokens,
+        output_tokens=record.output_tokens,
+        tokens_estimated=record.estimated,
+        cost_usd=record.usd,
+    )
 
 
 class Stream:
@@ -156,7 +217,7 @@ class Stream:
         try:
             while True:
                 try:
-                    chunk: dict[str, Any] = self._portal.run(anext(chunks))  # type: ignore[arg-type]
+                    chunk = self._portal.run(lambda: anext(chunks))
                 except StopAsyncIteration:
                     return
                 yield chunk
@@ -165,4 +226,7 @@ class Stream:
 
     def close(self) -> None:
         """Give the rest of the answer up."""
-        self._portal.run(self._inner.aclose())
+        try:
+            self._portal.run(self._inner.aclose)
+        except ClosedError:  # with its gateway, which ended the connection
+            self._inner.settle()

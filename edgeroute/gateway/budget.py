@@ -1,14 +1,16 @@
 """What was spent today, for a daily cap: in this process, and with a file in all processes that name it.
 
-The file has a line a call, ``{"day", "usd"}``, appended in one write; days are those of UTC. A cap looks at what is
-known to be spent, so calls under way may carry the sum a little beyond it. When the file is rotated, shortened or
-removed, what was counted stays counted.
+A call's estimate is reserved before it is made and settled after, so that calls under way count. The file has a line a
+call, ``{"day", "usd"}``, appended in one write; days are those of UTC. What cannot be written (a full disk) is kept and
+counted in memory until it can. A line that is no record is passed over and counted. When the file is rotated, shortened
+or removed, what was counted stays counted.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import logging
 import math
 import os
 import threading
@@ -16,6 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..traffic.lines import append_line, open_for_append
+
+MAX_LINE_BYTES = 1 << 16
+_LOG = logging.getLogger("edgeroute.gateway")
 
 
 def today() -> str:
@@ -23,56 +29,132 @@ def today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
+class Reservation:
+    """US dollars set aside for a call under way; ``settle`` it with what the call cost."""
+
+    def __init__(self, budget: Budget | None, usd: float) -> None:
+        self.usd = usd
+        self._budget = budget
+
+    def grow(self, usd: float) -> None:
+        """Set more aside, when a call turns out to cost more than was estimated."""
+        if self._budget is not None and usd > self.usd:
+            self._budget._change(usd - self.usd)
+            self.usd = usd
+
+    def settle(self, usd: float) -> None:
+        """Count what the call cost in the place of what was set aside. Only the first time counts."""
+        budget, self._budget = self._budget, None
+        if budget is not None:
+            budget._settle(self, usd)
+
+    def settle_estimate(self) -> None:
+        """Count what was set aside: nobody knows what the call cost."""
+        self.settle(self.usd)
+
+
 class Budget:
-    """A cap in US dollars a day. Raises ``ConfigError`` when its file cannot be read or written."""
+    """A cap in US dollars a day. Raises ``ConfigError`` when its file cannot be read or written at first."""
 
     def __init__(self, usd_per_day: float, path: Path | None = None, day: Callable[[], str] = today) -> None:
         self.usd_per_day = usd_per_day
         self.path = path
+        self.skipped = 0
+        """Lines of the file that are no record."""
+        self.failed_writes = 0
+        """How often a call's cost could not be written at once; what still is not is ``unwritten_usd``."""
         self._today = day
         self._day, self._spent = day(), 0.0
+        self._unwritten: dict[str, float] = {}
+        self._failing = False
+        self._reserved, self._under_way = 0.0, 0
         self._file: tuple[int, int] | None = None
         self._offset = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         if path is not None:  # now is the time to learn that it cannot be used
-            self._append(b"")
+            try:
+                os.close(open_for_append(path))
+            except OSError as error:
+                raise ConfigError(f"budget_file: {path} cannot be written: {error.strerror}") from None
             self.spent()
+            if self.skipped:
+                _LOG.warning(
+                    "budget_file: %s: %d lines are no record of a cost and are not counted", path, self.skipped
+                )
 
     def spent(self) -> float:
-        """Dollars spent today."""
+        """Dollars spent today, without what is reserved. Raises ``ConfigError`` when the file cannot be read."""
         with self._lock:
-            if (day := self._today()) != self._day:
-                self._day, self._spent = day, 0.0
+            self._turn_day()
+            self._write()
             self._follow()
-            return self._spent
+            return self._spent + self._unwritten.get(self._day, 0.0)
 
     @property
     def exhausted(self) -> bool:
-        """Whether the cap is reached."""
-        return self.spent() >= self.usd_per_day
+        """Whether the cap is reached by what was spent and what is reserved."""
+        with self._lock:
+            return self.spent() + self._reserved >= self.usd_per_day
+
+    @property
+    def unwritten_usd(self) -> float:
+        """Dollars that are counted here and could not be written to the file yet."""
+        with self._lock:
+            return sum(self._unwritten.values())
+
+    def reserve(self, usd: float, *, beyond_cap: bool = False) -> Reservation | None:
+        """Set a call's estimate aside; ``None`` when the cap is reached, unless the call may go ``beyond_cap``."""
+        with self._lock:
+            if not beyond_cap and self.exhausted:
+                return None
+            self._change(usd)
+            self._under_way += 1
+            return Reservation(self, usd)
 
     def spend(self, usd: float) -> None:
-        """Count a call's cost."""
-        self.spent()  # a new day begins at zero
+        """Count a call's cost that nothing was reserved for."""
         with self._lock:
+            self._turn_day()
             if self.path is None:
                 self._spent += usd
                 return
-            try:
-                self._append(json.dumps({"day": self._day, "usd": usd}).encode() + b"\n")
-            except ConfigError:
-                self._spent += usd  # a full disk lifts no cap
-                raise
+            self._unwritten[self._day] = self._unwritten.get(self._day, 0.0) + usd
+            self._write()
+            self.failed_writes += bool(self._unwritten)
 
-    def _append(self, line: bytes) -> None:
+    def _change(self, usd: float) -> None:
+        with self._lock:
+            self._reserved += usd
+
+    def _settle(self, reservation: Reservation, usd: float) -> None:
+        with self._lock:
+            self._under_way -= 1
+            # A sum of floats does not come back to zero by itself.
+            self._reserved = max(self._reserved - reservation.usd, 0.0) if self._under_way else 0.0
+            if usd > 0:
+                self.spend(usd)
+
+    def _turn_day(self) -> None:
+        if (day := self._today()) != self._day:
+            self._day, self._spent = day, 0.0
+
+    def _write(self) -> None:
+        """Write what is not written yet; what cannot be stays, and counts."""
+        if self.path is None or not self._unwritten:
+            return
         try:
-            file = os.open(str(self.path), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            file = open_for_append(self.path)
             try:
-                os.write(file, line)
+                for day, usd in list(self._unwritten.items()):
+                    append_line(file, json.dumps({"day": day, "usd": usd}).encode())
+                    del self._unwritten[day]
             finally:
                 os.close(file)
         except OSError as error:
-            raise ConfigError(f"budget_file: {self.path} cannot be written: {error.strerror}") from None
+            if not self._failing:
+                why = f"budget_file: {self.path} cannot be written: {error.strerror}"
+                _LOG.warning("%s; what is spent is counted in memory until it can be", why)
+        self._failing = bool(self._unwritten)
 
     def _follow(self) -> None:
         """Read what was added to the file since the last look, by whomever."""
@@ -84,19 +166,26 @@ class Budget:
                 if (status.st_dev, status.st_ino) != self._file or status.st_size < self._offset:
                     self._file, self._offset = (status.st_dev, status.st_ino), 0
                 file.seek(self._offset)
-                added = file.read()
+                while line := file.readline(MAX_LINE_BYTES):
+                    if not self._read(line) and not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
+                        break  # the end of it may still come
+                    self._offset += len(line)
         except FileNotFoundError:  # moved away; the next call's cost begins another
             return
         except OSError as error:
             raise ConfigError(f"budget_file: {self.path} cannot be read: {error.strerror}") from None
-        for line in added[: added.rfind(b"\n") + 1].splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-                usd, day = float(entry["usd"]), entry["day"]
-            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-                usd, day = math.nan, None
-            if not 0 <= usd < math.inf:
-                where = f"{self.path}, byte {self._offset + 1}"
-                raise ConfigError(f"budget_file: {where}: expected an object of day and usd, an amount of 0 or more")
-            self._spent += usd if day == self._day else 0.0
-            self._offset += len(line)
+
+    def _read(self, line: bytes) -> bool:
+        """Count a line; ``False`` when it is no record."""
+        if not line.strip():
+            return True
+        try:
+            entry = json.loads(line)
+            usd, day = float(entry["usd"]), entry["day"]
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            usd, day = math.nan, None
+        if not 0 <= usd < math.inf:
+            self.skipped += line.endswith(b"\n")
+            return False
+        self._spent += usd if day == self._day else 0.0
+        return True

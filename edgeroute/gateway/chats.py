@@ -1,7 +1,8 @@
-"""Chats as OpenAI's clients send them: what they hold is looked at, and never changed."""
+"""Chats as OpenAI's clients send them, read and never changed: their texts, images, and tokens as an estimate."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -11,6 +12,8 @@ Messages = str | Sequence[Mapping[str, Any]]
 """A prompt, or a chat as OpenAI's ``messages``."""
 BYTES_PER_TOKEN = 4
 """An estimate for English text; other scripts and code take more tokens."""
+TOKENS_PER_ATTACHMENT = 765
+"""Of an image, a sound or a file in a chat: what OpenAI counts for an image of 1024 x 1024 (85 + 4 tiles of 170)."""
 
 
 def check_messages(messages: Messages) -> Sequence[Mapping[str, Any]]:
@@ -56,11 +59,43 @@ def has_image(message: Mapping[str, Any]) -> bool:
     return any(_is_image(part) for part in _parts(message))
 
 
-def tokens_of(messages: Messages) -> int:
-    """An estimate, of the texts alone."""
-    return sum(estimate_tokens(text) for message in check_messages(messages) for text in texts_of(message))
+def tokens_of(words: Any) -> int:
+    """An estimate of the tokens of a prompt, a chat, or what else a body may hold in their place: token ids, a list.
+
+    Texts count by their bytes, images and other attachments by the piece, however many bytes they have, and token ids
+    one each. What is none of these counts nothing.
+    """
+    if isinstance(words, str):
+        return estimate_tokens(words)
+    if isinstance(words, Mapping):
+        return _tokens_of_message(words)
+    if not isinstance(words, list | tuple):
+        return 0
+    if words and type(words[0]) is int:
+        return len(words)
+    return sum(len(each) if isinstance(each, list | tuple) else tokens_of(each) for each in words)
+
+
+def _tokens_of_message(message: Mapping[str, Any]) -> int:
+    attached = sum(1 for part in _parts(message) if not isinstance(part, Mapping) or "text" not in part)
+    calls = [message[key] for key in ("tool_calls", "function_call") if message.get(key)]
+    texts = sum(map(estimate_tokens, texts_of(message)))
+    return texts + attached * TOKENS_PER_ATTACHMENT + sum(map(tokens_of_json, calls))
+
+
+def tokens_of_json(value: Any) -> int:
+    """An estimate for what an endpoint reads or writes as JSON, such as tools and the calls of them."""
+    try:
+        return estimate_tokens(json.dumps(value, ensure_ascii=False))
+    except (TypeError, ValueError, RecursionError):
+        return 0
 
 
 def estimate_tokens(text: str) -> int:
     """Tokens of a text by its bytes: an estimate."""
-    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+    return tokens_of_bytes(len(text.encode("utf-8", "surrogatepass")))
+
+
+def tokens_of_bytes(count: int) -> int:
+    """Tokens of so many bytes of UTF-8: an estimate."""
+    return -(-count // BYTES_PER_TOKEN)

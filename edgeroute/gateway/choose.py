@@ -10,15 +10,16 @@ import bisect
 import dataclasses
 import re
 import time
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..engine.calibration import read_calibration
 from ..errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
 from ..router import Router
-from .budget import Budget
+from .budget import Budget, Reservation
 from .chats import Messages, beginning, check_messages, has_image, texts_of
 from .settings import Rule, Settings
 
@@ -26,11 +27,17 @@ MAX_SEARCHED = 20_000
 """Characters of a message that a pattern sees: time to search a text must be bounded."""
 
 
+def new_id() -> str:
+    """A name for a decision, 32 hexadecimal digits; no other has it."""
+    return uuid.uuid4().hex
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Where a call goes and why. ``endpoints`` are in fallback order; a score is there when one was taken.
 
-    ``capped``: the daily budget is spent, and left no choice.
+    ``capped``: the daily budget is spent, and left no choice. ``by_name``: the caller named the endpoints. ``id`` is
+    unique: a decision log and a server's answers have it too.
     """
 
     target: str
@@ -43,6 +50,8 @@ class Choice:
     n_tokens: int = 0
     latency_ms: float = 0.0
     capped: bool = False
+    by_name: bool = False
+    id: str = field(default_factory=new_id)
 
 
 class Chooser:
@@ -56,6 +65,8 @@ class Chooser:
         if settings.rank is not None:
             router.rank("a", models=list(self._targets))  # names that the bundle does not know are an error now
         self._names = list(self._targets)
+        dearer = {endpoint for name in self._names[1:] for endpoint in self._targets[name]}
+        self._beyond_cap = tuple(each for each in self._targets[self._names[0]] if each not in dearer)
         self._patterns = [re.compile(rule.pattern) if rule.pattern else None for rule in settings.rules]
         self._edges = edges_of(settings, router)
 
@@ -97,7 +108,7 @@ class Chooser:
 
     def named(self, endpoints: tuple[str, ...]) -> Choice:
         """The choice of a caller who named endpoints; raises ``BudgetError`` when a spent budget leaves none."""
-        choice = Choice(endpoints[0], endpoints, "asked for by name")
+        choice = Choice(endpoints[0], endpoints, "asked for by name", by_name=True)
         if self.budget is None or not self.budget.exhausted:
             return choice
         cheap = self._cheapest()
@@ -105,6 +116,27 @@ class Chooser:
         if not left:
             raise BudgetError(f"{cheap.reason}: until tomorrow there are {', '.join(cheap.endpoints)}")
         return dataclasses.replace(choice, target=left[0], endpoints=left, capped=True)
+
+    def when_spent(self, choice: Choice) -> Choice:
+        """What becomes of a choice when the budget was spent after it was made; raises ``BudgetError``."""
+        other = self.named(choice.endpoints) if choice.by_name else self._cheapest()
+        return dataclasses.replace(other, id=choice.id, latency_ms=choice.latency_ms)
+
+    def reserve(self, endpoint: str, usd: float) -> Reservation:
+        """Set aside what a call of an endpoint may cost; raises ``BudgetError`` when the budget is spent.
+
+        The endpoints of the cheapest target alone are called beyond the cap: their calls count, and are not refused.
+        """
+        if self.budget is None:
+            return Reservation(None, usd)
+        reservation = self.budget.reserve(usd, beyond_cap=endpoint in self._beyond_cap)
+        if reservation is None:
+            raise BudgetError(f"{self._spent()}, and {endpoint} is not among the cheapest endpoints")
+        return reservation
+
+    def _spent(self) -> str:
+        assert self.budget is not None
+        return f"the daily budget of ${self.budget.usd_per_day:g} is spent"
 
     def _to(self, target: str, reason: str, **more: Any) -> Choice:
         name = {"weak": self._names[0], "strong": self._names[-1]}.get(target, target)
@@ -114,13 +146,9 @@ class Chooser:
         return Choice(name, self._targets[name], reason, **more)
 
     def _cheapest(self) -> Choice:
-        assert self.budget is not None
-        dearer = {endpoint for name in self._names[1:] for endpoint in self._targets[name]}
-        left = tuple(endpoint for endpoint in self._targets[self._names[0]] if endpoint not in dearer)
-        reason = f"the daily budget of ${self.budget.usd_per_day:g} is spent"
-        if not left:
-            raise BudgetError(f"{reason}, and {self._names[0]} has no endpoint that no dearer target has")
-        return Choice(self._names[0], left, reason, capped=True)
+        if not self._beyond_cap:
+            raise BudgetError(f"{self._spent()}, and {self._names[0]} has no endpoint that no dearer target has")
+        return Choice(self._names[0], self._beyond_cap, self._spent(), capped=True)
 
     def _rule(self, chat: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Choice | None:
         for number, (rule, pattern) in enumerate(zip(self.settings.rules, self._patterns, strict=True), 1):

@@ -1,17 +1,19 @@
-"""Read the operator's TOML: strict, and every problem is told at once, each with its line and key."""
+"""Read the operator's TOML: strict, and every problem is told at once, each with the path of its key."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..bundle.schema import decode
 from ..errors import ConfigError
-from .endpoint import Endpoint, make_endpoint
-from .settings import Problem, Settings, check
+from .endpoint import Endpoint, EndpointTable, make_endpoint
+from .settings import Problem, Rank, Rule, Serve, Settings, Tier, check
 
 MAX_BYTES = 256 << 10
 
@@ -22,7 +24,7 @@ def read_settings(
     """The settings of a file and its endpoints, keys read from ``environment`` (by default the process's own).
 
     Without ``keys`` none is read, and none is missed: for who looks at prices and calls nobody.
-    Raises ``ConfigError`` that lists everything that is wrong, each with its line and key.
+    Raises ``ConfigError`` that lists everything that is wrong, each with the path of its key.
     """
     name = os.fspath(path)
     text = _read(name)
@@ -42,7 +44,8 @@ def read_settings(
             endpoints[key], missing = make_endpoint(key, table, os.environ if environment is None else environment)
             problems += [(f".endpoints.{key}.{each}", why) for each, why in missing.items() if keys]
     if problems:
-        raise ConfigError("\n".join(_located(name, text, value, problems)))
+        told = [f"{name}: {where.removeprefix('.') or 'the file'}: {what}" for where, what in sorted(problems)]
+        raise ConfigError("\n".join(told))
     return settings, endpoints
 
 
@@ -64,66 +67,27 @@ def _read(name: str) -> str:
 def _split(problem: str) -> Problem:
     where, _, what = problem.partition(": ")
     unknown = re.fullmatch(r"unknown key '(.*)'", what)
-    return (f"{where}.{unknown[1]}", "no such key") if unknown else (where, what)
+    return (f"{where}.{unknown[1]}", _unknown(unknown[1], where)) if unknown else (where, what)
 
 
-def _located(name: str, text: str, value: object, problems: list[Problem]) -> Iterator[str]:
-    """One line a problem, in the order of the file."""
-    lines = [(line_of(text, path_of(value, where)), where, what) for where, what in problems]
-    for line, where, what in sorted(lines):
-        yield f"{name}:{line}: {where.removeprefix('.') or 'the file'}: {what}"
+def _unknown(key: str, where: str) -> str:
+    """What may have been meant by a key that is none, in the table at ``where``."""
+    table = next((table for pattern, table in _TABLES.items() if re.fullmatch(pattern, where)), None)
+    known = [each.name for each in dataclasses.fields(table)] if table is not None else []
+    near = difflib.get_close_matches(key, known, 1, 0.6)
+    if near:
+        return f"no such key; did you mean {near[0]}?"
+    if table is not Settings and key in {each.name for each in dataclasses.fields(Settings)}:
+        return "no such key here; it belongs above the first [table]"
+    return "no such key"
 
 
-Path = Sequence[str | int]
-"""Keys, and numbers within arrays, from the file's root."""
-
-
-def line_of(text: str, path: Path) -> int:
-    """The line, from 1, of the statement that sets ``path``, or the nearest table around it; 1 for the root.
-
-    The parser itself is the judge: the statement is the shortest run of first lines that parses and holds the path.
-    So quoted keys, dotted keys, inline tables and strings over several lines need no grammar here.
-    """
-    lines = text.split("\n")
-    for depth in range(len(path), 0, -1):
-        start = 0
-        for stop in range(1, len(lines) + 1):
-            try:
-                value = tomllib.loads("\n".join(lines[:stop]) + "\n")
-            except tomllib.TOMLDecodeError:
-                continue  # within a statement of several lines
-            if _holds(value, path[:depth]):
-                return start + 1
-            start = stop
-    return 1
-
-
-def path_of(value: Any, where: str) -> list[str | int]:
-    """The keys behind a name such as ``.endpoints.big.url`` or ``.tiers[1].share``, as far as ``value`` has them.
-
-    Keys may hold dots, so the value says where one ends: of several that fit, the longest.
-    """
-    path: list[str | int] = []
-    while where:
-        if isinstance(value, dict) and where.startswith("."):
-            fitting = [key for key in value if re.match(re.escape(f".{key}") + r"(\.|\[|$)", where)]
-            if not fitting:
-                break
-            key = max(fitting, key=len)
-            path.append(key)
-            value, where = value[key], where[len(key) + 1 :]
-        elif isinstance(value, list) and (found := re.match(r"\[(\d+)\]", where)):
-            path.append(int(found[1]))
-            value, where = value[int(found[1])], where[found.end() :]
-        else:
-            break
-    return path
-
-
-def _holds(value: Any, path: Path) -> bool:
-    for key in path:
-        there = key in value if isinstance(value, dict) else isinstance(value, list) and key in range(len(value))
-        if not there:
-            return False
-        value = value[key]
-    return True
+_TABLES: dict[str, Any] = {
+    "": Settings,
+    r"\.endpoints\..*": EndpointTable,
+    r"\.tiers\[\d+\]": Tier,
+    r"\.rules\[\d+\]": Rule,
+    r"\.rank": Rank,
+    r"\.serve": Serve,
+}
+"""The table that stands at a path of the file."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
 import random
@@ -23,15 +22,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import ConfigError, PromptError, RefusedError
+from ..errors import BudgetError, ClosedError, ConfigError, PromptError, RefusedError
 from ..net.breaker import Breaker
-from ..net.loop_thread import Portal
 from ..router import Router
-from .answers import AsyncStream, Completion, Stream, parse_body, text_of, usage_of
-from .chats import Messages, check_messages, estimate_tokens, tokens_of
+from .answers import Answer, AsyncStream, Completion, Stream, completion_of
+from .blocking_portal import Portal
+from .budget import Budget
+from .chats import Messages, check_messages
 from .choose import Choice, Chooser
 from .config import read_settings
 from .endpoint import Endpoint
+from .openai import estimate_call, parse_body
+from .record import CallRecord
 from .retries import Answered, Call, Failed, plan
 from .settings import Settings
 from .transport import Reply, Transport
@@ -51,6 +53,7 @@ class Gateway:
         self._chooser = chooser
         self._transport = Transport()
         self._portal = Portal()
+        self._closed = False
         self._end = weakref.finalize(self, _end, self._portal, self._transport)
 
     @classmethod
@@ -95,10 +98,10 @@ class Gateway:
             theirs.usd_per_day = mine.usd_per_day  # and calls under way there still count here
             self._chooser.budget = theirs
 
-    def spend(self, usd: float) -> None:
-        """Count what a call cost, for a daily budget."""
-        if self._chooser.budget is not None:
-            self._chooser.budget.spend(usd)
+    @property
+    def budget(self) -> Budget | None:
+        """What was spent today, where there is a daily cap."""
+        return self._chooser.budget
 
     async def achoose(self, messages: Messages, **options: Any) -> Choice:
         """``choose`` on a worker thread: the event loop never waits for a score."""
@@ -110,59 +113,70 @@ class Gateway:
         Raises ``UpstreamError`` listing the causes when no endpoint answered, ``RefusedError`` when one said that the
         request is wrong, ``BrokenAnswerError``, and what ``choose`` raises.
         """
-        return self._portal.run(self.acomplete(messages, **fields))
+        return self._portal.run(lambda: self.acomplete(messages, **fields))
 
     async def acomplete(self, messages: Messages, **fields: Any) -> Completion:
         """``complete`` for event loops."""
         options, fields = _parted(fields)
         if fields.get("stream"):  # before it costs anything
             raise ConfigError("complete gives whole answers: for stream=True there are stream and astream")
-        choice = await self.achoose(messages, **options, **fields)
-        deadline = time.monotonic() + self.settings.deadline_s
-        reply = await self._open(choice, fields | {"messages": check_messages(messages)}, deadline)
+        answer, deadline = await self._open(messages, options, fields)
         try:
-            data = await reply.read(deadline)
+            data = await answer.read(deadline)
         finally:
-            reply.close()
-        body = parse_body(data, reply.endpoint.name)
-        return self._completed(choice, reply.endpoint, messages, body, text_of(body, "message"))
+            answer.close()
+        return completion_of(answer.record, parse_body(data, answer.endpoint.name))
 
     def stream(self, messages: Messages, **fields: Any) -> Stream:
         """Choose and call with ``stream``: the chunks as they come. Raises as ``complete``, also while it runs."""
-        return Stream(self._portal.run(self.astream(messages, **fields)), self._portal)
+        return Stream(self._portal.run(lambda: self.astream(messages, **fields)), self._portal)
 
     async def astream(self, messages: Messages, **fields: Any) -> AsyncStream:
         """``stream`` for event loops: ``async for chunk in await gateway.astream(...)``."""
         options, fields = _parted(fields)
-        fields["stream"] = True
-        choice = await self.achoose(messages, **options, **fields)
+        return AsyncStream(*await self._open(messages, options, {**fields, "stream": True}))
+
+    async def _open(
+        self, messages: Messages, options: Mapping[str, Any], fields: Mapping[str, Any]
+    ) -> tuple[Answer, float]:
+        """Choose for a chat and call: the answer and its deadline. Raises a refusal as ``RefusedError``."""
+        self._check_open()
+        chat = check_messages(messages)
+        choice = await self.achoose(chat, **options, **fields)
+        body = {**fields, "messages": chat}
         deadline = time.monotonic() + self.settings.deadline_s
-        reply = await self._open(choice, fields | {"messages": check_messages(messages)}, deadline)
-        complete = functools.partial(self._completed, choice, reply.endpoint, messages)
-        return AsyncStream(choice, reply, deadline, complete)
+        record = self.record(choice, body)
+        answer = await self.call(record, CHAT, lambda model: _json({**body, "model": model}), deadline)
+        if answer.status < 400:
+            return answer, deadline
+        try:
+            data = await answer.read(deadline)
+        finally:
+            answer.close()
+        name = answer.endpoint.name
+        raise RefusedError(f"{name} answered {answer.status}: the request is wrong", status=answer.status, body=data)
 
-    async def _open(self, choice: Choice, body: Mapping[str, Any], deadline: float) -> Reply:
-        """``call``, with a refusal raised as ``RefusedError``."""
-        reply = await self.call(choice, CHAT, lambda model: _json({**body, "model": model}), deadline)
-        if reply.status >= 400:
-            try:
-                data = await reply.read(deadline)
-            finally:
-                reply.close()
-            name = reply.endpoint.name
-            raise RefusedError(
-                f"{name} answered {reply.status}: it refused the request", status=reply.status, body=data
-            )
-        return reply
+    def record(self, choice: Choice, fields: Mapping[str, Any]) -> CallRecord:
+        """The record of a call with these fields of a body, before it is made: an estimate, for the budget."""
+        return CallRecord(choice, estimate_call(fields, self.settings.output_tokens))
 
-    async def call(self, choice: Choice, path: str, render: Callable[[str], bytes], deadline: float) -> Reply:
-        """Call the choice's endpoints in order until one answers, be it with a refusal (4xx); close the reply.
+    async def call(self, record: CallRecord, path: str, render: Callable[[str], bytes], deadline: float) -> Answer:
+        """Call the endpoints of the record's choice in order until one answers, be it with a refusal (4xx).
 
         ``path`` is ``chat/completions`` or its like, ``render`` gives the body for an endpoint's model, ``deadline`` is
-        of ``time.monotonic``. Raises ``UpstreamError``. The plan says whom to call and how long to wait; here it is
-        done.
+        of ``time.monotonic``. Close the answer. The record is kept whatever happens: what was charged, who answered,
+        and another choice where the budget was spent meanwhile. Raises ``UpstreamError``, ``BudgetError``.
         """
-        route = [self.endpoints[name] for name in choice.endpoints]
+        self._check_open()
+        try:
+            return await self._call(record, path, render, deadline)
+        except BudgetError:
+            record.choice = self._chooser.when_spent(record.choice)
+        return await self._call(record, path, render, deadline)
+
+    async def _call(self, record: CallRecord, path: str, render: Callable[[str], bytes], deadline: float) -> Answer:
+        """The plan says whom to call and how long to wait; here it is done."""
+        route = [self.endpoints[name] for name in record.choice.endpoints]
         left = deadline - time.monotonic()
         steps = plan(route, self.breakers, deadline_s=left, clock=time.monotonic, jitter=random.random)
         with contextlib.closing(steps):
@@ -172,33 +186,44 @@ class Gateway:
                     await asyncio.sleep(step.seconds)
                     step = next(steps)
                     continue
-                start = time.monotonic()
-                reply = await self._transport.call(step.endpoint, path, render(step.endpoint.model), step.left_s)
-                failed = reply if isinstance(reply, Failed) else None
-                self.observe(step.endpoint.name, failed, time.monotonic() - start)
-                if isinstance(reply, Failed):
-                    step = steps.send(reply)
+                outcome = await self._attempt(record, step, path, render)
+                if isinstance(outcome, Failed):
+                    step = steps.send(outcome)
                     continue
                 with contextlib.suppress(StopIteration):
                     steps.send(Answered())
-                return reply
+                return outcome
 
-    def _completed(
-        self, choice: Choice, endpoint: Endpoint, messages: Messages, body: Mapping[str, Any], text: str
-    ) -> Completion:
-        counted = usage_of(body)
-        given, made = counted or (tokens_of(messages), estimate_tokens(text))
-        cost = endpoint.cost_usd(given, made)
-        if cost is not None:
-            self.spend(cost)
-        return Completion(choice, endpoint.name, body, given, made, counted is None, cost)
+    async def _attempt(
+        self, record: CallRecord, step: Call, path: str, render: Callable[[str], bytes]
+    ) -> Answer | Failed:
+        """One call of one endpoint: its estimate is reserved before, and counts where nobody knows the outcome."""
+        endpoint, body = step.endpoint, render(step.endpoint.model)
+        reservation = self._chooser.reserve(endpoint.name, endpoint.cost_usd(*record.estimate) or 0.0)
+        start = time.monotonic()
+        reply: Reply | Failed | None = None
+        try:
+            reply = await self._transport.call(endpoint, path, body, step.left_s)
+        finally:
+            if reply is None or (isinstance(reply, Failed) and reply.may_cost):
+                reservation.settle(record.charge(endpoint, record.estimate, estimated=True))
+            elif isinstance(reply, Failed):
+                reservation.settle(0.0)
+        self.observe(endpoint.name, reply if isinstance(reply, Failed) else None, time.monotonic() - start)
+        return reply if isinstance(reply, Failed) else Answer(reply, record, reservation)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this gateway was closed: load another with Gateway.load")
 
     def close(self) -> None:
-        """End the connections of ``complete`` and ``stream``."""
+        """End the connections of ``complete`` and ``stream``; a closed gateway calls nobody."""
+        self._closed = True
         self._end()
 
     async def aclose(self) -> None:
         """End the connections of the running event loop as well."""
+        self._closed = True
         await self._transport.aclose()
         await asyncio.to_thread(self._end)
 
@@ -238,5 +263,5 @@ def _json(body: Mapping[str, Any]) -> bytes:
 
 def _end(portal: Portal, transport: Transport) -> None:
     if portal.running:
-        portal.run(transport.aclose())
+        portal.run(transport.aclose)
     portal.stop()

@@ -12,7 +12,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import UpstreamError
 from ..net.breaker import Breaker
@@ -46,11 +46,13 @@ class Failed:
     """No byte of an answer came. ``again``: the same call may do better; ``retry_after_s``: what it asked for.
 
     ``counts``: it brings the endpoint nearer to a rest. A 403 may be the fault of one caller's words alone.
+    ``may_cost``: the endpoint may have done the work, as when it was silent for too long.
     """
 
     reason: str
     again: bool = True
     counts: bool = True
+    may_cost: bool = False
     status: int | None = None
     retry_after_s: float | None = None
 
@@ -76,46 +78,91 @@ def plan(
 
     ``jitter`` gives numbers in [0, 1): half of a backoff is drawn, so that callers do not come back all at once.
     Raises ``UpstreamError``. Closing the generator in the middle of a call gives its breaker back.
+
+    A breaker is told of the call once, whatever the attempts, and only when another endpoint was or could be asked: a
+    call that fails at every endpoint of its list may itself be what is wrong.
     """
-    deadline = clock() + deadline_s
-    failures: list[tuple[str, Failed]] = []
-    for endpoint in route:
-        breaker = breakers[endpoint.name]
-        patience = LAST_MAX_WAIT_S if endpoint is route[-1] else MAX_WAIT_S
-        for attempt in range(1 + endpoint.retries):
-            wait = breaker.wait_s(clock())
-            if attempt:
-                wait = max(wait, min(BACKOFF_S * 2 ** (attempt - 1), MAX_BACKOFF_S) * (0.5 + jitter() / 2))
-            if 0 < wait <= patience and clock() + wait < deadline and not breaker.open:
-                yield Wait(wait)
-                wait = breaker.wait_s(clock())
-            if clock() >= deadline:
-                failures.append((endpoint.name, Failed(f"the deadline of {deadline_s:g} s has passed")))
-                raise _all_down(failures)
-            ticket = 0 if wait > 0 else breaker.enter(clock())
-            if not ticket:
-                wait = max(wait, 0.1)
-                reason = f"not called: it rests for {wait:.1f} s more"
-                failures.append((endpoint.name, Failed(reason, status=breaker.status, retry_after_s=wait)))
-                break
-            outcome: Outcome | None = None
-            try:
-                outcome = yield Call(endpoint, deadline - clock())
-            finally:
-                if outcome is None:  # cancelled: nobody knows
-                    breaker.leave(ticket)
-            if isinstance(outcome, Answered):
-                breaker.succeed()
+    call = _Planned(deadline_s, clock() + deadline_s, clock, jitter)
+    fault_of_endpoints = False
+    try:
+        for endpoint in route:
+            patience = LAST_MAX_WAIT_S if endpoint is route[-1] else MAX_WAIT_S
+            asked = len(call.failed)
+            answered = yield from call.attempts(endpoint, breakers[endpoint.name], patience)
+            late = clock() >= call.deadline
+            fault_of_endpoints = answered or (late and (endpoint is not route[-1] or len(call.failed) == asked))
+            if answered:
                 return
-            assert outcome is not None
-            if outcome.counts:
-                breaker.fail(ticket, clock(), outcome.retry_after_s, outcome.status)
+            if late:
+                break
+        raise _all_down(call.causes)
+    finally:
+        call.tell(fault_of_endpoints)
+
+
+@dataclass(slots=True)
+class _Planned:
+    """A call on its way: what failed so far, for the error and for the breakers."""
+
+    deadline_s: float
+    deadline: float
+    clock: Clock
+    jitter: Callable[[], float]
+    causes: list[tuple[str, Failed]] = field(default_factory=list)
+    failed: list[tuple[Breaker, int, Failed]] = field(default_factory=list)
+
+    def attempts(self, endpoint: Endpoint, breaker: Breaker, patience: float) -> Generator[Step, Outcome | None, bool]:
+        """Call one endpoint until it answers or there is no use in asking again; whether it answered."""
+        ticket, last = 0, None
+        try:
+            for attempt in range(1 + endpoint.retries):
+                wait = yield from self._waited(breaker, attempt, patience)
+                if self.clock() >= self.deadline:
+                    self.causes.append((endpoint.name, Failed(f"the deadline of {self.deadline_s:g} s has passed")))
+                    return False
+                ticket = ticket or (0 if wait > 0 else breaker.enter(self.clock()))
+                if attempt and breaker.open:  # a probe is one call, and nobody waits for a breaker
+                    return False
+                if wait > 0 or not ticket:
+                    wait = max(wait, 0.1)
+                    reason = f"not called: it rests for {wait:.1f} s more"
+                    self.causes.append((endpoint.name, Failed(reason, status=breaker.status, retry_after_s=wait)))
+                    return False
+                last, outcome = None, (yield Call(endpoint, self.deadline - self.clock()))
+                if isinstance(outcome, Answered):
+                    breaker.succeed(self.clock())
+                    return True
+                assert outcome is not None
+                last = outcome
+                self.causes.append((endpoint.name, outcome))
+                if outcome.retry_after_s is not None:
+                    breaker.rest(self.clock(), outcome.retry_after_s, outcome.status)
+                if not outcome.again:
+                    return False
+            return False
+        finally:
+            if last is not None:
+                self.failed.append((breaker, ticket, last))
+            elif ticket:  # answered, or cancelled: then nobody knows
+                breaker.leave(ticket)
+
+    def _waited(self, breaker: Breaker, attempt: int, patience: float) -> Generator[Step, Outcome | None, float]:
+        """Wait for a short rest or between two attempts, where that is worth it; what is left to wait."""
+        wait = breaker.wait_s(self.clock())
+        if attempt:
+            wait = max(wait, min(BACKOFF_S * 2 ** (attempt - 1), MAX_BACKOFF_S) * (0.5 + self.jitter() / 2))
+        if 0 < wait <= patience and self.clock() + wait < self.deadline and not breaker.open:
+            yield Wait(wait)
+            wait = breaker.wait_s(self.clock())
+        return wait
+
+    def tell(self, fault_of_endpoints: bool) -> None:
+        """Give the tickets of failed endpoints back: as failures, or as calls that say nothing."""
+        for breaker, ticket, failed in self.failed:
+            if fault_of_endpoints and failed.counts:
+                breaker.fail(ticket, self.clock(), failed.status)
             else:
                 breaker.leave(ticket)
-            failures.append((endpoint.name, outcome))
-            if not outcome.again:
-                break
-    raise _all_down(failures)
 
 
 def _all_down(failures: Sequence[tuple[str, Failed]]) -> UpstreamError:

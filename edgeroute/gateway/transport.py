@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import io
 import socket
@@ -27,7 +28,6 @@ from .retries import Failed
 if TYPE_CHECKING:
     import aiohttp
 
-_CONNECTIONS = 256
 _PIECEWISE = 1 << 18
 """Larger bodies are written in pieces: whole, they would hold the event loop up (and aiohttp warns)."""
 
@@ -66,6 +66,11 @@ class Reply:
     async def read(self, deadline: float) -> bytes:
         """The whole body; raises as ``chunks`` does."""
         return b"".join([chunk async for chunk in self.chunks(deadline)])
+
+    @property
+    def first(self) -> bytes:
+        """The bytes that came first, until they are read."""
+        return self._first
 
     def close(self) -> None:
         """Drop the connection, unless the body was read to its end."""
@@ -109,12 +114,12 @@ class Transport:
         if not failed and response.status >= 400:
             first = first if isinstance(first, bytes) else b""
             return Reply(endpoint, response.status, tuple(response.headers.items()), first, response)
+        if not first:
+            reason = f"ended its answer before a first byte (status {response.status})"
+            first = Failed(reason, status=response.status)
         if isinstance(first, Failed):
             response.close()
-            return first
-        if not first:
-            response.close()
-            return Failed(f"ended its answer before a first byte (status {response.status})", status=response.status)
+            return dataclasses.replace(first, may_cost=response.status < 300)
         return Reply(endpoint, response.status, tuple(response.headers.items()), first, response)
 
     async def _open(
@@ -137,11 +142,12 @@ class Transport:
         except (aiohttp.ConnectionTimeoutError, aiohttp.SocketTimeoutError):
             return Failed(f"could not be connected to in {endpoint.connect_timeout_s:g} s")
         except TimeoutError:
-            return Failed(f"was silent for {limit_s:.3g} s")
+            return Failed(f"was silent for {limit_s:.3g} s", may_cost=True)
         except _RefusedAddressError as error:
             return Failed(f"was not called: its name resolves to {error}", again=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Failed(_why(error))
+            unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | ValueError)
+            return Failed(_why(error), may_cost=not unsent)
 
     def _session(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -149,7 +155,8 @@ class Transport:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None or session.closed:
-            connector = aiohttp.TCPConnector(resolver=_resolver(), limit=_CONNECTIONS)
+            # No limit: waiting for our own connections would count as the endpoint's silence. Callers are limited.
+            connector = aiohttp.TCPConnector(resolver=_resolver(), limit=0)
             session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
             )
@@ -166,7 +173,9 @@ class Transport:
 def _refusal(response: aiohttp.ClientResponse) -> Failed | None:
     """Why a status or a header is no answer; 4xx but 401, 403, 408 and 429 is one."""
     status = response.status
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if not 200 <= status < 600:
+        return Failed(f"answered with the status {status:03}, which HTTP does not know", again=False)
+    if any(each.strip().lower() != "identity" for each in response.headers.getall("Content-Encoding", ())):
         return Failed("sent a compressed answer, though that was not asked for", again=False, status=status)
     if 300 <= status < 400:
         return Failed(f"answered {status}: a redirect, which is not followed", again=False, status=status)

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 
-FAILURES_TO_OPEN = 5
+WINDOW_S, CALLS_TO_OPEN = 10.0, 10
 COOLDOWN_S, MAX_COOLDOWN_S = 5.0, 120.0
 MAX_RETRY_AFTER_S = 60.0
 """A longer Retry-After is kept up to here."""
 
 
 class Breaker:
-    """Keeps calls away from an endpoint that fails: after five failures in a row it rests, then one call may try.
+    """Keeps calls away from an endpoint that fails: when half of at least ten calls within 10 s failed, it opens.
 
-    Each failed try doubles the rest, up to two minutes. A Retry-After is a rest as well, for every caller.
+    An open breaker rests 5 s, then one call may try: a probe. A failed probe doubles the rest, up to two minutes; a
+    success closes the breaker. A Retry-After is a rest as well, for every caller, and no success ends it.
     """
 
     def __init__(self) -> None:
         self.status: int | None = None
         """The status that it rests for, where there was one."""
+        self._outcomes: deque[tuple[float, bool]] = deque()
         self._failures = 0
-        self._until = 0.0
-        self._tickets = 0
-        self._trying = 0
+        self._rest_s = self._rest_until = self._retry_after = 0.0
+        self._tickets = self._probe = 0
         self._lock = threading.Lock()
 
     @property
     def open(self) -> bool:
-        """Whether it rests, or waits for the outcome of a try."""
-        return self._failures >= FAILURES_TO_OPEN
+        """Whether it rests after failures, or waits for the outcome of a probe."""
+        return self._rest_s > 0
 
     def wait_s(self, now: float) -> float:
         """How long until a call may go out; 0 when one may now."""
@@ -42,35 +44,53 @@ class Breaker:
                 return 0
             self._tickets += 1
             if self.open:
-                self._trying = self._tickets
+                self._probe = self._tickets
             return self._tickets
 
-    def succeed(self) -> None:
-        """The endpoint answered: whichever call it was, it is well again."""
+    def succeed(self, now: float) -> None:
+        """The endpoint answered: whichever call it was, it works again."""
         with self._lock:
-            self._failures, self._trying = 0, 0
+            if self.open:
+                self._rest_s, self._probe = 0.0, 0
+            self._count(now, failed=False)
 
-    def fail(self, ticket: int, now: float, retry_after_s: float | None = None, status: int | None = None) -> None:
+    def fail(self, ticket: int, now: float, status: int | None = None) -> None:
         """The endpoint did not answer the call of ``ticket``."""
         with self._lock:
             self.status = status
-            self._failures += 1
-            self._return(ticket)
-            rest = 0.0 if retry_after_s is None else min(retry_after_s, MAX_RETRY_AFTER_S)
-            if self.open:
-                doublings = min(self._failures - FAILURES_TO_OPEN, 10)
-                rest = max(rest, min(COOLDOWN_S * 2**doublings, MAX_COOLDOWN_S))
-            self._until = max(self._until, now + rest)
+            if self._probe == ticket:
+                self._probe = 0
+                self._rest(now, min(2 * self._rest_s, MAX_COOLDOWN_S))
+            elif not self.open:
+                self._count(now, failed=True)
+                calls = len(self._outcomes)
+                if calls >= CALLS_TO_OPEN and 2 * self._failures >= calls:
+                    self._rest(now, COOLDOWN_S)
 
     def leave(self, ticket: int) -> None:
-        """The call of ``ticket`` was given up before its outcome was known."""
+        """The call of ``ticket`` says nothing of the endpoint: it was given up, or the fault was its own."""
         with self._lock:
-            self._return(ticket)
+            if self._probe == ticket:
+                self._probe = 0
 
-    def _return(self, ticket: int) -> None:
-        if self._trying == ticket:
-            self._trying = 0
+    def rest(self, now: float, seconds: float, status: int | None = None) -> None:
+        """Keep every call away for so long: the endpoint asked for it."""
+        with self._lock:
+            self.status = status
+            self._retry_after = max(self._retry_after, now + min(seconds, MAX_RETRY_AFTER_S))
+
+    def _rest(self, now: float, seconds: float) -> None:
+        self._rest_s, self._rest_until = seconds, now + seconds
+        self._outcomes.clear()
+        self._failures = 0
+
+    def _count(self, now: float, *, failed: bool) -> None:
+        self._outcomes.append((now, failed))
+        self._failures += failed
+        while self._outcomes[0][0] <= now - WINDOW_S:
+            self._failures -= self._outcomes.popleft()[1]
 
     def _wait_s(self, now: float) -> float:
-        rest = max(self._until - now, 0.0)
-        return max(rest, COOLDOWN_S) if self.open and self._trying else rest
+        until = max(self._retry_after, self._rest_until if self.open else 0.0)
+        wait = max(until - now, 0.0)
+        return max(wait, COOLDOWN_S) if self._probe else wait

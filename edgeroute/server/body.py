@@ -16,6 +16,7 @@ from .limits import NotServedError
 USED = frozenset(
     [
         *("model", "messages", "prompt", "input", "batch", "stream", "stream_options", "tools", "functions"),
+        "response_format",
         *("n", "best_of", "max_tokens", "max_completion_tokens"),
     ]
 )

@@ -42,7 +42,10 @@ class Metrics:
         self._tokens = counter("tokens", "Tokens, estimated where an endpoint counts none.", "endpoint", "direction")
         self._usd = counter("cost_usd", "Estimated cost of all calls in US dollars.")
         self._saved = counter("saved_usd", "Estimated cost saved against strong calls only, in US dollars.")
-        self.unwritten = counter("unwritten", "Lines of the decision log and of the budget that could not be written.")
+        self.unwritten = counter("unwritten", "Lines of the decision log that could not be written.")
+        self._budget_unwritten = Gauge(
+            "edgeroute_budget_unwritten_usd", "Spent, and not in the budget's file yet.", registry=self.registry
+        )
         self._psi = Gauge("edgeroute_score_psi", "Drift of scores against the calibration.", registry=self.registry)
         self._share = Gauge("edgeroute_strong_share", "Strong decisions among the last.", registry=self.registry)
 
@@ -79,4 +82,5 @@ class Metrics:
         enough, quantiles = len(self._scores) >= LEAST_SCORES, gateway.router.graph.calibration.quantiles
         self._psi.set(stability_index(quantiles, list(self._scores)) if enough else math.nan)
         self._share.set(sum(self._strong) / len(self._strong) if self._strong else math.nan)
+        self._budget_unwritten.set(gateway.budget.unwritten_usd if gateway.budget is not None else 0.0)
         return generate_latest(self.registry)

@@ -12,17 +12,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import BrokenAnswerError, EdgeRouteError
+from ..gateway.answers import Answer
 from ..gateway.choose import Choice
 from ..gateway.settings import Settings
-from ..gateway.transport import Reply
 from .access import facts_of
-from .account import Account, as_chat, counted, usage_of_stream
+from .account import Account, as_chat
 from .body import Body, off_the_loop, read_json
 from .errors import answer_for, refuse, unknown_model
 from .limits import NotServedError, check_caller, patient
 from .models import Asked, understand
 from .reload import Loaded, Reloader
-from .upstream import Headers, is_done, is_events, passed_on, whole_lines
+from .upstream import Headers, passed_on
 
 # Where the caller's words stand; completions have a prompt.
 _WORDS = {"chat/completions": "messages", "embeddings": "input"}
@@ -68,7 +68,8 @@ class Relay:
         try:
             body = await read_json(data, loaded.json_limits)
             called = await self._choose(loaded, request, body, account)
-            await self._call(loaded, called, body, account, start, send)
+            account.record = await off_the_loop(data, lambda _: loaded.gateway.record(called, body.values))
+            await self._call(loaded, body, account, start, send)
             return
         except NotServedError as why:
             refused = why.response
@@ -76,9 +77,6 @@ class Relay:
             if account.started:
                 raise
             refused = answer_for(error, self._words)
-        finally:
-            if account.reply is not None:
-                account.reply.close()
         account.status = refused.status_code
         refused.raw_headers += account.told()
         await refused(request.scope, request.receive, send)
@@ -114,48 +112,50 @@ class Relay:
             return Choice(settings.strongest, settings.targets[settings.strongest], "shadow")
         return choice
 
-    async def _call(
-        self, loaded: Loaded, called: Choice, body: Body, account: Account, start: float, send: Send
-    ) -> None:
+    async def _call(self, loaded: Loaded, body: Body, account: Account, start: float, send: Send) -> None:
         gateway, serve = loaded.gateway, loaded.gateway.settings.serve
+        record = account.record
+        assert record is not None
         streams = body.values.get("stream") is True
         adds = {"stream_options": {"include_usage": True}} if streams and serve.stream_usage else None
         account.added_ms = (time.perf_counter() - start) * 1e3
         deadline = time.monotonic() + gateway.settings.deadline_s
-        reply = await gateway.call(called, self._path, lambda model: body.render(model, adds), deadline)
-        account.reply = reply
-        headers = passed_on(reply.headers) + account.told()
-        if reply.status == 200 and (streams or is_events(headers)):  # some servers take "stream": 1 for true
-            await self._stream(reply, account, headers, deadline, send)
+        try:
+            answer = await gateway.call(record, self._path, lambda model: body.render(model, adds), deadline)
+        finally:
+            if record.choice.capped:  # the budget was spent after the choice
+                account.choice = record.choice
+        try:
+            await self._pass_on(answer, account, deadline, send)
+        finally:
+            answer.close()
+
+    async def _pass_on(self, answer: Answer, account: Account, deadline: float, send: Send) -> None:
+        headers = passed_on(answer.headers) + account.told()
+        if answer.status == 200 and answer.streams:  # whatever was asked: some servers take "stream": 1 for true
+            await self._stream(answer, account, headers, deadline, send)
             return
-        data = await reply.read(deadline)
-        account.status = reply.status
-        account.usage, account.made = await off_the_loop(data, counted)
+        data = await answer.read(deadline)
+        account.status = answer.status
         account.started = True
-        await send(_start(reply.status, [*headers, (b"content-length", str(len(data)).encode())]))
+        await send(_start(answer.status, [*headers, (b"content-length", str(len(data)).encode())]))
         # Whoever takes none of it keeps its place here, not a copy of it in the connection.
         await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _stream(self, reply: Reply, account: Account, headers: Headers, deadline: float, send: Send) -> None:
+    async def _stream(self, answer: Answer, account: Account, headers: Headers, deadline: float, send: Send) -> None:
         account.started = True
-        await send(_start(reply.status, headers))
-        events = is_events(headers)
-        chunks = whole_lines(reply.chunks(deadline)) if events else reply.chunks(deadline)
+        await send(_start(answer.status, headers))
         try:
-            async for chunk in chunks:
-                account.see(chunk)
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            if events and not is_done(account.tail):
-                raise reply.broken("ended before [DONE]")
-            account.status = reply.status
+            async with contextlib.aclosing(answer.events(deadline)) as pieces:
+                async for lines, _ in pieces:
+                    await send({"type": "http.response.body", "body": lines, "more_body": True})
         except BrokenAnswerError as error:  # too late for a status: OpenAI's clients know an error among the events
             account.status = 502
             told = b"\n\ndata: " + bytes(answer_for(error).body) + b"\n\n"
             await send({"type": "http.response.body", "body": told, "more_body": True})
         finally:  # many a caller hangs up at [DONE]
-            account.usage = usage_of_stream(account.tail)
-            account.status = reply.status if is_done(account.tail) else account.status
+            account.status = answer.status if answer.whole else account.status
         await send({"type": "http.response.body", "body": b""})
 
     def _settle(self, loaded: Loaded, account: Account) -> None:
@@ -169,9 +169,6 @@ class Relay:
         if loaded.log is not None:
             with contextlib.suppress(*failures), metrics.unwritten.count_exceptions():
                 loaded.log.write(logged)
-        if logged.usd is not None:
-            with contextlib.suppress(*failures), metrics.unwritten.count_exceptions():
-                loaded.gateway.spend(logged.usd)
 
 
 def _check_target(settings: Settings, target: str) -> None:

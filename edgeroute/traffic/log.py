@@ -29,7 +29,8 @@ class Logged:
 
     Tokens are the endpoint's count, or estimates where ``estimated``; ``usd_strong`` is what the same tokens would have
     cost at the strong target's first endpoint, and ``usd_target`` at the chosen target's. ``by_caller``: the caller
-    asked for another share or threshold than the operator's. A choice by rank has no score.
+    asked for another share or threshold than the operator's. A choice by rank has no score. ``id`` is the one in the
+    answer's header ``x-edgeroute-id``.
     """
 
     time: str
@@ -50,6 +51,7 @@ class Logged:
     usd_target: float | None = None
     latency_ms: float = 0.0
     shadow: bool = False
+    id: str | None = None
     messages: Sequence[Mapping[str, Any]] | str | None = dataclasses.field(default=None, repr=False)
 
 

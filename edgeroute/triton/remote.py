@@ -86,7 +86,8 @@ class Server:
         try:
             self._served = self._look_up(LOAD_TIMEOUT_S)
         except CallError as error:
-            self._breaker.fail(ticket, self._clock(), COOLDOWN_S)
+            self._breaker.fail(ticket, self._clock())
+            self._breaker.rest(self._clock(), COOLDOWN_S)
             if error.refused:
                 raise BackendError(f"the server does not know the model {self.name}: {error}") from None
             warnings.warn(
@@ -95,7 +96,7 @@ class Server:
                 stacklevel=4,
             )
             return False
-        self._breaker.succeed()
+        self._breaker.succeed(self._clock())
         return True
 
     def score(self, row: Row) -> float | None:
@@ -151,14 +152,15 @@ class Server:
         except (CallError, BackendError) as error:
             self._served = None
             other = isinstance(error, BackendError)
-            self._breaker.fail(ticket, self._clock(), CHECKED_FOR_S if other else None)
+            self._breaker.fail(ticket, self._clock())
             if other:
+                self._breaker.rest(self._clock(), CHECKED_FOR_S)
                 warnings.warn(f"{error}; the local graph scores", BackendWarning, stacklevel=4)
             return None
         except BaseException:
             self._breaker.leave(ticket)
             raise
-        self._breaker.succeed()
+        self._breaker.succeed(self._clock())
         return found, served
 
     def _look_up(self, timeout_s: float) -> Served:

@@ -78,7 +78,7 @@ def toml(folder: Path, bundle: Path, url: str, more: str = "") -> Path:
 
 def test_the_file_with_such_an_address_does_not_load(tmp_path: Path, base_bundle: Path) -> None:
     path = toml(tmp_path, base_bundle, "https://[::ffff:169.254.169.254]/latest", "allow_insecure = true")
-    with pytest.raises(ConfigError, match=r"edgeroute.toml:5: endpoints.a.url: .* is a link-local address: refused"):
+    with pytest.raises(ConfigError, match=r"edgeroute.toml: endpoints.a.url: .* is a link-local address: refused"):
         Gateway.load(path, environment={})
 
 

@@ -1,15 +1,13 @@
-"""The operator's TOML: every wrong value is named by line and key, and nothing secret is repeated."""
+"""The operator's TOML: every wrong value is named by the path of its key, and nothing secret is repeated."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edgeroute.errors import ConfigError
-from edgeroute.gateway.config import line_of, path_of, read_settings
+from edgeroute.gateway.config import read_settings
 from edgeroute.gateway.settings import Settings
 
 GOOD = """\
@@ -68,73 +66,75 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
 
 
 CASES = {
-    'url = "https://api.openai.com/v1"|url = 7': "edgeroute.toml:10: endpoints.big.url: expected str, found 7",
-    'model = "gpt"|modell = "gpt"': "edgeroute.toml:11: endpoints.big.modell: no such key",
-    'strong_share = 0.4|strong_share = "0.4"': 'edgeroute.toml:2: strong_share: expected float, found "0.4"',
-    "strong_share = 0.4|strong_share = 1.4": "edgeroute.toml:2: strong_share: expected a number from 0 to 1",
-    "strong_share = 0.4|strong_share = nan": "edgeroute.toml:2: strong_share: expected a finite number",
+    'url = "https://api.openai.com/v1"|url = 7': "edgeroute.toml: endpoints.big.url: expected str, found 7",
+    'model = "gpt"|modell = "gpt"': "edgeroute.toml: endpoints.big.modell: no such key; did you mean model?",
+    'strong_share = 0.4|strong_share = "0.4"': 'edgeroute.toml: strong_share: expected float, found "0.4"',
+    "strong_share = 0.4|strong_share = 1.4": "edgeroute.toml: strong_share: expected a number from 0 to 1",
+    "strong_share = 0.4|strong_share = nan": "edgeroute.toml: strong_share: expected a finite number",
     "strong_share = 0.4|strong_share = 2026-01-01": (
-        'edgeroute.toml:2: strong_share: expected float, found "2026-01-01"'
+        'edgeroute.toml: strong_share: expected float, found "2026-01-01"'
     ),
-    '    "small",|    "smal",': "edgeroute.toml:4: weak: no endpoint is named 'smal'; there are big, small.one, small",
-    '    "big",|    "small",': "edgeroute.toml:4: weak: the endpoint 'small' stands twice",
-    'strong = ["big"]|strong = []': "edgeroute.toml:3: strong: expected at least one endpoint, in fallback order",
+    '    "small",|    "smal",': "edgeroute.toml: weak: no endpoint is named 'smal'; there are big, small.one, small",
+    '    "big",|    "small",': "edgeroute.toml: weak: the endpoint 'small' stands twice",
+    'strong = ["big"]|strong = []': "edgeroute.toml: strong: expected at least one endpoint, in fallback order",
     'model = "llama"\n\n[endpoints.small]|models = "llama"\n\n[endpoints.small]': (
-        "edgeroute.toml:18: endpoints.small.one.models: no such key"
+        "edgeroute.toml: endpoints.small.one.models: no such key; did you mean model?"
     ),
-    'target = "weak"|target = "week"': "edgeroute.toml:29: rules[1].target: expected one of strong, weak, found 'week'",
+    'target = "weak"|target = "week"': "edgeroute.toml: rules[1].target: expected one of strong, weak, found 'week'",
     'pattern = "(?i)hello"|pattern = "(hello"': (
-        "edgeroute.toml:30: rules[1].pattern: not a regular expression: "
-        "missing ), unterminated subpattern at position 0"
+        "edgeroute.toml: rules[1].pattern: not a regular expression: missing ), unterminated subpattern at position 0"
     ),
-    'pattern = "(?i)hello"|': "edgeroute.toml:28: rules[1]: expected tools = true, images = true or a pattern",
+    'pattern = "(?i)hello"|': "edgeroute.toml: rules[1]: expected tools = true, images = true or a pattern",
     "http://localhost:11434/v1|http://example.com/v1": (
-        "edgeroute.toml:21: endpoints.small.url: plain http is for loopback addresses: use https, or set "
+        "edgeroute.toml: endpoints.small.url: plain http is for loopback addresses: use https, or set "
         "allow_insecure = true"
     ),
     "usd_per_1m_output = 10|usd_per_1m_output = -1": (
-        "edgeroute.toml:14: endpoints.big.usd_per_1m_output: expected a price of 0 or more"
+        "edgeroute.toml: endpoints.big.usd_per_1m_output: expected a price of 0 or more"
     ),
     "usd_per_1m_output = 10|": (
-        "edgeroute.toml:13: endpoints.big.usd_per_1m_input: expected both prices, "
+        "edgeroute.toml: endpoints.big.usd_per_1m_input: expected both prices, "
         "usd_per_1m_input and usd_per_1m_output, or none"
     ),
     "strong_share = 0.4|daily_budget_usd = 3": (
-        "edgeroute.toml:16: endpoints.small.one: a daily budget needs prices: set usd_per_1m_input and "
-        "usd_per_1m_output"
+        "edgeroute.toml: endpoints.small.one: a daily budget needs prices: set usd_per_1m_input and usd_per_1m_output"
     ),
     'api_key_env = "BIG_KEY"|api_key_env = "sk-heliotrope"': (
-        "edgeroute.toml:12: endpoints.big.api_key_env: expected the name of an environment variable, not the key itself"
+        "edgeroute.toml: endpoints.big.api_key_env: expected the name of an environment variable, not the key itself"
     ),
-    'api_key_env = "BIG_KEY"|api_key = "sk-heliotrope"': "edgeroute.toml:12: endpoints.big.api_key: no such key",
+    'api_key_env = "BIG_KEY"|api_key = "sk-heliotrope"': (
+        "edgeroute.toml: endpoints.big.api_key: no such key; did you mean api_key_env?"
+    ),
     'api_key_env = "BIG_KEY"|api_key_env = "NO_KEY"': (
-        "edgeroute.toml:12: endpoints.big.api_key_env: the environment variable NO_KEY is not set"
+        "edgeroute.toml: endpoints.big.api_key_env: the environment variable NO_KEY is not set"
     ),
     "https://api|https://sk-heliotrope:x@api": (
-        "edgeroute.toml:10: endpoints.big.url: expected no user or password in the URL: name the key's variable with "
+        "edgeroute.toml: endpoints.big.url: expected no user or password in the URL: name the key's variable with "
         "api_key_env"
     ),
     "strong_share = 0.4|strong_share = 0.4\nthreshold = 0.3": (
-        "edgeroute.toml:3: threshold: expected strong_share or threshold, not both"
+        "edgeroute.toml: threshold: expected strong_share or threshold, not both"
     ),
-    'api_key_env = "BIG_KEY"|timeout_s = 0': "edgeroute.toml:12: endpoints.big.timeout_s: expected a number above 0",
+    'api_key_env = "BIG_KEY"|timeout_s = 0': "edgeroute.toml: endpoints.big.timeout_s: expected a number above 0",
     'api_key_env = "BIG_KEY"|headers_env = { host = "A" }': (
-        "edgeroute.toml:12: endpoints.big.headers_env: expected names of headers that edgeroute does not set itself"
+        "edgeroute.toml: endpoints.big.headers_env: expected names of headers that edgeroute does not set itself"
     ),
 }
 
 
 @pytest.mark.parametrize("change", CASES)
-def test_a_wrong_value_is_named_by_line_and_key(change: str, tmp_path: Path) -> None:
+def test_a_wrong_value_is_named_by_its_key(change: str, tmp_path: Path) -> None:
     old, _, new = change.partition("|")
     assert old in GOOD
     assert CASES[change] in problems(tmp_path, GOOD.replace(old, new, 1))
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("0.4", "4").replace('model = "gpt"', 'model = ""').replace("tools = true", "")
-    assert [each.split(": ")[0] for each in problems(tmp_path, text)] == [
-        *("edgeroute.toml:2", "edgeroute.toml:11", "edgeroute.toml:24")
+    assert [each.split(": ")[1] for each in problems(tmp_path, text)] == [
+        "endpoints.big.model",
+        "rules[0]",
+        "strong_share",
     ]
 
 
@@ -147,7 +147,7 @@ def test_two_endpoints_of_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["sk-helio\ntrope: x", "schl\u00fcssel", "a\x00b"])
 def test_a_key_that_would_break_the_headers_is_refused(key: str, tmp_path: Path) -> None:
     (told,) = problems(tmp_path, GOOD, {"BIG_KEY": key})
-    assert told.startswith("edgeroute.toml:12: endpoints.big.api_key_env: the environment variable BIG_KEY holds what")
+    assert told.startswith("edgeroute.toml: endpoints.big.api_key_env: the environment variable BIG_KEY holds what")
     assert key not in told
 
 
@@ -197,40 +197,33 @@ def test_tiers_are_targets_from_cheap_to_strong(tmp_path: Path) -> None:
     ],
 )
 def test_bands_that_do_not_part_the_scores_are_refused(old: str, new: str, tmp_path: Path) -> None:
-    assert problems(tmp_path, TIERS.replace(old, new))[0].startswith("edgeroute.toml:4: tiers: ")
+    assert problems(tmp_path, TIERS.replace(old, new))[0].startswith("edgeroute.toml: tiers: ")
 
 
 def test_one_way_to_choose(tmp_path: Path) -> None:
     assert "expected one way to choose" in problems(tmp_path, 'strong = ["a"]\n' + TIERS)[0]
 
 
-def test_the_line_of_a_key_in_any_form() -> None:
-    text = "\n".join(
-        [
-            "# no",
-            "a = '''",
-            "b = 1",
-            "'''",
-            'c.d."e.f" = 1',
-            "",
-            "[t]",
-            "x = [ 1,",
-            " 2]",
-            "[[u]]",
-            "[[u]]",
-            "k = {i = 1}",
-        ]
-    )
-    paths = {("a",): 2, ("c",): 5, ("c", "d", "e.f"): 5, ("t",): 7, ("t", "x"): 8, ("t", "x", 1): 8, ("u", 0): 10}
-    paths |= {("u", 1, "k", "i"): 12, ("u", 1, "none"): 11, ("none",): 1, (): 1}
-    assert {path: line_of(text, path) for path in paths} == paths
-    assert path_of({"c": {"d.e": [{"x": 1}]}}, ".c.d.e[0].x") == ["c", "d.e", 0, "x"]
-    assert path_of({"c": {"d": 1}}, ".c.none.more") == ["c"]
+def test_a_misspelt_key_in_a_large_file_is_told_at_once(tmp_path: Path) -> None:
+    """The key's path is printed; its line was once searched for, 36 s in a file of 69 KB."""
+    rules = '[[rules]]\ntarget = "strong"\npattern = """a\nb"""\n' * 1300
+    assert problems(tmp_path, f"stong = []\n{GOOD}{rules}") == [
+        "edgeroute.toml: stong: no such key; did you mean strong?"
+    ]
 
 
-@given(st.text(alphabet="abc=[]{}.\"'\n 1", max_size=40), st.lists(st.sampled_from(["a", "b", 0]), max_size=3))
-def test_a_line_is_found_or_the_first(text: str, path: list[str | int]) -> None:
-    assert 1 <= line_of(text, path) <= text.count("\n") + 1
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD.replace("tools", "tool"), "rules[0].tool: no such key; did you mean tools?"),
+        (GOOD + "\n[serve]\ndecision_logs = 1", "serve.decision_logs: no such key; did you mean decision_log?"),
+        (GOOD + "\nsticky = true", "rules[1].sticky: no such key here; it belongs above the first [table]"),
+        (GOOD + "\n[server]\n", "server: no such key; did you mean serve?"),
+        ("q = 1\n" + GOOD, "q: no such key"),
+    ],
+)
+def test_an_unknown_key_says_what_may_have_been_meant(text: str, told: str, tmp_path: Path) -> None:
+    assert problems(tmp_path, text)[0] == f"edgeroute.toml: {told}"
 
 
 RANK = """
@@ -245,9 +238,9 @@ one = ["b"]
 
 def test_ranks_are_checked(tmp_path: Path) -> None:
     assert problems(tmp_path, RANK) == [
-        "edgeroute.toml:5: rank.margin: expected a difference of win rates from 0 to 0.5",
-        "edgeroute.toml:6: rank.models: expected at least two models",
-        "edgeroute.toml:7: rank.models.one: the endpoint 'b' needs prices: rank takes the cheapest",
+        "edgeroute.toml: rank.margin: expected a difference of win rates from 0 to 0.5",
+        "edgeroute.toml: rank.models: expected at least two models",
+        "edgeroute.toml: rank.models.one: the endpoint 'b' needs prices: rank takes the cheapest",
     ]
 
 
@@ -270,7 +263,7 @@ def test_ranks_are_checked(tmp_path: Path) -> None:
     ],
 )
 def test_limits_and_the_servers_keys_are_checked(line: str, told: str, tmp_path: Path) -> None:
-    assert problems(tmp_path, f"{line}\n{GOOD}") == [f"edgeroute.toml:1: {told}"]
+    assert problems(tmp_path, f"{line}\n{GOOD}") == [f"edgeroute.toml: {told}"]
 
 
 def test_shares_are_for_the_two_lists(tmp_path: Path) -> None:

@@ -186,15 +186,13 @@ def test_a_target_that_is_none_is_the_headers_fault(start: Start, strong: Upstre
     assert strong.asked == []
 
 
-def test_a_broken_budget_file_is_told_to_the_operator_alone(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    server = start('daily_budget_usd = 1.0\nbudget_file = "spent.jsonl"')
+def test_a_line_of_the_budget_file_that_is_no_record_fails_no_call(start: Start, weak: Upstream) -> None:
+    server = start('daily_budget_usd = 0.0001\nbudget_file = "spent.jsonl"')
     path = server.toml.parent / "spent.jsonl"
-    path.write_text('{"day": 1}\n')
-    for url, body in ((f"{server.url}/chat/completions", ASK), (f"{server.url}/route", {"prompt": PROMPT})):
-        answer = requests.post(url, json=body, timeout=9)
-        assert answer.status_code == 500
-        assert "spent.jsonl" not in answer.text
-    assert f"{path}, byte 1: expected an object of day and usd" in caplog.text
+    path.write_text('{"day": 1}\n{"day": "20')
+    assert post(server.url, ASK).headers["x-edgeroute-endpoint"] == "big"
+    assert post(server.url, ASK).headers["x-edgeroute-endpoint"] == "small"
+    assert json.loads(path.read_text().splitlines()[2])["usd"] == pytest.approx((9 * 10 + 4 * 30) / 1e6)
 
 
 def test_a_score_of_the_router_is_what_is_logged(start: Start, base_bundle: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_chat(client: openai.OpenAI, strong: Upstream, weak: Upstream) -> None
     (asked,) = strong.asked + weak.asked
     assert told["x-edgeroute-target"] == ("strong" if strong.asked else "weak")
     assert told["x-edgeroute-endpoint"] == ("big" if strong.asked else "small")
-    assert told["x-upstream"] == told["x-edgeroute-target"]
+    assert told["x-request-id"] == told["x-edgeroute-target"]
     assert 0 < float(told["x-edgeroute-score"]) < 1
     assert float(told["x-edgeroute-share"]) == pytest.approx(0.5, abs=1e-3)
     assert float(told["x-edgeroute-latency-ms"]) > 0

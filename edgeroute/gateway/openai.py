@@ -1,0 +1,166 @@
+"""OpenAI's wire format: what a body asks for, how answers and streams are read, and the tokens of each. No I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+from ..errors import BrokenAnswerError
+from .chats import tokens_of, tokens_of_bytes, tokens_of_json
+
+MAX_EVENT_BYTES = 16 << 20
+"""The longest line of an event stream: an image in base64 fits."""
+MAX_TOKENS = 10**8
+"""An endpoint that counts more tells nonsense, and money is counted by it."""
+MAX_PARSED_BYTES = 256 << 10
+"""Of larger answers and events only the usage is looked for: to build all values would hold up every other call."""
+DONE = b"[DONE]"
+_DECODER = json.JSONDecoder()
+
+Tokens = tuple[int, int]
+"""Tokens in and out."""
+
+
+def estimate_call(fields: Mapping[str, Any], output_tokens: int) -> Tokens:
+    """The tokens that a call with these fields may use, before it is made.
+
+    In: its chat, prompt or input, and its tools. Out: ``max_completion_tokens`` or ``max_tokens``, else
+    ``output_tokens``, for each answer that is asked for; none where the fields are those of embeddings.
+    """
+    words = next((fields[key] for key in ("messages", "prompt", "input") if key in fields), None)
+    tools = [fields[key] for key in ("tools", "functions", "response_format") if fields.get(key)]
+    given = tokens_of(words) + sum(map(tokens_of_json, tools))
+    if "messages" not in fields and "prompt" not in fields:
+        return given, 0
+    limits = [fields.get(key) for key in ("max_completion_tokens", "max_tokens")]
+    made = next((each for each in limits if type(each) is int and 0 < each <= MAX_TOKENS), output_tokens)
+    counts = [fields.get(key) for key in ("n", "best_of")]
+    answers = max([1, *(each for each in counts if type(each) is int and 0 < each <= 1000)])
+    prompts = fields.get("prompt")
+    if isinstance(prompts, list) and prompts and type(prompts[0]) is not int:
+        answers *= len(prompts)
+    return given, min(made * answers, MAX_TOKENS)
+
+
+def text_of(body: Mapping[str, Any], part: str) -> str:
+    """The text of the first choice: of its ``message``, or of a chunk's ``delta``."""
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    inner = first.get(part) if isinstance(first, Mapping) else None
+    content = inner.get("content") if isinstance(inner, Mapping) else None
+    return content if isinstance(content, str) else ""
+
+
+def parse_body(data: bytes, endpoint: str) -> dict[str, Any]:
+    """The JSON object of an answer or event; raises ``BrokenAnswerError`` for anything else."""
+    value = _object(data)
+    if value is None:
+        raise BrokenAnswerError(f"the answer of {endpoint} is no JSON object", causes=((endpoint, "sent no JSON"),))
+    return value
+
+
+async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[bytes, list[bytes]], None]:
+    """The same bytes, cut after line ends only, each piece with the data of the events in it, ``[DONE]`` included.
+
+    Of a stream that breaks, no half of an event is passed on; the last line of one that ends needs no line end. A line
+    longer than ``MAX_EVENT_BYTES`` ends it.
+    """
+    held: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        end = chunk.rfind(b"\n") + 1
+        if end:
+            lines = b"".join([*held, chunk[:end]])
+            held, size = [], 0
+            yield lines, data_of(lines)
+        if rest := chunk[end:]:
+            held.append(rest)
+            size += len(rest)
+            if size > MAX_EVENT_BYTES:
+                return
+    if held:
+        lines = b"".join(held)
+        yield lines, data_of(lines)
+
+
+def data_of(lines: bytes) -> list[bytes]:
+    """The data of the server-sent events in whole lines."""
+    fields = [line.strip().partition(b":") for line in lines.split(b"\n")]
+    return [data.strip() for name, _, data in fields if name == b"data"]
+
+
+def usage_of(body: Mapping[str, Any]) -> Tokens | None:
+    """The tokens in and out that an endpoint counted, or ``None``."""
+    usage = body.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    given, made = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
+    sound = all(type(each) is int and 0 <= each <= MAX_TOKENS for each in (given, made))
+    return (given, made) if sound else None  # type: ignore[return-value]
+
+
+class Meter:
+    """Counts the tokens of one answer as it passes: the endpoint's own count, and an estimate."""
+
+    def __init__(self) -> None:
+        self.usage: Tokens | None = None
+        """What the endpoint counted so far, if it did."""
+        self._bytes = self._events = 0
+
+    @property
+    def made(self) -> int:
+        """An estimate of the answer's tokens so far, by its bytes; an event with words in it is a token at least."""
+        return max(self._events, tokens_of_bytes(self._bytes))
+
+    def see(self, data: bytes) -> None:
+        """Count a whole answer, or the data of one event."""
+        if data == DONE:
+            return
+        if len(data) > MAX_PARSED_BYTES:
+            self.usage = _find_usage(data) or self.usage
+            self.see_size(len(data))
+            return
+        body = _object(data) or {}
+        self.usage = usage_of(body) or self.usage
+        choices = body.get("choices")
+        self.see_size(sum(map(_size, choices)) if isinstance(choices, list) else 0)
+
+    def see_size(self, size: int) -> None:
+        """Count a part of an answer by its bytes alone."""
+        self._bytes += size
+        self._events += size > 0
+
+
+def _size(choice: Any) -> int:
+    """Bytes of what a choice says: its text, and what of a message is no text, such as a tool call."""
+    if not isinstance(choice, Mapping):
+        return 0
+    said = next((choice[key] for key in ("message", "delta", "text") if choice.get(key)), None)
+    parts = [each for key, each in said.items() if key != "role"] if isinstance(said, Mapping) else [said]
+    texts = [each if isinstance(each, str) else json.dumps(each) for each in parts if each]
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(data)
+        return value if isinstance(value, dict) else None
+    return None
+
+
+def _find_usage(data: bytes) -> Tokens | None:
+    """The last usage in a large body, found without reading the rest of it."""
+    at = len(data)
+    for _ in range(8):
+        at = data.rfind(b'"usage"', 0, at)
+        if at < 0:
+            break
+        after = data[at + 7 : at + 4096].decode("utf-8", "replace").lstrip()
+        if after.startswith(":") and data[at - 1 : at] != b"\\":  # with a backslash it stands in a text
+            with contextlib.suppress(ValueError, RecursionError):
+                usage = usage_of({"usage": _DECODER.raw_decode(after[1:].lstrip())[0]})
+                if usage is not None:
+                    return usage
+    return None
