@@ -61,7 +61,7 @@ class Gateway:
         """Read the operator's TOML, load its bundle, and be ready to call.
 
         ``environment`` holds the keys that the file names, by default the process's own. Raises ``ConfigError`` naming
-        every wrong line and key, ``MissingExtraError``, and what ``Router.load`` raises. Opens no connection.
+        every wrong key, ``MissingExtraError``, and what ``Router.load`` raises. Opens no connection.
         """
         settings, endpoints = read_settings(path, environment)
         return cls(settings, endpoints, Chooser.load(settings, Path(path).parent))
@@ -154,7 +154,7 @@ class Gateway:
         finally:
             answer.close()
         name = answer.endpoint.name
-        raise RefusedError(f"{name} answered {answer.status}: the request is wrong", status=answer.status, body=data)
+        raise RefusedError(f"{name} answered {answer.status}: it refused the request", status=answer.status, body=data)
 
     def record(self, choice: Choice, fields: Mapping[str, Any]) -> CallRecord:
         """The record of a call with these fields of a body, before it is made: an estimate, for the budget."""

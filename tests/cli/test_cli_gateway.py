@@ -262,7 +262,7 @@ def test_serve_says_what_is_wrong_with_its_file(run: Run, home: Path) -> None:
     assert run("serve", "--config", "none.toml").err == "Error: none.toml cannot be read: No such file or directory\n"
     (home / "bad.toml").write_text("strong = 1")
     ran = run("serve", "--config", "bad.toml")
-    assert (ran.code, "bad.toml:1: strong: expected a list, found 1" in ran.err) == (1, True)
+    assert (ran.code, "bad.toml: strong: expected a list, found 1" in ran.err) == (1, True)
 
 
 def test_serve_without_its_extra_names_it(run: Run, toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
