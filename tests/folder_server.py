@@ -17,7 +17,8 @@ class FolderServer:
     """What to serve and how badly; keys are paths as asked for, without the leading slash.
 
     ``cut``: bytes after which the connection drops, once. ``more``: bytes to add at the end. ``status``: answer that.
-    ``redirect``: answer with that location. ``headers``: send these too. ``wait_s``: pause before each 16 KB.
+    ``redirect``: answer with that location. ``headers``: send these too. ``wait_s``: pause before each 16 KB,
+    but for the ``quick`` files.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class FolderServer:
     ranges: bool = True
     lengths: bool = True
     wait_s: float = 0.0
+    quick: tuple[str, ...] = ()
 
     def asked(self, name: str) -> list[str | None]:
         """The Range headers of the requests for a file."""
@@ -92,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = body if cut is None else body[:cut]
         with contextlib.suppress(ConnectionError):
             for i in range(0, len(body), 1 << 14):
-                time.sleep(self.state.wait_s)
+                time.sleep(0 if self.path.endswith(self.state.quick) else self.state.wait_s)
                 self.wfile.write(body[i : i + (1 << 14)])
                 self.wfile.flush()
 

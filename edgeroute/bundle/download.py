@@ -1,12 +1,20 @@
-"""Read files from a folder that is a local path or an http(s) URL, bounded, verified and resumable."""
+"""Read files from a folder that is a local path or an http(s) URL: bounded in size and time, verified and resumable.
+
+requests speaks HTTP. What is ours is what it leaves to its callers: an end to the whole call (its timeouts begin anew
+with every byte), a size, ranges, and redirects that lead to https only.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 from ..errors import PullError
@@ -24,6 +32,18 @@ TIMEOUT_S = (10.0, 30.0)
 """To connect, and between two reads."""
 MAX_REDIRECTS = 5
 _CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """``pinned``: a digest is known, so that plain http may bring the bytes. ``ends``: when, by ``time.monotonic``."""
+
+    pinned: bool
+    ends: float
+
+
+class DiskError(PullError):
+    """The cache folder takes no more."""
 
 
 def parse_location(text: str) -> Location:
@@ -67,24 +87,25 @@ def _split(url: str) -> SplitResult:
         raise PullError("expected an https URL or a path, found a URL that cannot be read") from None
 
 
-def read_small(location: Location, limit: int, *, pinned: bool) -> bytes:
-    """The bytes of a file of at most ``limit``. ``pinned``: a digest is known, so that plain http may bring it."""
+def read_small(location: Location, limit: int, terms: Terms) -> bytes:
+    """The bytes of a file of at most ``limit``."""
     data = b""
     try:
-        with _opened(location, 0, pinned) as (_, chunks):
-            for chunk in chunks:
-                data += chunk
-                if len(data) > limit:
-                    raise PullError(f"{show(location)} has more than {limit} bytes")
+        _, chunks = _open(location, 0, terms)
+        for chunk in chunks:
+            data += chunk
+            if len(data) > limit:
+                raise PullError(f"{show(location)} has more than {limit} bytes")
     except _CutError as error:
         raise PullError(f"{show(location)} was cut after {len(data)} bytes ({error})") from None
     return data
 
 
-def fetch_file(location: Location, target: Path, entry: FileEntry, *, pinned: bool, progress: Progress) -> None:
+def fetch_file(location: Location, target: Path, entry: FileEntry, terms: Terms, progress: Progress) -> None:
     """Bring one file of a bundle to ``target``, going on from what already lies there.
 
-    Raises ``PullError``: after a cut, what came stays for the next try; a file with a wrong hash is deleted.
+    Raises ``PullError``: after a cut, what came stays for the next try; a file with a wrong hash is deleted. Raises
+    ``DiskError`` where the file cannot be written.
     """
     have = target.stat().st_size if target.exists() else 0
     if have > entry.size:
@@ -92,9 +113,9 @@ def fetch_file(location: Location, target: Path, entry: FileEntry, *, pinned: bo
         have = 0
     if have < entry.size or not target.exists():
         try:
-            _append(location, target, have, entry.size, pinned, progress)
+            _append(location, target, have, entry.size, terms, progress)
         except OSError as error:  # the disk: what goes wrong with the source is a PullError by now
-            raise PullError(f"{target} cannot be written: {error.strerror}") from None
+            raise DiskError(f"{target} cannot be written: {error.strerror}") from None
     try:
         with open(target, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -105,10 +126,11 @@ def fetch_file(location: Location, target: Path, entry: FileEntry, *, pinned: bo
         raise PullError(f"{show(location)}: expected sha256 {entry.sha256}, found {found}; what came was deleted")
 
 
-def _append(location: Location, target: Path, have: int, size: int, pinned: bool, progress: Progress) -> None:
+def _append(location: Location, target: Path, have: int, size: int, terms: Terms, progress: Progress) -> None:
     done = have
     try:
-        with _opened(location, have, pinned) as (done, chunks), open(target, "ab" if done else "wb") as file:
+        done, chunks = _open(location, have, terms)
+        with open(target, "ab" if done else "wb") as file:
             for chunk in chunks:
                 if done + len(chunk) > size:
                     file.truncate(0)  # nothing to go on from
@@ -130,24 +152,64 @@ class _CutError(Exception):
     """The source broke off in the middle of a file."""
 
 
-@contextlib.contextmanager
-def _opened(location: Location, offset: int, pinned: bool) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Open a file at ``offset``; gives the offset at which the bytes truly start (0 when it cannot be skipped to)."""
-    if isinstance(location, str):
-        with _opened_url(location, offset, pinned) as opened:
-            yield opened
-        return
+def _open(location: Location, offset: int, terms: Terms) -> tuple[int, Iterator[bytes]]:
+    """A file from ``offset`` on, and the offset at which its bytes truly start: 0 when it cannot be skipped to."""
+    stream = _read_path(location, offset) if isinstance(location, Path) else _in_time(location, offset, terms)
+    start = next(stream)
+    assert isinstance(start, int)
+    return start, stream  # type: ignore[return-value]  # after the offset come bytes only
+
+
+def _read_path(path: Path, offset: int) -> Iterator[int | bytes]:
     try:
-        file = open(location, "rb")  # noqa: SIM115  (closed below; errors of the with body are not the source's)
+        file = open(path, "rb")  # noqa: SIM115  (closed below; errors of the with body are not the source's)
     except OSError as error:
-        raise PullError(f"{location} cannot be read: {error.strerror}") from None
+        raise PullError(f"{path} cannot be read: {error.strerror}") from None
     with file:
         file.seek(offset)
-        yield offset, _chunks(lambda: file.read(_CHUNK), OSError)
+        yield offset
+        yield from _chunks(lambda: file.read(_CHUNK), OSError)
 
 
-@contextlib.contextmanager
-def _opened_url(url: str, offset: int, pinned: bool) -> Iterator[tuple[int, Iterator[bytes]]]:
+def _in_time(url: str, offset: int, terms: Terms) -> Iterator[int | bytes]:
+    """What ``_read_url`` yields, read by a thread: a server that sends a byte now and then holds up nobody else."""
+    items: queue.Queue[Any] = queue.Queue(8)
+    over = threading.Event()
+
+    def put(item: Any) -> None:
+        while not over.is_set():
+            with contextlib.suppress(queue.Full):
+                items.put(item, timeout=0.1)
+                return
+
+    def read() -> None:
+        try:
+            with contextlib.closing(_read_url(url, offset, terms.pinned)) as stream:
+                for item in stream:
+                    put(item)
+                    if over.is_set():
+                        return
+            put(None)
+        except Exception as error:
+            put(error)
+
+    threading.Thread(target=read, name="edgeroute-pull", daemon=True).start()
+    try:
+        while True:
+            try:
+                item = items.get(timeout=max(0.0, terms.ends - time.monotonic()))
+            except queue.Empty:
+                raise _CutError("the time for it is over") from None
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        over.set()
+
+
+def _read_url(url: str, offset: int, pinned: bool) -> Generator[int | bytes]:
     import requests
     from urllib3.exceptions import HTTPError
 
@@ -169,8 +231,10 @@ def _opened_url(url: str, offset: int, pinned: bool) -> Iterator[tuple[int, Iter
         else:
             raise PullError(f"{show(asked)} redirects more than {MAX_REDIRECTS} times")
         with response:
-            start = _start(response, offset, url)
-            yield start, _chunks(lambda: response.raw.read(_CHUNK, decode_content=False), (OSError, HTTPError))
+            yield _start(response, offset, url)
+            # What has come, not what is asked for: a slow file is written as it comes, and the end is noticed.
+            read = getattr(response.raw, "read1", response.raw.read)
+            yield from _chunks(lambda: read(_CHUNK, decode_content=False), (OSError, HTTPError))
 
 
 def _redirected(url: str, to: str) -> str:
@@ -181,11 +245,11 @@ def _redirected(url: str, to: str) -> str:
 
 
 def _check_scheme(url: str, asked: str, pinned: bool) -> None:
-    """Refuse bytes that anyone on the way could have changed, unless a digest tells."""
+    """Refuse bytes that anyone on the way could have changed, unless a digest tells; and redirects to plain http."""
     scheme = _split(url).scheme
     if scheme == "https":
         return
-    if scheme != "http" or _split(asked).scheme != "http":
+    if url != asked:
         raise PullError(f"{show(asked)} redirects to {show(url)}, which is not https: refused")
     if not pinned:
         raise PullError(f"{show(url)} is not https: give the bundle's digest with --digest, or an https URL")

@@ -10,12 +10,13 @@ say more to newer versions.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import BundleError, PullError
-from .download import Location, parse_location, read_small, show
+from .download import Location, Terms, parse_location, read_small, show
 from .folder import open_bundle
 from .manifest import Manifest, is_digest, is_flat_name
 from .schema import parse_json
@@ -23,6 +24,8 @@ from .store import INDEX, Place, find_pulled, find_shipped, pulled_names, shippe
 
 MAX_INDEX_BYTES = 1 << 20
 INDEX_VARIABLE = "EDGEROUTE_INDEX"
+READ_S = 60.0
+"""For an index, or a manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,11 @@ def _entry(name: str, value: Any, where: str) -> IndexEntry:
     return IndexEntry(digest, kind if isinstance(kind, str) else "", size, url)
 
 
-def load_index(index: str | None = None, *, pinned: bool = False) -> tuple[Location, dict[str, IndexEntry]]:
-    """The place of the index to pull from, and its bundles; ``pinned`` when a digest is known. Raises ``PullError``."""
+def load_index(index: str | None = None, terms: Terms | None = None) -> tuple[Location, dict[str, IndexEntry]]:
+    """The place of the index to pull from, and its bundles. Raises ``PullError``."""
     chosen = index or os.environ.get(INDEX_VARIABLE)
     location = parse_location(chosen) if chosen else shipped_folder() / INDEX
-    data = read_small(location, MAX_INDEX_BYTES, pinned=pinned)
+    data = read_small(location, MAX_INDEX_BYTES, terms or Terms(False, time.monotonic() + READ_S))
     return location, parse_index(data, show(location))
 
 

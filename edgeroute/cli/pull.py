@@ -16,13 +16,22 @@ from .progress import Progress
 @click.argument("what", metavar="NAME|URL|PATH")
 @click.option("--index", metavar="PATH|URL", help="Index to find NAME in.  [default: $EDGEROUTE_INDEX, else our own]")
 @click.option("--digest", metavar="sha256:…", help="Take only the bundle of this digest.")
+@click.option("--replace", is_flag=True, help="Let the bundle's name stand for it, where it stands for another one.")
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds for all of it.  [default: what 100 kB a second take]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def pull(what: str, index: str | None, digest: str | None, as_json: bool) -> None:
+def pull(
+    what: str, index: str | None, digest: str | None, replace: bool, timeout_s: float | None, as_json: bool
+) -> None:
     """Fetch a bundle by its NAME in the index, or from the URL or PATH of its folder, into the cache folder.
 
     Every file is verified before the bundle becomes visible; then its name works with --model. A cut download goes on
-    where it stopped. Plain http is only taken when the digest is known, from --digest or the index. Prints digest and
-    folder. The cache folder is $EDGEROUTE_CACHE, else edgeroute in the user's cache folder.
+    where it stopped. Plain http is only taken when the digest is known, from --digest or the index, and redirects
+    only to https. A bundle from a URL or PATH does not take the name of another one unless --replace says so. Prints
+    digest and folder. The cache folder is $EDGEROUTE_CACHE, else edgeroute in the user's cache folder.
     """
     bar = Progress()
 
@@ -30,7 +39,7 @@ def pull(what: str, index: str | None, digest: str | None, as_json: bool) -> Non
         bar.show(lambda: f"{name}  {human_size(done)} of {human_size(size)}")
 
     try:
-        pulled = pull_bundle(what, index=index, digest=digest, progress=show)
+        pulled = pull_bundle(what, index=index, digest=digest, replace=replace, timeout_s=timeout_s, progress=show)
     finally:
         bar.clear()
     if not pulled.by_name:

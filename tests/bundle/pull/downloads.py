@@ -7,14 +7,15 @@ from pathlib import Path
 from bundles import INT8
 
 from edgeroute.bundle import store
+from edgeroute.bundle.pull import partial_folder
 
 FILES = ("router.json", "tokenizer.json", INT8, "model.fp32.onnx")
 """The files of the tiny bundle."""
 
 
-def partial(digest: str, name: str = INT8) -> Path:
-    """A file of a bundle that is being downloaded."""
-    return store.cache_folder() / "partial" / digest.removeprefix("sha256:") / name
+def partial(digest: str, source: str, name: str = INT8) -> Path:
+    """A file of a bundle that is being downloaded from ``source``."""
+    return partial_folder(digest, source) / name
 
 
 def nothing_is_visible() -> bool:

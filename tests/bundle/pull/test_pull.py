@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from bundles import INT8, make_bundle, reseal
 from downloads import FILES, nothing_is_visible, partial
 from folder_server import FolderServer
@@ -88,14 +90,14 @@ def test_a_cut_download_goes_on_where_it_stopped(server: FolderServer, digest: s
     server.cut[f"tiny/{INT8}"] = 1000
     with pytest.raises(PullError, match=f"cut after 1000 of {size} bytes.*pull again"):
         pull(server.url + "/tiny", digest=digest)
-    assert partial(digest).stat().st_size == 1000
+    assert partial(digest, server.url + "/tiny").stat().st_size == 1000
     assert nothing_is_visible()
     server.requests.clear()
     pull(server.url + "/tiny", digest=digest)
     assert server.asked(INT8) == ["bytes=1000-"]
     assert server.asked("model.fp32.onnx") == []  # it had come whole
     assert store.pulled_names() == ["tiny"]
-    assert not partial(digest).parent.exists()
+    assert not partial(digest, server.url + "/tiny").parent.exists()
 
 
 def test_a_server_without_ranges_sends_the_file_again(server: FolderServer, digest: str) -> None:
@@ -108,8 +110,8 @@ def test_a_server_without_ranges_sends_the_file_again(server: FolderServer, dige
 
 
 def test_a_leftover_longer_than_the_file_is_replaced(server: FolderServer, digest: str) -> None:
-    partial(digest).parent.mkdir(parents=True)
-    partial(digest).write_bytes(b"\0" * 1_000_000)
+    partial(digest, server.url + "/tiny").parent.mkdir(parents=True)
+    partial(digest, server.url + "/tiny").write_bytes(b"\0" * 1_000_000)
     pull(server.url + "/tiny", digest=digest)
     assert server.asked(INT8) == [None]
 
@@ -129,12 +131,20 @@ def test_plain_http_needs_a_digest(server: FolderServer, digest: str, tmp_path: 
     assert server.requests == []
 
 
-def test_a_redirect_is_followed_but_not_for_ever(server: FolderServer, digest: str) -> None:
-    server.redirect[f"moved/{INT8}"] = f"/tiny/{INT8}"
+def test_a_redirect_is_followed_but_not_for_ever(
+    server: FolderServer, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_get = requests.Session.get
+
+    def get(self: requests.Session, url: str, **more: Any) -> requests.Response:
+        """Stands for a TLS server: the loopback answers for https://mirror.test."""
+        return real_get(self, url.replace("https://mirror.test", server.url), **more)
+
+    monkeypatch.setattr(requests.Session, "get", get)
     for name in FILES:
-        server.redirect[f"moved/{name}"] = f"/tiny/{name}"
+        server.redirect[f"moved/{name}"] = f"https://mirror.test/tiny/{name}"
     assert pull(server.url + "/moved", digest=digest).digest == digest
-    server.redirect["round/router.json"] = server.url + "/round/router.json"
+    server.redirect["round/router.json"] = "https://mirror.test/round/router.json"
     with pytest.raises(PullError, match="redirects more than 5 times"):
         pull(server.url + "/round", digest="sha256:" + "1" * 64)
     server.redirect["round/router.json"] = "http://[nowhere"
@@ -155,7 +165,10 @@ def test_a_damaged_pulled_bundle_is_fetched_again(server: FolderServer, digest: 
 def test_a_name_moves_to_the_newer_bundle(bundle: Path) -> None:
     first = pull(str(bundle))
     reseal(bundle, lambda manifest: manifest.update(version="2"))
-    second = pull(str(bundle))
+    with pytest.raises(PullError, match=r"a name that stands for sha256:.* with --replace"):
+        pull(str(bundle))
+    assert store.locate("tiny").digest == first.digest
+    second = pull(str(bundle), replace=True)
     assert first.digest != second.digest
     assert store.locate("tiny").digest == second.digest
     assert cache.is_pulled(first.digest)

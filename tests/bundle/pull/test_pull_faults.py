@@ -37,11 +37,11 @@ def test_a_cut_manifest_or_index_is_one_error(server: FolderServer, digest: str,
 
 
 def test_a_leftover_of_another_file_is_deleted_and_the_next_pull_is_whole(server: FolderServer, digest: str) -> None:
-    partial(digest).parent.mkdir(parents=True)
-    partial(digest).write_bytes(b"\0" * 1000)
+    partial(digest, server.url + "/tiny").parent.mkdir(parents=True)
+    partial(digest, server.url + "/tiny").write_bytes(b"\0" * 1000)
     with pytest.raises(PullError, match=r"expected sha256 .* found .*deleted"):
         pull(server.url + "/tiny", digest=digest)
-    assert not partial(digest).exists()
+    assert not partial(digest, server.url + "/tiny").exists()
     assert nothing_is_visible()
     pull(server.url + "/tiny", digest=digest)
 
@@ -57,14 +57,14 @@ def test_a_file_of_the_right_size_and_wrong_bytes_never_becomes_visible(
     with pytest.raises(PullError, match=f"{name}: expected sha256 [0-9a-f]{{64}}, found [0-9a-f]{{64}}"):
         pull(server.url + "/tiny", digest=digest)
     assert nothing_is_visible()
-    assert not partial(digest, name).exists()
+    assert not partial(digest, server.url + "/tiny", name).exists()
 
 
 def test_a_server_that_sends_without_end_is_stopped(server: FolderServer, digest: str) -> None:
     server.more[f"tiny/{INT8}"] = b"x" * 5_000_000
     with pytest.raises(PullError, match=r"has more than the \d+ bytes that the manifest names"):
         pull(server.url + "/tiny", digest=digest)
-    assert partial(digest).stat().st_size == 0
+    assert partial(digest, server.url + "/tiny").stat().st_size == 0
     server.more = {"tiny/router.json": b" " * 100_000}
     with pytest.raises(PullError, match="has more than 65536 bytes"):
         pull(server.url + "/tiny", digest=digest)
@@ -159,8 +159,8 @@ def test_a_silent_server_is_given_up(digest: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_one_error(server: FolderServer, digest: str) -> None:
-    partial(digest).parent.mkdir(parents=True)
-    partial(digest).symlink_to("/dev/full")
+    partial(digest, server.url + "/tiny").parent.mkdir(parents=True)
+    partial(digest, server.url + "/tiny").symlink_to("/dev/full")
     with pytest.raises(PullError, match=f"{INT8} cannot be written: No space left on device"):
         pull(server.url + "/tiny", digest=digest)
     assert nothing_is_visible()
@@ -190,8 +190,8 @@ def test_a_pointer_out_of_the_cache_is_no_bundle(bundle: Path) -> None:
 
 
 def test_what_lies_beside_the_files_of_a_download_never_becomes_visible(server: FolderServer, digest: str) -> None:
-    partial(digest).parent.mkdir(parents=True)
-    partial(digest, "stray.md").touch()
+    partial(digest, server.url + "/tiny").parent.mkdir(parents=True)
+    partial(digest, server.url + "/tiny", "stray.md").touch()
     with pytest.raises(PullError, match=r"(?s)what was fetched is not the bundle, and was deleted: .*stray\.md"):
         pull(server.url + "/tiny", digest=digest)
     assert nothing_is_visible()
