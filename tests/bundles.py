@@ -88,6 +88,24 @@ def make_bundle(
     return folder
 
 
+def stability_receipt(flips: float = 0.02) -> dict[str, Any]:
+    """A stability receipt in which every rewording changes as many decisions."""
+    by_share = {"0.25": flips, "0.5": flips, "0.75": flips}
+    return {"sample": "tiny", "n": 100, "rewordings": {"polite": by_share}, "affixes": {"400_dots": by_share}}
+
+
+def add_stability(folder: Path, flips: float = 0.02) -> Path:
+    """Make a bundle one of format 2 whose graphs have stability receipts."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["format"] = 2
+        for graph in manifest["graphs"]:
+            graph["stability"] = stability_receipt(flips)
+
+    reseal(folder, change)
+    return folder
+
+
 def reseal(folder: Path, change: Callable[[dict[str, Any]], None] | None = None) -> str:
     """Make the manifest true to the files that lie in ``folder`` and return the new digest.
 

@@ -230,11 +230,12 @@ class Quality:
 class Embedding:
     """The graph's output ``embedding``, float32 ``[batch, width]``: the pooled vector before the head.
 
-    ``pooling``: the mean of the encoder's last hidden state over the tokens, or that of the first or the last token.
+    ``pooling``: the mean of the encoder's last hidden state over the tokens, or that of the first or the last token,
+    each with what the encoder does to it afterwards; ``other`` where the maker of the graph does not say.
     """
 
     width: int
-    pooling: Literal["mean", "first_token", "last_token"]
+    pooling: Literal["mean", "first_token", "last_token", "other"]
 
 
 @dataclass(frozen=True, slots=True)

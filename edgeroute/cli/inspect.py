@@ -10,9 +10,9 @@ import click
 import numpy as np
 
 from ..bundle.inspect import InspectedGraph, Inspection, inspect_bundle
-from ..bundle.manifest import Calibration, Latency, Parity, Quality
+from ..bundle.manifest import STABILITY_SHARES, Calibration, Latency, Parity, Quality, Stability
 from .commands import CORE
-from .output import counted, echo, human_size, milliseconds, write_json
+from .output import counted, echo, human_size, milliseconds, rewording_flips, write_json
 
 WIDTH, HEIGHT = 51, 9
 
@@ -64,6 +64,8 @@ def _as_text(found: Inspection) -> Iterator[str]:
 def _graph(graph: InspectedGraph) -> Iterator[str]:
     entry = graph.entry
     yield f"{entry.file}  {entry.precision} for {', '.join(entry.providers)}  {human_size(graph.size)}"
+    if entry.embedding is not None:
+        yield f"  gives embeddings of width {entry.embedding.width} ({entry.embedding.pooling.replace('_', ' ')})"
     for part in graph.parts:
         stored = sorted(part.precision.items(), key=lambda each: -each[1])
         types = ", ".join(f"{precision} {human_size(size)}" for precision, size in stored)
@@ -71,6 +73,7 @@ def _graph(graph: InspectedGraph) -> Iterator[str]:
     named = [f"{count} {name.removeprefix('com.microsoft::')}" for name, count in graph.operators.items()]
     yield from _wrapped(f"  {sum(graph.operators.values())} operators: ", named)
     yield from _parity(entry.parity)
+    yield from _stability(entry.stability)
     yield from _latency(entry.latency)
     yield from _curve(entry.calibration)
 
@@ -96,6 +99,18 @@ def _parity(parity: Parity | None) -> Iterator[str]:
         yield f"    {flips:.2%} of decisions flip at a strong share of {float(share):.0%}{interval}"
     if (change := parity.delta_apgr) is not None:
         yield f"    APGR {change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f})"
+
+
+def _stability(stability: Stability | None) -> Iterator[str]:
+    if stability is None:
+        yield "  stability: no receipt"
+        return
+    yield f"  stability on {stability.n} prompts of {stability.sample}: {rewording_flips(stability)}"
+    yield f"    {'decisions flipped at a strong share of':<40}" + "".join(
+        f"{share:>8.0%}" for share in STABILITY_SHARES
+    )
+    for name, flips in (stability.rewordings | stability.affixes).items():
+        yield f"    {name:<40}" + "".join(f"{flips[str(share)]:>8.1%}" for share in STABILITY_SHARES)
 
 
 def _latency(latency: Latency | None) -> Iterator[str]:

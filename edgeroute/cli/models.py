@@ -8,7 +8,7 @@ import click
 
 from ..bundle.index import Listing, list_bundles
 from .commands import CORE
-from .output import counted, echo, human_size, milliseconds, write_json
+from .output import counted, echo, human_size, milliseconds, rewording_flips, write_json
 
 
 @click.command(short_help=CORE["models"])
@@ -16,7 +16,8 @@ from .output import counted, echo, human_size, milliseconds, write_json
 def models(as_json: bool) -> None:
     """List the bundles in the wheel (shipped), in the cache folder (pulled) and in the index (pullable).
 
-    Quality and latency are the receipts in each manifest, with the machine they were taken on. The index is the file
+    Quality, latency and stability (decisions that a harmless rewording of the prompt changes) are the receipts in each
+    manifest. The index is the file
     named by EDGEROUTE_INDEX, else the one that edgeroute carries; a URL is not asked here.
     """
     listings = list_bundles()
@@ -43,6 +44,11 @@ def _as_json(listing: Listing) -> dict[str, object]:
         ]
         if manifest
         else [],
+        "stability": [
+            {"graph": graph.file, **asdict(graph.stability)} for graph in manifest.graphs if graph.stability is not None
+        ]
+        if manifest
+        else [],
     }
 
 
@@ -63,6 +69,9 @@ def _as_text(listing: Listing) -> list[str]:
             lines.append(f"  {graph.precision}: strong shares of {graph.calibration.sample}; real ones get others")
     for q in manifest.quality:
         lines.append(f"  {q.metric} {q.value:.3f} ({q.low:.3f} to {q.high:.3f}) on {q.benchmark} {q.split}, n = {q.n}")
+    for graph in manifest.graphs:
+        if graph.stability is not None:
+            lines.append(f"  {graph.precision}: {rewording_flips(graph.stability)}")
     for graph in manifest.graphs:
         if (latency := graph.latency) is None:
             continue

@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from ..bundle.manifest import Stability
 from ..errors import EdgeRouteError
 
 Write = Callable[[str], None]
@@ -121,3 +122,9 @@ EXIT_CODES = {
     INTERRUPTED: "interrupted (Ctrl-C); lines scored before are written",
     CLOSED_PIPE: "the reader of stdout went away, as `head` does",
 }
+
+
+def rewording_flips(stability: Stability) -> str:
+    """The stability receipt in one line, at a strong share of 50%."""
+    worst, flips = stability.worst()
+    return f"{stability.mean():.1%} of decisions flip when a prompt is reworded, at most {flips:.1%} ({worst})"

@@ -23,6 +23,8 @@ CHARS_PER_TOKEN = 10
 _DENSE = 2
 # Tokens more than wanted, so that the word that a cut splits is not among those taken.
 _SLACK = 16
+MOST_UNKNOWN = 0.5
+"""The share of characters in unknown tokens up to which a prompt is scored."""
 _BLANK_REACH = 1 << 14
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -54,6 +56,7 @@ class TextEncoder:
         self._room = _checked_room(room, policy.max_tokens)
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.highest_id = int(max([*vocabulary.values(), *self._run("", special=True)], default=0))
+        self._unknown = _unknown_id(self._tokenizer, tokenizer)
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after a text."""
@@ -73,12 +76,21 @@ class TextEncoder:
     def encode(self, prompt: Prompt) -> Tokens:
         """Return the token ids of a prompt or chat, special tokens included, at most ``max_tokens``.
 
-        Raises ``PromptError`` for anything that is no prompt or has no text.
+        Raises ``PromptError`` for anything that is no prompt, has no text, or is mostly unknown to the tokenizer.
         """
+        return self._tokens(prompt, whatever=False)
+
+    def encode_whatever(self, prompt: Prompt) -> Tokens:
+        """``encode`` where it does not matter how much of the prompt the tokenizer knows, as for golden scores."""
+        return self._tokens(prompt, whatever=True)
+
+    def _tokens(self, prompt: Prompt, *, whatever: bool) -> Tokens:
         newest, older, cut = self._select(prompt)
         if not newest.strip():
             raise PromptError("the prompt is empty: there is nothing to score")
         tokens = self._encode_text(newest)
+        if not whatever and self._unknown in tokens.ids:
+            self._refuse_unreadable(newest)
         return self._prepend(tokens, newest, older, cut) if older else tokens
 
     def _select(self, prompt: Prompt) -> tuple[str, str, bool]:
@@ -102,6 +114,26 @@ class TextEncoder:
             if len(older) > self._limit():
                 return newest, _whole_characters(older[-self._limit() :]), True
         return newest, _whole_characters(older), False
+
+    def _refuse_unreadable(self, text: str) -> None:
+        """Raise ``PromptError`` where most characters are in unknown tokens, at the two ends of a long text.
+
+        Characters count, not tokens: a tokenizer that splits at blanks makes a Chinese sentence one unknown token. An
+        unknown token of ASCII alone does not count: it is a word longer than the tokenizer takes, as in base64.
+        """
+        reach = _DENSE * (self._room + _SLACK)
+        read = unknown = 0
+        for part in (text,) if len(text) <= 2 * reach else (text[:reach], text[-reach:]):
+            encoded = self._encoded(part)
+            for token, (start, stop) in zip(encoded.ids, encoded.offsets, strict=True):
+                read += stop - start
+                if token == self._unknown and not part[start:stop].isascii():
+                    unknown += stop - start
+        if unknown > MOST_UNKNOWN * read:
+            raise PromptError(
+                f"the tokenizer knows too little of the prompt: {unknown} of {read} characters are in unknown tokens, "
+                f"more than {MOST_UNKNOWN:.0%}. The bundle was not made for this language or script"
+            )
 
     def _limit(self) -> int:
         return self._room * CHARS_PER_TOKEN
@@ -155,8 +187,11 @@ class TextEncoder:
         return [*self._opening, *chain.from_iterable(parts), *self._closing]
 
     def _run(self, text: str, *, special: bool = False) -> list[int]:
+        return cast("list[int]", self._encoded(text, special=special).ids)
+
+    def _encoded(self, text: str, *, special: bool = False) -> Any:
         try:
-            return cast("list[int]", self._tokenizer.encode(text, add_special_tokens=special).ids)
+            return self._tokenizer.encode(text, add_special_tokens=special)
         except BaseException as error:
             raise _translated(error, "the tokenizer failed on a prompt") from None
 
@@ -177,6 +212,20 @@ def _load(data: bytes) -> Tokenizer:
         return tokenizer
     except BaseException as error:
         raise _translated(error, "the tokenizer does not load") from None
+
+
+def _unknown_id(tokenizer: Tokenizer, data: bytes) -> int | None:
+    """The id of what the tokenizer does not know; ``None`` where it reads every text, byte by byte or otherwise."""
+    model = tokenizer.model
+    name = getattr(model, "unk_token", None)
+    if name is not None:
+        return cast("int | None", tokenizer.token_to_id(name))
+    if type(model).__name__ != "Unigram":
+        return None
+    import json
+
+    found = json.loads(data)["model"]
+    return None if found.get("byte_fallback") else found.get("unk_id")
 
 
 def _translated(error: BaseException, what: str) -> BaseException:

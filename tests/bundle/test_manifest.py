@@ -10,10 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import stability_receipt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.bundle.manifest import MAX_MANIFEST_BYTES, Bounds, Change, canonical, is_flat_name, parse_manifest, seal
+from edgeroute.bundle.manifest import (
+    MAX_MANIFEST_BYTES,
+    Bounds,
+    Change,
+    Embedding,
+    canonical,
+    is_flat_name,
+    parse_manifest,
+    seal,
+)
 from edgeroute.errors import IntegrityError, ManifestError
 
 
@@ -45,6 +55,17 @@ def test_the_digest_is_the_hash_of_the_manifest_without_it(raw: dict[str, Any]) 
 
 def test_sealing_twice_or_in_another_order_changes_nothing(raw: dict[str, Any]) -> None:
     assert seal(json.loads(seal(raw))) == seal(raw) == seal(dict(reversed(raw.items())))
+
+
+def test_format_2_holds_an_embedding_and_a_stability_receipt(raw: dict[str, Any]) -> None:
+    keys = {"embedding": EMBEDDING, "stability": stability_receipt(0.03)}
+    graph = parse_manifest(changed(raw, lambda m: second(m, **keys))).graphs[0]
+    assert graph.embedding == Embedding(16, "mean")
+    assert graph.stability is not None
+    assert graph.stability.mean() == 0.03
+    assert graph.stability.worst(0.75) == ("polite", 0.03)
+    assert graph.stability.worst_affix() == ("400_dots", 0.03)
+    assert parse_manifest(changed(raw, lambda m: m.update(format=2))).graphs[0].embedding is None
 
 
 def test_every_optional_part_is_read(raw: dict[str, Any]) -> None:
@@ -109,7 +130,23 @@ def listed(name: str, size: int = 1, sha256: str = "a" * 64) -> Callable[[dict[s
 
 
 TWO = [("a", 0.5), ("b", 0.5)]
+EMBEDDING: dict[str, Any] = {"width": 16, "pooling": "mean"}
+
+
+def second(manifest: dict[str, Any], **keys: Any) -> None:
+    """Keys of format 2 for the first graph."""
+    manifest["format"] = 2
+    manifest["graphs"][0] |= keys
+
+
 BREACHES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (graph("stability", stability_receipt()), "stability: a key of format 2, found in format 1"),
+    (graph("embedding", EMBEDDING), ".embedding: a key of format 2, found in format 1"),
+    (lambda m: second(m, embedding=EMBEDDING | {"width": 0}), ".embedding.width: expected 1 to 65536"),
+    (lambda m: second(m, embedding=EMBEDDING | {"pooling": "max"}), "expected one of mean, first_token, last_token"),
+    (lambda m: second(m, stability=stability_receipt(1.5)), "polite: expected fractions of 0 to 1 at 0.25, 0.5, 0.75"),
+    (lambda m: second(m, stability=stability_receipt() | {"n": 0}), ".stability.n: expected at least 1"),
+    (lambda m: second(m, stability=stability_receipt() | {"affixes": {}}), ".stability.affixes: expected 1 to 64"),
     (lambda m: m.update(format=3), ".format: expected 1 or 2, found 3"),
     (lambda m: m.update(name="a/b"), ".name: expected a flat name"),
     (lambda m: m.update(default={"strong_share": 1.5}), ".default.strong_share"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bundles import FP32, INT8, reseal
+from bundles import FP32, INT8, add_stability, reseal
 
 from edgeroute.bundle.manifest import parse_manifest
 from edgeroute.engine.calibration import threshold_for
@@ -43,6 +43,15 @@ def test_people_see_parts_receipts_and_the_curve(run: Run, bundle: Path) -> None
     ):
         assert line in out
     assert out.index(INT8) < out.index(FP32)
+
+
+def test_the_stability_receipt_is_a_table(run: Run, bundle: Path) -> None:
+    assert "stability: no receipt" in run("inspect", bundle).out
+    out = run("inspect", add_stability(bundle, 0.031)).out
+    assert "stability on 100 prompts of tiny: 3.1% of decisions flip when a prompt is reworded, at most 3.1%" in out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("    ")}
+    assert rows["polite"] == rows["400_dots"] == ["3.1%"] * 3
+    assert json.loads(run("inspect", bundle, "--json").out)["graphs"][0]["stability"]["n"] == 100
 
 
 def test_the_curve_stands_where_the_thresholds_are(run: Run, bundle: Path) -> None:

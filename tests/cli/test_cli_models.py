@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import make_bundle, reseal
+from bundles import make_bundle, reseal, stability_receipt
 from folder_server import serve_folder
 from installation import digest_of, write_index
 
@@ -28,7 +28,8 @@ LATENCY = {"machine": "a laptop", "threads": 2, "calls": 50, "rows": [{"tokens":
 
 def add_receipts(manifest: dict[str, Any]) -> None:
     manifest["quality"] = [QUALITY]
-    manifest["graphs"][0]["latency"] = LATENCY
+    manifest["format"] = 2
+    manifest["graphs"][0] |= {"latency": LATENCY, "stability": stability_receipt(0.025)}
 
 
 def test_shipped_pulled_and_pullable_bundles_are_listed(
@@ -45,6 +46,7 @@ def test_shipped_pulled_and_pullable_bundles_are_listed(
         f"here  tiny  {size_of(pulled)}  (pulled)",
         "  A bundle for tests with random weights.",
         "  APGR 0.610 (0.590 to 0.630) on arena test, n = 900",
+        "  int8: 2.5% of decisions flip when a prompt is reworded, at most 2.5% (polite)",
         "  int8: 1.2 ms (p99 2.5) at 8 tokens, 2 threads, a laptop",
         "more  tiny  9.0 kB  (pullable)",
     ]
@@ -52,6 +54,8 @@ def test_shipped_pulled_and_pullable_bundles_are_listed(
     carried, here, more = json.loads(out)
     assert [each["state"] for each in (carried, here, more)] == ["shipped", "pulled", "pullable"]
     assert (here["quality"], here["latency"]) == ([QUALITY], [{"graph": "model.int8.onnx", **LATENCY}])
+    assert here["stability"] == [{"graph": "model.int8.onnx", **stability_receipt(0.025)}]
+    assert carried["stability"] == []
     assert (here["digest"], here["version"]) == (digest_of(pulled), "1")
     assert (more["path"], more["version"], carried["is_default"]) == (None, None, True)
 
