@@ -16,6 +16,8 @@ from .openai import DONE, Meter, Tokens, data_of, parse_body, read_events, text_
 from .record import CallRecord
 from .transport import Reply
 
+MAX_HELD_BYTES = 1 << 20
+"""A larger body is passed on as it comes: forty answers of 60 MB would be gigabytes."""
 _EVENTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
@@ -50,7 +52,7 @@ class Completion:
 class Answer:
     """An answer that has begun. ``close`` it: only then is the call settled, by what came of it.
 
-    Either ``read`` it or go through its ``events``, once.
+    Either ``read`` it or go through its ``pieces`` or ``events``, once.
     """
 
     def __init__(self, reply: Reply, record: CallRecord, reservation: Reservation) -> None:
@@ -83,6 +85,35 @@ class Answer:
         self._meter.see(data)
         self._whole = True
         return data
+
+    async def pieces(self, deadline: float) -> AsyncGenerator[bytes, None]:
+        """The body in one piece when it is small, and then it is ``whole``; a larger one in pieces, as they come.
+
+        There is at least one piece. Raises as ``read`` does.
+        """
+        self._begun = True
+        held, size = [], 0
+        async with contextlib.aclosing(self._reply.chunks(deadline)) as chunks:
+            async for chunk in chunks:
+                held.append(chunk)
+                size += len(chunk)
+                if size > MAX_HELD_BYTES:
+                    break
+            else:
+                data = b"".join(held)
+                self._meter.see(data)
+                self._whole = True
+                yield data
+                return
+            piece = b"".join(held)
+            held.clear()
+            self._meter.see_part(piece)
+            yield piece
+            async for chunk in chunks:
+                self._meter.see_part(chunk)
+                yield chunk
+        self._meter.see_end()
+        self._whole = True
 
     async def events(self, deadline: float) -> AsyncGenerator[tuple[bytes, Sequence[bytes]], None]:
         """A stream in pieces of whole lines, as they come, each with the data of the events in it.

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..bundle.folder import open_bundle
+from ..bundle.store import locate
 from ..engine.calibration import read_calibration
 from ..errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
 from ..router import Router
@@ -71,9 +73,15 @@ class Chooser:
         self._edges = edges_of(settings, router)
 
     @classmethod
-    def load(cls, settings: Settings, folder: Path) -> Chooser:
-        """Load the router; raises what ``load_router`` raises, and ``ConfigError`` for a budget's file."""
-        settings, router = load_router(settings, folder)
+    def load(cls, settings: Settings, folder: Path, old: Chooser | None = None) -> Chooser:
+        """Load the router, unless the one of ``old`` is the same.
+
+        Raises what ``load_router`` raises, and ``ConfigError`` for a budget's file.
+        """
+        if old is not None and _same_router(settings, old, folder):
+            router = old.router
+        else:
+            settings, router = load_router(settings, folder)
         path = settings.budget_file
         cap = settings.daily_budget_usd
         return cls(settings, router, None if cap is None else Budget(cap, folder / path if path else None))
@@ -209,17 +217,29 @@ class Chooser:
         )
 
 
+def _same_router(settings: Settings, old: Chooser, folder: Path) -> bool:
+    """Whether ``old`` has the router that these settings ask for: the same bundle, as it lies there now."""
+    keys = ("bundle", "digest", "provider", "threads", "chat", "score_deadline_ms", "backend", "calibration")
+    if settings.calibration is not None or any(getattr(settings, key) != getattr(old.settings, key) for key in keys):
+        return False  # a calibration's file may have changed, and it sets a threshold as well
+    place = locate(_bundle_of(settings, folder))
+    return open_bundle(place.path, digest=settings.digest or place.digest).manifest.digest == old.router.manifest.digest
+
+
+def _bundle_of(settings: Settings, folder: Path) -> str | None:
+    if settings.bundle is not None and (folder / settings.bundle).is_dir():
+        return str(folder / settings.bundle)
+    return settings.bundle
+
+
 def load_router(settings: Settings, folder: Path) -> tuple[Settings, Router]:
     """The settings' router, with the calibration on the user's own traffic in the place of the bundle's.
 
     The settings come back with the calibration's threshold where they set no limit. Relative paths are seen from
     ``folder``, that of the TOML. Raises what ``Router.load`` raises, and ``CalibrationError``.
     """
-    bundle = settings.bundle
-    if bundle is not None and (folder / bundle).is_dir():
-        bundle = str(folder / bundle)
     router = Router.load(
-        bundle,
+        _bundle_of(settings, folder),
         provider=settings.provider,
         threads=settings.threads,
         digest=settings.digest,

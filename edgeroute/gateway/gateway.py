@@ -57,14 +57,22 @@ class Gateway:
         self._end = weakref.finalize(self, _end, self._portal, self._transport)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, environment: Mapping[str, str] | None = None) -> Gateway:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        replacing: Gateway | None = None,
+    ) -> Gateway:
         """Read the operator's TOML, load its bundle, and be ready to call.
 
-        ``environment`` holds the keys that the file names, by default the process's own. Raises ``ConfigError`` naming
+        ``environment`` holds the keys that the file names, by default the process's own. Where the file asks for the
+        same router as the gateway that it is ``replacing``, both share it. Raises ``ConfigError`` naming
         every wrong key, ``MissingExtraError``, and what ``Router.load`` raises. Opens no connection.
         """
         settings, endpoints = read_settings(path, environment)
-        return cls(settings, endpoints, Chooser.load(settings, Path(path).parent))
+        old = None if replacing is None else replacing._chooser
+        return cls(settings, endpoints, Chooser.load(settings, Path(path).parent, old))
 
     def choose(
         self,

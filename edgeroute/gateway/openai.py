@@ -17,6 +17,7 @@ MAX_TOKENS = 10**8
 MAX_PARSED_BYTES = 256 << 10
 """Of larger answers and events only the usage is looked for: to build all values would hold up every other call."""
 DONE = b"[DONE]"
+_END_BYTES = 1 << 16
 _DECODER = json.JSONDecoder()
 
 Tokens = tuple[int, int]
@@ -108,6 +109,7 @@ class Meter:
         self.usage: Tokens | None = None
         """What the endpoint counted so far, if it did."""
         self._bytes = self._events = 0
+        self._end = b""
 
     @property
     def made(self) -> int:
@@ -126,6 +128,15 @@ class Meter:
         self.usage = usage_of(body) or self.usage
         choices = body.get("choices")
         self.see_size(sum(map(_size, choices)) if isinstance(choices, list) else 0)
+
+    def see_part(self, part: bytes) -> None:
+        """Count a part of a body that is too large to be held; ``see_end`` looks for the usage in the last of them."""
+        self.see_size(len(part))
+        self._end = (self._end + part)[-_END_BYTES:]
+
+    def see_end(self) -> None:
+        """Look for the usage at the end of a body that was seen in parts."""
+        self.usage = _find_usage(self._end)
 
     def see_size(self, size: int) -> None:
         """Count a part of an answer by its bytes alone."""

@@ -15,7 +15,7 @@ import io
 import socket
 import time
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ class Reply:
     _first: bytes
     _response: aiohttp.ClientResponse
 
-    async def chunks(self, deadline: float) -> AsyncIterator[bytes]:
+    async def chunks(self, deadline: float) -> AsyncGenerator[bytes, None]:
         """The body as it comes, until ``deadline`` (of ``time.monotonic``).
 
         Raises ``BrokenAnswerError`` when it is cut, silent for longer than the endpoint may be, or too large.

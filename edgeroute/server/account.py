@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import PromptError
@@ -23,7 +23,7 @@ class Account:
     choice: Choice | None = None
     record: CallRecord | None = None
     status: int = 499
-    messages: Any = None
+    messages_json: str | None = field(default=None, repr=False)
     added_ms: float = 0.0
     generates: bool = True
     by_caller: bool = False
@@ -85,7 +85,6 @@ class Account:
             latency_ms=round(self.added_ms, 3),
             shadow=settings.serve.shadow,
             id=self.id,
-            messages=self.messages if settings.serve.log_prompts else None,
         )
 
 

@@ -60,6 +60,10 @@ class Body:
             at, at_byte = end, begin_byte + len(text[begin:end].encode())
         self._pieces.append(whole[at_byte:])
 
+    def forget(self) -> None:
+        """Keep of the values only whether they are true: as objects they may take many times what their bytes do."""
+        self.values = {key: value is True for key, value in self.values.items()}
+
     def render(self, model: str, more: Mapping[str, Any] | None = None) -> bytes:
         """The caller's text with another ``model``, and fields added that it does not have; nothing else changes."""
         missing = {key: value for key, value in (more or {}).items() if key not in self.values}

@@ -129,14 +129,21 @@ def patient(send: Send, receive: Receive, seconds: float) -> Send:
             async with asyncio.timeout(seconds):
                 await send(message)
         except TimeoutError:
-            # ASGI has no word for hanging up, and closing waits for whoever does not read: this is uvicorn's own.
-            transport = getattr(getattr(receive, "__self__", None), "transport", None)
-            if transport is not None:
-                transport.abort()
-                await asyncio.sleep(0)
+            await hang_up(receive)
             raise ClientDisconnect from None
 
     return bounded
+
+
+async def hang_up(receive: Receive) -> None:
+    """End the caller's connection, whatever it has not taken yet.
+
+    ASGI has no word for it, and closing waits for whoever does not read: this is uvicorn's own.
+    """
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if transport is not None:
+        transport.abort()
+        await asyncio.sleep(0)
 
 
 def check_caller(request: Request, token: str | None) -> JSONResponse | None:

@@ -98,5 +98,6 @@ def logging_to_stderr(*, level: str, as_json: bool, escape: Callable[[str], str]
 
 
 def _write_all(file: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(file, data) :]
+    with contextlib.suppress(OSError):  # stderr is closed: there is nobody to tell
+        while data:
+            data = data[os.write(file, data) :]

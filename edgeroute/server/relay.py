@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..errors import BrokenAnswerError, EdgeRouteError
+from ..errors import BrokenAnswerError
 from ..gateway.answers import Answer
 from ..gateway.choose import Choice
 from ..gateway.settings import Settings
@@ -19,7 +20,7 @@ from .access import facts_of
 from .account import Account, as_chat
 from .body import Body, off_the_loop, read_json
 from .errors import answer_for, refuse, unknown_model
-from .limits import NotServedError, check_caller, patient
+from .limits import NotServedError, check_caller, hang_up, patient
 from .models import Asked, understand
 from .reload import Loaded, Reloader
 from .upstream import Headers, passed_on
@@ -53,6 +54,9 @@ class Relay:
                     await why.response(scope, receive, send)
             except ClientDisconnect:  # in the middle of its body, or it took no answer
                 pass
+            except BrokenAnswerError:  # too late for a status: the connection's end says it
+                account.status = 502
+                await hang_up(receive)
             finally:
                 facts_of(scope).update(account.facts())
                 self._reloader.metrics.requests.labels(self._path, str(account.status)).inc()
@@ -69,6 +73,9 @@ class Relay:
             body = await read_json(data, loaded.json_limits)
             called = await self._choose(loaded, request, body, account)
             account.record = await off_the_loop(data, lambda _: loaded.gateway.record(called, body.values))
+            if loaded.gateway.settings.serve.log_prompts:
+                account.messages_json = await off_the_loop(data, lambda _: json.dumps(body.values.get(self._words)))
+            body.forget()
             await self._call(loaded, body, account, start, send)
             return
         except NotServedError as why:
@@ -94,7 +101,7 @@ class Relay:
             if not asked.endpoints:
                 text = "name an endpoint's model, or let the operator set serve.embeddings"
                 raise NotServedError(refuse(404, text, param="model", code="model_not_found"))
-        account.messages = body.values.get(self._words)
+        messages = body.values.get(self._words)
         account.generates = self._path != "embeddings"
         if asked.endpoints:
             account.choice = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
@@ -106,7 +113,7 @@ class Relay:
             options["target"] = target
         rest = {key: body.values[key] for key in ("tools", "functions") if key in body.values}
         account.choice = choice = await gateway.achoose(
-            as_chat(account.messages, tokens=self._path == "completions"), **options, **rest
+            as_chat(messages, tokens=self._path == "completions"), **options, **rest
         )
         if settings.serve.shadow and not choice.capped:
             return Choice(settings.strongest, settings.targets[settings.strongest], "shadow")
@@ -135,12 +142,18 @@ class Relay:
         if answer.status == 200 and answer.streams:  # whatever was asked: some servers take "stream": 1 for true
             await self._stream(answer, account, headers, deadline, send)
             return
-        data = await answer.read(deadline)
+        async with contextlib.aclosing(answer.pieces(deadline)) as pieces:
+            first = await anext(pieces)
+            if answer.whole:
+                headers.append((b"content-length", str(len(first)).encode()))
+                account.status = answer.status
+            account.started = True
+            await send(_start(answer.status, headers))
+            # Whoever takes none of it keeps its place here, not a copy of it in the connection.
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         account.status = answer.status
-        account.started = True
-        await send(_start(answer.status, [*headers, (b"content-length", str(len(data)).encode())]))
-        # Whoever takes none of it keeps its place here, not a copy of it in the connection.
-        await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
     async def _stream(self, answer: Answer, account: Account, headers: Headers, deadline: float, send: Send) -> None:
@@ -163,12 +176,9 @@ class Relay:
         logged = account.logged(loaded.gateway.settings, loaded.gateway.endpoints)
         if logged is None:
             return
-        metrics = self._reloader.metrics
-        metrics.decided(logged, logged.target == loaded.gateway.settings.strongest)
-        failures = (EdgeRouteError, OSError)  # a full disk may fail no call, and no log may lift a cap
+        self._reloader.metrics.decided(logged, logged.target == loaded.gateway.settings.strongest)
         if loaded.log is not None:
-            with contextlib.suppress(*failures), metrics.unwritten.count_exceptions():
-                loaded.log.write(logged)
+            loaded.log.write(logged, account.messages_json)
 
 
 def _check_target(settings: Settings, target: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -30,7 +31,7 @@ class Loaded:
         self.bodies = Bodies(serve)
         self.json_limits = JsonLimits(serve.max_body_levels, serve.max_body_values)
         self.token = _token(serve.bearer_token_env, environment)
-        self.log = DecisionLog(folder / serve.decision_log) if serve.decision_log else None
+        self.log = DecisionLog(folder / serve.decision_log, metrics.unwritten.inc) if serve.decision_log else None
         self._metrics = metrics
         gateway.observe = self._observe
         self._users = 0
@@ -54,7 +55,7 @@ class Loaded:
         await self._idle.wait()
         await self.gateway.aclose()
         if self.log is not None:
-            self.log.close()
+            await asyncio.to_thread(self.log.close)
 
     def _observe(self, endpoint: str, failed: Failed | None, seconds: float) -> None:
         self._metrics.upstream(endpoint, failed, seconds)
@@ -84,12 +85,15 @@ class Reloader:
     async def load(self) -> None:
         """Load the TOML and let it serve; raises ``EdgeRouteError``, and then what served goes on."""
         self._seen = self._changed()
-        gateway = await asyncio.to_thread(Gateway.load, self.path, environment=self._environment)
-        old, self._loaded = self._loaded, Loaded(gateway, self.path.parent, self.metrics, self._environment)
+        old = self._loaded
+        gateway = await asyncio.to_thread(
+            Gateway.load, self.path, environment=self._environment, replacing=old.gateway if old else None
+        )
+        self._loaded = Loaded(gateway, self.path.parent, self.metrics, self._environment)
         if old is not None:
             gateway.go_on_from(old.gateway)
             self.metrics.forget()
-            task = asyncio.create_task(old.retire())
+            task = asyncio.create_task(_retire(old, gateway))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
@@ -120,6 +124,15 @@ class Reloader:
             return self.path.stat().st_mtime
         except OSError:
             return 0.0
+
+
+async def _retire(old: Loaded, new: Gateway) -> None:
+    """Close what was replaced; a router that nobody has any more gives its memory back now, not some day."""
+    replaced = old.gateway.router is not new.router
+    await old.retire()
+    del old
+    if replaced:
+        await asyncio.to_thread(gc.collect)
 
 
 def _token(variable: str | None, environment: Mapping[str, str]) -> str | None:

@@ -11,13 +11,9 @@ MAX_BYTES = 64 << 20
 
 
 class LineQueue:
-    """A bounded queue of lines before ``write``; what does not fit is dropped and counted."""
+    """A bounded queue of lines before ``write``; what does not fit is dropped. ``write`` raises nothing."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
-        self.dropped = 0
-        """Lines that found no room."""
-        self.failed = 0
-        """Lines that ``write`` could not write."""
         self._write = write
         self._lines: collections.deque[bytes] = collections.deque()
         self._bytes = 0
@@ -30,7 +26,6 @@ class LineQueue:
         """Queue a line; never waits. False when there is no room for it."""
         with self._changed:
             if self._closed or len(self._lines) >= MAX_LINES or self._bytes + len(line) > MAX_BYTES:
-                self.dropped += 1
                 return False
             self._lines.append(line)
             self._bytes += len(line)
@@ -53,10 +48,7 @@ class LineQueue:
                 if not self._lines:
                     return
                 line = self._lines[0]
-            try:
-                self._write(line)
-            except OSError:
-                self.failed += 1
+            self._write(line)
             with self._changed:
                 self._lines.popleft()
                 self._bytes -= len(line)

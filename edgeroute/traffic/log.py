@@ -6,13 +6,15 @@ import dataclasses
 import datetime
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data.tables import read_json_rows
 from ..errors import ConfigError, InputFileError
+from .line_queue import LineQueue
+from .lines import append_line, open_for_append
 
 _NUMBERS = {
     "score": 1.0,
@@ -61,23 +63,40 @@ def now() -> str:
 
 
 class DecisionLog:
-    """Appends lines to a file, each in one write, so that several processes may share it."""
+    """Appends lines to a file, each in one write, so that several processes may share it.
 
-    def __init__(self, path: Path) -> None:
+    They are written on a thread of its own: a disk or a reader that stops holds no call up. ``lost`` is told of each
+    line that could not be written or found no room; it may be called from any thread.
+    """
+
+    def __init__(self, path: Path, lost: Callable[[], None] = lambda: None) -> None:
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = open_for_append(path)
         except (OSError, ValueError) as error:  # a NUL in the path
             why = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(f"decision_log: {str(path)!r} cannot be written: {why}") from None
+        self._lost = lost
+        self._lines = LineQueue(self._append)
 
-    def write(self, logged: Logged) -> None:
-        """Append a line; fields that say nothing are left out."""
-        row = {key: value for key, value in dataclasses.asdict(logged).items() if value is not None}
-        os.write(self._file, json.dumps(row).encode() + b"\n")
+    def write(self, logged: Logged, messages_json: str | None = None) -> None:
+        """Append a line; fields that say nothing are left out. ``messages_json`` stands for ``messages``."""
+        found = {each.name: getattr(logged, each.name) for each in dataclasses.fields(logged)}
+        line = json.dumps({key: value for key, value in found.items() if value is not None})
+        if messages_json is not None:
+            line = f'{line[:-1]}, "messages": {messages_json}}}'
+        if not self._lines.put(line.encode()):
+            self._lost()
 
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Write what waits, for ``timeout_s`` at most, and close the file."""
+        if self._lines.close(timeout_s):
+            os.close(self._file)
+
+    def _append(self, line: bytes) -> None:
+        try:
+            append_line(self._file, line)
+        except OSError:
+            self._lost()
 
 
 def read_decisions(path: str | os.PathLike[str]) -> Iterator[tuple[str, Logged]]:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from upstream import Upstream, serve_upstream
+from upstream import Upstream, raw, serve_upstream
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 from served import KEYS, Served, served, served_by_process, write
@@ -236,6 +236,36 @@ def test_what_nests_deep_is_refused_or_logged_and_spent(levels: int, start: Star
         assert json.loads(spent.read_text())["usd"] > 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize("stream", [False, True])
+def test_large_answers_stop_nobody(stream: bool, start: Start, strong: Upstream) -> None:
+    """Forty answers of 60 MB, whose callers read slowly or not at all."""
+    usage = b'"usage": {"prompt_tokens": 7, "completion_tokens": 8}}'
+    body = b'{"choices": [' + b"{}," * 19_000_000 + b"{}], " + usage
+    strong.always = raw(body, **({"Content_Type": "text/event-stream"} if stream else {}))
+    server = start('decision_log = "log.jsonl"\ncaller_timeout_s = 10')
+    strong.script = []
+    data = json.dumps(ASK | {"model": "big-model"}).encode()
+    head = HEAD + f"Content-Length: {len(data)}\r\n\r\n".encode()
+    held = connections(server, 40, head + data)
+    slowest, begun = 0.0, time.monotonic()
+    try:
+        while time.monotonic() - begun < 6:
+            asked = time.monotonic()
+            assert requests.get(f"{server.root}/health", timeout=20).ok
+            slowest = max(slowest, time.monotonic() - asked)
+        assert server.process
+        assert peak_mb(server.process.pid) < 900  # 4.3 GB before
+        assert slowest < 3  # 6.2 s for one before
+    finally:
+        for each in held:
+            each.close()
+    if not stream:
+        assert len(post(server.url, ASK | {"model": "small-model"}).content) == len(body)
+        rows = [json.loads(line) for line in (server.toml.parent / "log.jsonl").read_text().splitlines()]
+        assert (rows[-1]["input_tokens"], rows[-1]["output_tokens"], rows[-1]["estimated"]) == (7, 8, False)
+
+
 def test_a_slash_at_the_end_is_no_redirect(start: Start) -> None:
     server = start('bearer_token_env = "TOKEN"', process=False)
     for path in ("/v1/models/", "/health/", "/v1/chat/completions/"):
@@ -282,3 +312,28 @@ def test_sighup_loads_the_file_again(start: Start, strong: Upstream) -> None:
     assert answer.content.endswith(b"data: [DONE]\n\n")
     server.wait_for("was loaded again")
     check_service(server)
+
+
+@pytest.mark.parametrize("stalled", ["stdout", "stderr"])
+def test_a_reader_of_the_log_that_stops_stops_nobody(
+    stalled: str, tmp_path: Path, base_bundle: Path, strong: Upstream
+) -> None:
+    """A pipe holds 64 KB; then whoever writes to it waits."""
+    log = 'decision_log = "/dev/stdout"\nlog_prompts = true' if stalled == "stdout" else ""
+    path = write(tmp_path / "edgeroute.toml", base_bundle, strong, strong, serve=log)
+    command = [sys.executable, "-m", "edgeroute", "serve", "--config", str(path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | KEYS) as process:
+        assert process.stderr
+        url = process.stderr.readline().decode().rpartition(" ")[2].strip()
+        try:
+            long = ASK | {"messages": [{"role": "user", "content": "a" * 20_000}]}
+            for _ in range(8):
+                assert post(url, long).ok
+            root = url.removesuffix("/v1")
+            with requests.Session() as session:
+                for _ in range(1000):
+                    assert session.get(f"{root}/health", timeout=5).ok
+            process.send_signal(signal.SIGTERM)
+            process.wait(15)
+        finally:
+            process.kill()
