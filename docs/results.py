@@ -1,14 +1,18 @@
 """Measure every bundle of the repository on the labels' dev splits, and write the tables and plots of results.md.
 
-    python docs/results.py LABELS     measure, keep the numbers in docs/results.json, and write
-    python docs/results.py            write again from docs/results.json
+    python docs/results.py LABELS                         measure, keep the numbers in docs/results.json, and write
+    python docs/results.py LABELS --left-out NAME=BUNDLE  measure, on the source NAME, a bundle trained without it
+    python docs/results.py LABELS --probes                measure the baselines and the probes only
+    python docs/results.py                                write again from docs/results.json
 
-LABELS is the folder of label files, which are not in this repository. Everything between the markers in results.md is
-written by this file and by nobody else; a test compares.
+LABELS is the folder of label files, which are not in this repository. NAME is one of its files without its ending, such
+as outcomes_mmlu_pro. Everything between the markers in results.md is written by this file and by nobody else; a test
+compares.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -21,9 +25,11 @@ import numpy as np
 from edgeroute import Router
 from edgeroute.data.labels import Battle, read_battles
 from edgeroute.evaluation.benchmarks import Benchmark, read_benchmarks
-from edgeroute.evaluation.evaluate import baseline_scores, evaluate, score_all
-from edgeroute.evaluation.metrics import apgr, auc, bootstrap, paired_bootstrap
+from edgeroute.evaluation.evaluate import baseline_scores, evaluate, length_scores, score_all
+from edgeroute.evaluation.keywords import keyword_baselines
+from edgeroute.evaluation.metrics import apgr, auc, bootstrap, paired_bootstrap, routed
 from edgeroute.evaluation.plots import plot_curves
+from edgeroute.evaluation.probes import LANGUAGES, Score, probe
 
 Found = dict[str, Any]
 HERE = Path(__file__).parent
@@ -37,6 +43,7 @@ TRANSFER = {
     "five small models, 8B / 1B": ("outcomes_small5", "llama-3.1-8b-instruct", "llama-3.2-1b-instruct"),
     "RouterBench, gpt-4 / Mixtral 8x7B": ("outcomes_routerbench", "gpt-4-1106-preview", "mixtral-8x7b-chat"),
 }
+MAIN = {"MMLU": ("outcomes_mmlu", *PAIR), "GSM8K": ("outcomes_gsm8k", *PAIR)}
 BASELINES = ("random", "length", "oracle")
 BEGIN, END = "<!-- tables: written by docs/results.py -->", "<!-- end of tables -->"
 
@@ -44,15 +51,20 @@ BEGIN, END = "<!-- tables: written by docs/results.py -->", "<!-- end of tables 
 def measure(labels: Path) -> Found:
     """Every number of the tables, for every bundle of the index."""
     index = json.loads((MODELS / "index.json").read_text(encoding="utf-8"))
-    main = [_benchmark(labels, f"outcomes_{name}", *PAIR) for name in ("mmlu", "gsm8k")]
+    main = [_benchmark(labels, *where) for where in MAIN.values()]
     others = {title: _benchmark(labels, *where) for title, where in TRANSFER.items()}
     battles = list(read_battles(labels / "battles_arena.jsonl.gz", split="dev"))
     probe = [json.loads(line) for line in (HERE.parent / "tests" / "probe.jsonl").read_text().splitlines()]
-    found: Found = {"default": index["default"], "routers": {}, "baselines": {}}
+    found: Found = {
+        "default": index["default"],
+        "routers": {},
+        "baselines": measure_baselines(main),
+        "probes": measure_probes(),
+    }
     curves: dict[str, dict[str, np.ndarray]] = {each.name: {} for each in main}
     for name in index["bundles"]:
         router = Router.load(MODELS / name)
-        score = partial(score_all, router)
+        score = _reads(router)
         entry = _facts(router, index["bundles"][name])
         for benchmark in main:
             scores = curves[benchmark.name][name] = score(benchmark.prompts)
@@ -69,12 +81,57 @@ def measure(labels: Path) -> Found:
         entry["probe"] = asdict(bootstrap(auc, score([row["prompt"] for row in probe]), demanding))
         found["routers"][name] = entry
         print(name, entry["outcomes_mmlu"]["compat"]["apgr"], file=sys.stderr)
-    for name in BASELINES:
-        rows = {each.name: asdict(evaluate(name, each, baseline_scores(name, each))) for each in main}
-        found["baselines"][name] = rows
     plot_curves(HERE / "curves.png", [(each, curves[each.name]) for each in main])
     plot_curves(HERE / "curves.svg", [(each, curves[each.name]) for each in main])
     return found
+
+
+def measure_baselines(main: list[Benchmark]) -> Found:
+    """Random, length, oracle, and LiteLLM's classifiers where it is installed."""
+    scores = {name: {each.name: baseline_scores(name, each) for each in main} for name in BASELINES}
+    scores |= {name: {each.name: score(each.prompts) for each in main} for name, score in keyword_baselines().items()}
+    return {
+        name: {each.name: asdict(evaluate(name, each, rows[each.name])) for each in main}
+        for name, rows in scores.items()
+    }
+
+
+def measure_probes() -> Found:
+    """The probes of every bundle of the index, of length and of LiteLLM's classifiers where it is installed."""
+    index = json.loads((MODELS / "index.json").read_text(encoding="utf-8"))
+    scorers: dict[str, Score] = {name: partial(score_all, Router.load(MODELS / name)) for name in index["bundles"]} | {
+        "length": length_scores,
+        **keyword_baselines(),
+    }
+    found = {}
+    for name, score in scorers.items():
+        found[name] = asdict(probe(name, score))
+        print(name, found[name]["short_long"], file=sys.stderr)
+    return found
+
+
+def measure_left_out(labels: Path, source: str, bundle: str) -> Found:
+    """APGR, on each pair of a source, of a bundle that was trained without it, and of the default, which was not."""
+    pairs = {title: where for title, where in (MAIN | TRANSFER).items() if where[0] == source}
+    if not pairs:
+        known = ", ".join(sorted({where[0] for where in (MAIN | TRANSFER).values()}))
+        raise SystemExit(f"no benchmark is of the source {source}; there are {known}")
+    index = json.loads((MODELS / "index.json").read_text(encoding="utf-8"))
+    without, default = Router.load(bundle), Router.load(MODELS / index["default"])
+    found: Found = {"bundle": without.manifest.name, "digest": without.manifest.digest, "pairs": {}}
+    for title, where in pairs.items():
+        on = _benchmark(labels, *where)
+        columns = on.gain, on.base
+        found["pairs"][title] = {
+            name: asdict(bootstrap(apgr, _reads(router)(on.prompts), *columns))
+            for name, router in (("left out", without), ("shipped", default))
+        }
+    return found
+
+
+def _reads(router: Router) -> Score:
+    """What a router scores, as ``edgeroute evaluate`` counts what it cannot read."""
+    return lambda prompts: routed(score_all(router, prompts))
 
 
 def _benchmark(labels: Path, file: str, strong: str, weak: str) -> Benchmark:
@@ -115,6 +172,7 @@ def render(found: Found) -> str:
     ours = {name: each for name, each in routers.items() if each["pair"] == [*PAIR]}
     return "\n\n".join(
         [
+            *_render_probes(found),
             "Compat APGR on `dev`, 95% bootstrap intervals over prompts; random is .500.",
             _table(
                 ["router", "MMLU (n 5,441)", "published", "GSM8K (n 547)", "published", "exact, both"],
@@ -136,11 +194,68 @@ def render(found: Found) -> str:
                 ["router", "kind", "size", "precision", "p50, ms", "flips", "rank correlation"],
                 [_cost_row(name, each) for name, each in routers.items()],
             ),
+            *_render_left_out(found),
         ]
     )
 
 
+def _render_probes(found: Found) -> list[str]:
+    """The opening table, and the languages; nothing where the probes were not measured yet."""
+    probes = found.get("probes", {})
+    if not probes:
+        return []
+    benches = found["routers"] | found["baselines"]
+    probed = ["short/long, AUC", "languages, AUC", "flips, mean", "flips, worst", "affixes, worst"]
+    return [
+        _OPENING,
+        _table(
+            ["router", "MMLU, APGR", "GSM8K, APGR", *probed],
+            [_opening_row(name, each, benches.get(name, {})) for name, each in probes.items()],
+        ),
+        "AUC by language; `-` where more than half of the prompts cannot be read.",
+        _table(["router", *LANGUAGES], [_language_row(name, each["by_language"]) for name, each in probes.items()]),
+    ]
+
+
+def _language_row(name: str, languages: Found) -> list[str]:
+    areas = (languages[code]["auc"] for code in LANGUAGES)
+    return [f"`{name}`", *("-" if area is None else _3(area) for area in areas)]
+
+
+def _opening_row(name: str, each: Found, benches: Found) -> list[str]:
+    values = [_3(benches[bench]["compat"]["apgr"]["value"]) if bench in benches else "-" for bench in _BENCHES]
+    flips = {change: by_share["0.5"] for change, by_share in each["stability"]["rewordings"].items()}
+    worst, affixes = max(flips, key=flips.__getitem__), each["stability"]["affixes"]
+    return [
+        f"`{name}`", *values, _interval(each["short_long"]), _interval(each["languages"]),
+        f"{100 * sum(flips.values()) / len(flips):.1f}%", f"{100 * flips[worst]:.1f}% ({worst.replace('_', ' ')})",
+        f"{100 * max(by_share['0.5'] for by_share in affixes.values()):.1f}%",
+    ]  # fmt: skip
+
+
+def _render_left_out(found: Found) -> list[str]:
+    """What a bundle does on a source that it was not trained on, beside the shipped default, which was."""
+    rows = [
+        [source, title, f"`{each['bundle']}`", _interval(pair["left out"]), _interval(pair["shipped"])]
+        for source, each in found.get("left_out", {}).items()
+        for title, pair in each["pairs"].items()
+    ]
+    if not rows:
+        return []
+    header = ["source left out", "pair", "trained without it", "APGR", "the default, trained with it"]
+    return [
+        "Each source left out: the same recipe trained without it, measured on its `dev` split.",
+        _table(header, rows),
+    ]
+
+
 _BENCHES = {"outcomes_mmlu": "MMLU", "outcomes_gsm8k": "GSM8K"}
+_OPENING = (
+    "Benchmarks and probes side by side. Short/long: 100 hard questions of a line against 100 easy instructions on "
+    "long texts; languages: hard against easy prompts of like length in thirteen languages; flips: decisions changed "
+    "by 16 harmless rewordings, and by text without a task, at a strong share of 50%. A prompt that a bundle cannot "
+    "read goes to the strong model. `litellm-v1` and `litellm-v2` are LiteLLM's local classifiers."
+)
 _DETAILS = (
     "Against one random router, that of the first table, and against prompt length on the same resamples; strong "
     "calls needed to recover half and 80% of the gap, and for 95% of the strong model's own score; expected "
@@ -212,11 +327,27 @@ def replace_tables(document: str, tables: str) -> str:
 
 
 def main() -> None:
-    """Measure where a folder of labels is given, then write."""
+    """Measure what is asked for, then write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("labels", nargs="?", type=Path, metavar="LABELS")
+    parser.add_argument("--left-out", action="append", default=[], metavar="NAME=BUNDLE")
+    parser.add_argument("--probes", action="store_true")
+    given = parser.parse_args()
     store, document = HERE / "results.json", HERE / "results.md"
-    if len(sys.argv) > 1:
-        store.write_text(json.dumps(measure(Path(sys.argv[1])), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     found = json.loads(store.read_text(encoding="utf-8"))
+    if given.left_out:
+        if given.labels is None:
+            parser.error("--left-out needs LABELS")
+        for source, _, bundle in (each.partition("=") for each in given.left_out):
+            found.setdefault("left_out", {})[source] = measure_left_out(given.labels, source, bundle)
+    elif given.probes:
+        if given.labels is None:
+            parser.error("--probes needs LABELS")
+        found["baselines"] = measure_baselines([_benchmark(given.labels, *where) for where in MAIN.values()])
+        found["probes"] = measure_probes()
+    elif given.labels is not None:
+        found = measure(given.labels) | {"left_out": found.get("left_out", {})}
+    store.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     document.write_text(replace_tables(document.read_text(encoding="utf-8"), render(found)), encoding="utf-8")
 
 

@@ -49,6 +49,25 @@ def test_receipts_and_results_agree(results: ModuleType) -> None:
                 assert value == pytest.approx(receipt["value"], abs=0.003), name
 
 
+def test_a_source_left_out_has_a_row_beside_the_default(results: ModuleType) -> None:
+    found = json.loads((DOCS / "results.json").read_text())
+    assert "trained without it" not in results.render(found | {"left_out": {}})
+    pairs = {
+        "GSM8K": {
+            "left out": {"value": 0.52, "low": 0.5, "high": 0.54},
+            "shipped": {"value": 0.6, "low": 0.5, "high": 0.7},
+        }
+    }
+    left_out = {"outcomes_gsm8k": {"bundle": "without", "digest": "sha256:0", "pairs": pairs}}
+    row = "| outcomes_gsm8k | GSM8K | `without` | .520 [.500, .540] | .600 [.500, .700] |"
+    assert results.render(found | {"left_out": left_out}).endswith(row)
+
+
+def test_a_left_out_source_must_be_one_that_is_measured(results: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no benchmark is of the source outcomes_gsm9k; there are .*outcomes_gsm8k"):
+        results.measure_left_out(tmp_path, "outcomes_gsm9k", "x")
+
+
 def test_a_document_without_markers_is_refused(results: ModuleType) -> None:
     with pytest.raises(ValueError, match="the document has no"):
         results.replace_tables("nothing here", "tables")
