@@ -105,6 +105,8 @@ def cache_folder() -> Path:
 def _unknown(name: str, index: dict[str, Any]) -> str:
     here = sorted({n for n in index["bundles"] if find_shipped(n)} | set(pulled_names()))
     pullable = sorted(set(index["bundles"]) - set(here))
+    if name in pullable:
+        return f"the bundle {name} is not on this machine: fetch it with `edgeroute pull {name}` (see its --index)"
     import difflib
 
     near = difflib.get_close_matches(name, [*here, *pullable], n=1)

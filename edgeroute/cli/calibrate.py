@@ -13,11 +13,11 @@ from typing import Any
 import click
 import numpy as np
 
-from ..data.labels import read_outcomes
 from ..data.prompts import BadLine, format_of, read_prompts
 from ..engine.calibration import TrafficCalibration, write_calibration
 from ..engine.text import Prompt
 from ..errors import CalibrationError, PromptError
+from ..evaluation.benchmarks import read_benchmarks
 from ..gateway.chats import beginning, check_messages, texts_of, tokens_of
 from ..gateway.choose import load_router
 from ..gateway.config import read_settings
@@ -26,7 +26,7 @@ from ..router import Router
 from ..traffic.calibrate import Outcomes, Traffic, make_calibration
 from ..traffic.routellm import share_of
 from .commands import CORE
-from .output import echo, say
+from .output import counted, echo, say
 from .reading import opened_input, refuse_same
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -67,9 +67,7 @@ class _Options:
 @click.option("--quality", type=click.FloatRange(0, 1), help="The least share that keeps so much of strong's quality.")
 @click.option("--routellm-threshold", metavar="NAME:NUMBER", help="The share of a RouteLLM threshold, as mf:0.11593.")
 @click.option("--routellm-scores", metavar="PATH", help="RouteLLM's scores of a sample, a CSV with a column NAME.")
-@click.option(
-    "--outcomes", metavar="PATH", help="Marked answers, as JSON Lines of prompt and scores (edgeroute labels)."
-)
+@click.option("--outcomes", metavar="PATH", help="Marked answers: any file or folder that `edgeroute evaluate` reads.")
 @click.option("--strong", metavar="NAME", help="The strong model in --outcomes.  [default: the bundle's]")
 @click.option("--weak", metavar="NAME", help="The weak model in --outcomes.  [default: the bundle's]")
 @click.option("--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True)
@@ -184,30 +182,23 @@ def _only_text(prompt: Prompt) -> Sequence[str]:
 def _read_outcomes(options: _Options, router: Router, known: Set[str]) -> Outcomes | None:
     if options.outcomes is None:
         return None
-    strong, weak = options.strong or router.manifest.pair.strong, options.weak or router.manifest.pair.weak
-    rows = list(read_outcomes(options.outcomes))
-    fitting = [row for row in rows if strong in row.scores and weak in row.scores]
-    if not fitting:
-        names = sorted({name for row in rows for name in row.scores})
-        raise CalibrationError(
-            f"{options.outcomes}: expected marks of {strong} and {weak}, found {', '.join(names[:8]) or 'none'}: "
-            "name the models with --strong and --weak"
-        )
-    apart = [row for row in fitting if row.prompt not in known]
-    if len(apart) < len(fitting):
-        say(f"{len(fitting) - len(apart)} of {len(fitting)} outcomes stand in --prompts too: left out")
-    if not apart:
+    pair = router.manifest.pair
+    benchmarks = read_benchmarks(
+        options.outcomes, options.strong, options.weak, default=(pair.strong, pair.weak), needs_gap=False
+    )
+    prompts = [prompt for each in benchmarks for prompt in each.prompts]
+    strong, weak = (np.concatenate([getattr(each, side) for each in benchmarks]) for side in ("gain", "base"))
+    apart = np.array([prompt not in known for prompt in prompts])
+    if not apart.all():
+        say(f"{(~apart).sum()} of {counted(len(apart), 'outcome')} appear in --prompts too: left out")
+    if not apart.any():
         raise CalibrationError(
             f"{options.outcomes}: expected outcomes of other prompts than those of --prompts, since what sets "
             "thresholds cannot test them: give a part of your prompts to each"
         )
-    scores = _score(router, [row.prompt for row in apart])
-    fitting = [row for row, score in zip(apart, scores, strict=True) if np.isfinite(score)]
-    return Outcomes(
-        scores[np.isfinite(scores)],
-        np.array([row.scores[strong] for row in fitting]),
-        np.array([row.scores[weak] for row in fitting]),
-    )
+    scores = _score(router, [prompt for prompt, chosen in zip(prompts, apart, strict=True) if chosen])
+    scored = np.isfinite(scores)
+    return Outcomes(scores[scored], strong[apart][scored], weak[apart][scored])
 
 
 def _threshold(options: _Options, router: Router, traffic: Traffic, outcomes: Outcomes | None) -> float:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOISE_PROMPTS = 500
+LOGGED_EVERY_S = 15.0
+"""Where stderr is no terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,13 @@ def _evaluate(
     options: dict[str, Any],
 ) -> dict[str, NDArray[Any]]:
     """Add one benchmark's results; returns the scores of each router and baseline, ``[n]``."""
-    progress, rounds, seed = Progress(), options["rounds"], options["seed"]
+    progress, rounds, seed = Progress(logged_every_s=LOGGED_EVERY_S), options["rounds"], options["seed"]
     scores: dict[str, NDArray[Any]] = {}
     for name, router in routers.items():
         label = f"{name} on {benchmark.name}"
-        scores[name] = library.score_all(router, benchmark.prompts, _shown(progress, label, len(benchmark.prompts)))
+        show = _shown(progress, label, len(benchmark.prompts))
+        show(0)
+        scores[name] = library.score_all(router, benchmark.prompts, show)
         if options["noise"]:
             results.robustness.extend(_noise(name, router, benchmark, scores[name], seed, progress))
     first = next(iter(scores))
@@ -144,7 +148,7 @@ def _evaluate(
 
 def _probe(results: Results, routers: dict[str, Router], keywords: dict[str, Score], options: dict[str, Any]) -> None:
     """Add the probes of each router and, beside them, of the baselines that read prompts."""
-    progress = Progress()
+    progress = Progress(logged_every_s=LOGGED_EVERY_S)
     scorers: dict[str, Score] = {name: partial(library.score_all, router) for name, router in routers.items()}
     if options["baselines"]:
         scorers |= {"length": library.length_scores} | keywords

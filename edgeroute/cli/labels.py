@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,8 +27,16 @@ from .output import counted, opened_output, say
 @click.option("--output", metavar="PATH", help="Write labels there instead of to stdout.")
 @click.option("--strong", default="strong", show_default=True, help="The strong model's name (judge, scores).")
 @click.option("--weak", default="weak", show_default=True, help="The weak model's name (judge, scores).")
+@click.option(
+    "--field",
+    "--column",
+    default="prompt",
+    show_default=True,
+    metavar="NAME",
+    help="JSON key or CSV column.",
+)
 @click.option("--max-score", type=click.FloatRange(0, min_open=True), default=1, help="The best mark (scores).")
-@click.option("--split", metavar="NAME=SHARE,…", help="Assign splits by hash, such as train=80,calibration=10,dev=10.")
+@click.option("--split", metavar="NAME=SHARE,…", help="Assign splits by hash, such as train=80,dev=20: 100 in all.")
 @click.option(
     "--against",
     multiple=True,
@@ -56,7 +65,9 @@ def labels(path: Path, form: Form, **options: Any) -> None:
     if options["against"]:
         texts = {str(file): evaluation_prompts(file) for file in options["against"]}
         contamination = Contamination(texts, options["ngram"])
-    found = convert(path, form, options["strong"], options["weak"], max_score=options["max_score"])
+    found = convert(
+        path, form, options["strong"], options["weak"], max_score=options["max_score"], column=options["field"]
+    )
     left_out: list[Dropped] = []
     kept, report = clean(
         found,
@@ -100,7 +111,13 @@ def _shares(text: str) -> dict[str, float]:
     except ValueError:
         raise click.UsageError(f"--split: expected NAME=SHARE,…, found {text!r}") from None
     if len(shares) != len(pairs):
-        raise click.UsageError(f"--split: a name comes twice in {text!r}")
+        raise click.UsageError(f"--split: a name appears twice in {text!r}")
+    total = sum(shares.values())
+    if not any(math.isclose(total, whole) for whole in (1, 100)):
+        raise click.UsageError(
+            f"--split: expected shares that add up to 100, found {total:g}: name a split for the others too, "
+            "as in train=80,dev=20"
+        )
     return shares
 
 

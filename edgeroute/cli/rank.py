@@ -9,11 +9,11 @@ from typing import Literal, get_args
 
 import click
 
-from ..bundle.manifest import ChatPolicy
+from ..bundle.manifest import ChatPolicy, Manifest
 from ..decision import Ranking
 from ..router import Router
 from .commands import CORE
-from .output import echo
+from .output import counted, echo, say
 from .reading import read_prompt
 
 
@@ -49,6 +49,7 @@ def rank(
     wanted = [name.strip() for names in models for name in names.split(",") if name.strip()] if models else None
     text = None if prompt is None else read_prompt(prompt)
     router = Router.load(model, provider=provider, threads=threads, chat=chat)
+    say(_knows(router.manifest))
     if text is not None:
         echo(_render(router.rank(text, models=wanted), as_json=as_json))
         return
@@ -56,6 +57,23 @@ def rank(
 
     for row, ranking in enumerate(router.rank_embeddings(read_embeddings(embeddings or ""), models=wanted)):
         echo(_render(ranking, as_json=as_json, row=row))
+
+
+_TAKEN = {
+    "battles_arena": "Chatbot Arena votes of 2023",
+    "outcomes_mmlu": "MMLU answers of 2023 and 2024",
+    "outcomes_mmlu_pro": "MMLU-Pro answers of 2024",
+    "outcomes_routerbench": "RouterBench answers of 2023 and 2024",
+    "outcomes_small5": "log-likelihoods of five small models of 2024",
+}
+"""When the labels of our own bundles were taken; a manifest has names only."""
+
+
+def _knows(manifest: Manifest) -> str:
+    """What stands behind a ranking, since an order of names looks like more than it is."""
+    taken = ", ".join(_TAKEN.get(each.name, each.name) for each in manifest.training.data) or "labels it does not name"
+    models = counted(len(manifest.models), "model")
+    return f"{manifest.name} knows {models} from {taken}; nothing newer, and no other task."
 
 
 def _render(ranking: Ranking, *, as_json: bool, row: int | None = None) -> str:

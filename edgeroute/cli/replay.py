@@ -41,14 +41,23 @@ def replay(
     if prompts is not None and router is None:
         raise CalibrationError("--prompts are scored by a bundle: name it with --model")
     found = replay_log(log, strong_share=strong_share, threshold=threshold, router=router, prompts=prompts)
-    echo(json.dumps(found.as_json()) if as_json else _as_text(found))
+    echo(json.dumps(found.as_json()) if as_json else _as_text(found, strong_share))
 
 
-def _as_text(found: Replayed) -> str:
+def _tied(found: Replayed, strong_share: float) -> str:
+    return (
+        f"              {strong_share:.1%} was asked for: {found.tied} decisions share the score {found.threshold:.5f} "
+        "and go the same way"
+    )
+
+
+def _as_text(found: Replayed, strong_share: float | None) -> str:
+    off = abs(found.share_after - (strong_share or 0.0))
     lines = [
         f"decisions     {found.n} with a score, {found.unscored} without",
         f"threshold     {found.threshold:.5f}",
         f"strong share  {found.share_before:.1%} as logged, {found.share_after:.1%} replayed",
+        *([] if strong_share is None or off < 1.5 / found.n or found.tied < 2 else [_tied(found, strong_share)]),
         f"to strong     {found.to_strong}",
         f"to weak       {found.to_weak}",
     ]

@@ -19,7 +19,13 @@ JUDGE_LABELS = 5
 
 
 def convert(
-    path: str | os.PathLike[str], form: Form, strong: str = "strong", weak: str = "weak", *, max_score: float = 1.0
+    path: str | os.PathLike[str],
+    form: Form,
+    strong: str = "strong",
+    weak: str = "weak",
+    *,
+    max_score: float = 1.0,
+    column: str = "prompt",
 ) -> Iterator[Label]:
     """Labels of a file or folder in one of the forms below; prompts of blanks are left out.
 
@@ -30,28 +36,33 @@ def convert(
       ``weak_score``, from 0 to ``max_score``.
     - ``battles``, ``outcomes``: our own JSON Lines, to clean or to split them.
 
-    ``strong`` and ``weak`` name the models of ``judge`` and ``scores``. Raises ``InputFileError`` naming the line.
+    ``strong`` and ``weak`` name the models of ``judge`` and ``scores``, ``column`` the prompt's column or key
+    of all but ``arena`` and ``evals``. Raises ``InputFileError`` naming the line.
     """
-    return (label for label in _read(path, form, strong, weak, max_score) if label.prompt.strip())
+    return (label for label in _read(path, form, strong, weak, max_score, column) if label.prompt.strip())
 
 
-def _read(path: str | os.PathLike[str], form: Form, strong: str, weak: str, max_score: float) -> Iterator[Label]:
+def _read(
+    path: str | os.PathLike[str], form: Form, strong: str, weak: str, max_score: float, column: str
+) -> Iterator[Label]:
     if strong == weak:
         raise InputFileError(f"expected two models, found {strong!r} twice")
+    if column != "prompt" and form in ("arena", "evals"):
+        raise InputFileError(f"the form {form} has columns of its own: leave out --column")
     if form == "arena":
         return read_arena(path)
     if form == "evals":
         return (outcome for outcomes in read_evals(path).values() for outcome in outcomes)
     if form == "judge":
-        return read_judged(path, strong, weak)
+        return read_judged(path, strong, weak, column)
     if form == "scores":
         named = {strong, weak} <= set(read_header(path))
         columns = (strong, weak) if named else SCORE_COLUMNS
-        return iter(read_score_csv(path, columns, (strong, weak), max_score=max_score))
+        return iter(read_score_csv(path, columns, (strong, weak), max_score=max_score, column=column))
     if form == "battles":
-        return read_battles(path)
+        return read_battles(path, column=column)
     if form == "outcomes":
-        return read_outcomes(path)
+        return read_outcomes(path, column=column)
     raise InputFileError(f"expected a form of {', '.join(get_args(Form))}, found {form!r}")
 
 
@@ -64,17 +75,17 @@ def read_arena(path: str | os.PathLike[str]) -> Iterator[Battle]:
         yield Battle(_first_turn(row["prompt"], where), row["model_a"], row["model_b"], votes[0], source="arena")
 
 
-def read_judged(path: str | os.PathLike[str], strong: str, weak: str) -> Iterator[Outcome]:
+def read_judged(path: str | os.PathLike[str], strong: str, weak: str, column: str = "prompt") -> Iterator[Outcome]:
     """Outcomes of the paper's augmentation: a judge's mark of the weak model's answer, the strong one's being 5.
 
     RouteLLM's causal router calls 4 and 5 good enough for the weak model. The five steps are kept: the weak model
     scores (label - 1) / 4, the strong one 1.
     """
-    rows = read_csv_rows(path, ["prompt", "label"]) if is_csv(path) else read_json_rows(path)
+    rows = read_csv_rows(path, [column, "label"]) if is_csv(path) else read_json_rows(path)
     for where, row in rows:
-        prompt, text = row.get("prompt"), str(row.get("label")).removesuffix(".0")
+        prompt, text = row.get(column), str(row.get("label")).removesuffix(".0")
         if not isinstance(prompt, str):
-            raise InputFileError(f'{where}: expected "prompt", a string')
+            raise InputFileError(f'{where}: expected "{column}", a string')
         if text not in ("1", "2", "3", "4", "5"):
             raise InputFileError(f'{where}: expected a "label" of 1 to {JUDGE_LABELS}')
         yield Outcome(prompt, {strong: 1.0, weak: (int(text) - 1) / (JUDGE_LABELS - 1)}, source="judge")

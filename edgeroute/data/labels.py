@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -45,8 +45,8 @@ class Outcome:
     domain: str = ""
 
 
-def read_battles(path: str | os.PathLike[str], *, split: str | None = None) -> Iterator[Battle]:
-    """Yield the battles of a file, those of one ``split`` where given.
+def read_battles(path: str | os.PathLike[str], *, split: str | None = None, column: str = "prompt") -> Iterator[Battle]:
+    """Yield the battles of a file, those of one ``split`` where given; ``column`` is the key of the prompt.
 
     Raises ``InputFileError`` naming file, line and what is wrong.
     """
@@ -55,7 +55,7 @@ def read_battles(path: str | os.PathLike[str], *, split: str | None = None) -> I
         if winner not in get_args(Winner):
             raise InputFileError(f"{where}: expected a winner of {', '.join(get_args(Winner))}, found {winner!r}")
         yield Battle(
-            prompt=_text(row, "prompt", where),
+            prompt=_text(row, column, where),
             model_a=_text(row, "model_a", where),
             model_b=_text(row, "model_b", where),
             winner=winner,  # type: ignore[arg-type]  # checked above
@@ -64,8 +64,10 @@ def read_battles(path: str | os.PathLike[str], *, split: str | None = None) -> I
         )
 
 
-def read_outcomes(path: str | os.PathLike[str], *, split: str | None = None) -> Iterator[Outcome]:
-    """Yield the outcomes of a file, those of one ``split`` where given.
+def read_outcomes(
+    path: str | os.PathLike[str], *, split: str | None = None, column: str = "prompt"
+) -> Iterator[Outcome]:
+    """Yield the outcomes of a file, those of one ``split`` where given; ``column`` is the key of the prompt.
 
     Raises ``InputFileError`` naming file, line and what is wrong.
     """
@@ -74,12 +76,26 @@ def read_outcomes(path: str | os.PathLike[str], *, split: str | None = None) -> 
         if not isinstance(scores, dict) or not all(_is_unit(value) for value in scores.values()):
             raise InputFileError(f'{where}: expected "scores", an object of numbers from 0 to 1')
         yield Outcome(
-            prompt=_text(row, "prompt", where),
+            prompt=_text(row, column, where),
             scores={model: float(value) for model, value in scores.items()},
             split=_text(row, "split", where, default=""),
             source=_text(row, "source", where, default=""),
             domain=_text(row, "domain", where, default=""),
         )
+
+
+def find_model(name: str, known: Iterable[str]) -> str:
+    """``name`` as ``known`` spells it: as it is, else the only one that differs in case or in an owner before a slash.
+
+    A name that is not there comes back as it is.
+    """
+    names = set(known)
+    near = [each for each in names if _bare(each) == _bare(name)]
+    return near[0] if name not in names and len(near) == 1 else name
+
+
+def _bare(name: str) -> str:
+    return name.rpartition("/")[2].lower()
 
 
 def as_record(label: Battle | Outcome) -> dict[str, Any]:
@@ -121,15 +137,17 @@ def read_score_csv(
     *,
     split: str | None = None,
     max_score: float = 1.0,
+    column: str = "prompt",
 ) -> list[Outcome]:
-    """Outcomes of a CSV with ``prompt`` and two score columns; ``domain``, ``source`` and ``split`` where it has them.
+    """Outcomes of a CSV with two score columns; ``domain``, ``source`` and ``split`` where it has them.
 
-    ``names``: what the models are called, by default as their columns. Raises ``InputFileError``.
+    ``names``: what the models are called, by default as their columns; ``column``: the prompt's. Raises
+    ``InputFileError``.
     """
     models, found = names or columns, []
-    for where, row in read_csv_rows(path, ["prompt", *columns, *(["split"] if split is not None else [])]):
+    for where, row in read_csv_rows(path, [column, *columns, *(["split"] if split is not None else [])]):
         if split is None or row["split"] == split:
-            marks = [parse_score(row[column], f"{where}, {column}", max_score) for column in columns]
+            marks = [parse_score(row[each], f"{where}, {each}", max_score) for each in columns]
             more = {key: row.get(key, "") for key in ("split", "source", "domain")}
-            found.append(Outcome(row["prompt"], dict(zip(models, marks, strict=True)), **more))
+            found.append(Outcome(row[column], dict(zip(models, marks, strict=True)), **more))
     return found

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What changes. Costs are US dollars of all scored decisions, ``None`` where a target's price cannot be known."""
+    """What changes. Costs are US dollars of all scored decisions, ``None`` where a target's price cannot be known.
+
+    ``tied``: decisions whose score is the threshold itself, which no threshold separates.
+    """
 
     n: int
     unscored: int
@@ -33,6 +36,7 @@ class Replayed:
     to_weak: int
     usd_before: float | None
     usd_after: float | None
+    tied: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -73,6 +77,7 @@ def replay_log(
         to_weak=int((before & ~after).sum()),
         usd_before=_cost(scored, before),
         usd_after=_cost(scored, after),
+        tied=int((scores == threshold).sum()),
     )
 
 

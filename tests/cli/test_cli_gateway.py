@@ -138,7 +138,14 @@ def test_calibrate_by_quality(run: Run, log: Path, home: Path) -> None:
     assert free["low"] <= free["value"] <= free["high"]
     assert "too few" in run(*arguments, "--quality", "1.0").err
     ran = run("calibrate", "--prompts", log, "--outcomes", "scored.jsonl")
-    assert "expected marks of big-model and small-model, found s, w" in ran.err
+    assert "has no 'big-model', 'small-model'; it has 's', 'w'; say which two models are meant" in ran.err
+
+
+def test_calibrate_takes_the_outcomes_that_evaluate_takes(run: Run, log: Path, home: Path) -> None:
+    rows = [f"question {i},1,{i % 2}" for i in range(100)]
+    (home / "x.csv").write_text("\n".join(["prompt,strong_score,weak_score", *rows]))
+    ran = run("calibrate", "--prompts", log, "--outcomes", "x.csv")
+    assert (ran.code, "on 100 outcomes" in ran.out) == (0, True), ran.err
 
 
 def test_outcomes_of_the_same_prompts_are_left_out(run: Run, log: Path, home: Path) -> None:
@@ -154,7 +161,7 @@ def test_outcomes_of_the_same_prompts_are_left_out(run: Run, log: Path, home: Pa
     assert (ran.code, "expected outcomes of other prompts than those of --prompts" in ran.err) == (1, True)
     write([*known[:30], *(f"go {prompt}" for prompt in known)])
     ran = run(*arguments, "--quality", "0.5")
-    assert (ran.code, ran.err) == (0, "30 of 130 outcomes stand in --prompts too: left out\n")
+    assert (ran.code, ran.err) == (0, "30 of 130 outcomes appear in --prompts too: left out\n")
     assert "on 100 outcomes" in ran.out
 
 

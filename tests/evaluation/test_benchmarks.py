@@ -60,8 +60,11 @@ def test_two_models_that_never_met_or_have_no_gap_are_said() -> None:
 def test_the_evals_folder_is_three_benchmarks(tmp_path: Path) -> None:
     found = read_benchmarks(write_evals(tmp_path / "evals"), STRONG, WEAK)
     assert [(each.name, len(each.prompts)) for each in found] == [("mmlu", 4), ("gsm8k", 1), ("mt_bench", 2)]
-    with pytest.raises(InputFileError, match=r"mmlu has no 'mixtral-8x7b-instruct-v0\.1'; near ones are"):
-        read_benchmarks(tmp_path / "evals", STRONG, "mixtral-8x7b-instruct-v0.1")
+    # As our bundles name it: without the owner, in lower case.
+    again = read_benchmarks(tmp_path / "evals", default=(STRONG, "mixtral-8x7b-instruct-v0.1"))
+    assert [(each.weak, each.prompts) for each in again] == [(WEAK, each.prompts) for each in found]
+    with pytest.raises(InputFileError, match=r"mmlu has no 'mixtral-8x7b'; near ones are .*--weak"):
+        read_benchmarks(tmp_path / "evals", STRONG, "mixtral-8x7b")
     with pytest.raises(InputFileError, match="has no splits"):
         read_benchmarks(tmp_path / "evals", STRONG, WEAK, split="dev")
 
