@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..gateway.choose import Choice
 from ..gateway.gateway import Gateway
 from ..gateway.openai import text_of
 from .commands import CORE
@@ -43,11 +44,11 @@ def ask(
     with Gateway.load(config) as gateway:
         if dry_run:
             choice = gateway.choose(messages, **options)
-            say(f"{choice.target} ({', then '.join(choice.endpoints)}): {choice.reason}")
+            say(f"{choice.target} ({', then '.join(choice.endpoints)}): {choice.reason}{_share(choice)}")
             return
         stream = gateway.stream(messages, **options)
         model = gateway.endpoints[stream.endpoint].model
-        say(f"{stream.choice.target}: {stream.endpoint} ({model}), {stream.choice.reason}")
+        say(f"{stream.choice.target}: {stream.endpoint} ({model}), {stream.choice.reason}{_share(stream.choice)}")
         for chunk in stream:
             echo_answer(text_of(chunk, "delta"))
         echo()
@@ -55,3 +56,8 @@ def ask(
             about = "about " if used.tokens_estimated else ""
             cost = "" if used.cost_usd is None else f", {about}${used.cost_usd:.6f}"
             say(f"{about}{used.input_tokens} tokens in, {about}{used.output_tokens} out{cost}")
+
+
+def _share(choice: Choice) -> str:
+    """Which share of traffic the threshold means, by the calibration in force."""
+    return "" if choice.strong_share is None else f", a strong share of {choice.strong_share:.0%}"

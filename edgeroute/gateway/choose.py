@@ -11,6 +11,7 @@ import dataclasses
 import re
 import time
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from ..bundle.folder import open_bundle
 from ..bundle.store import locate
 from ..engine.calibration import read_calibration
-from ..errors import BudgetError, CalibrationError, EdgeRouteError, ScoreError
+from ..errors import BudgetError, CalibrationError, CalibrationWarning, EdgeRouteError, ScoreError
 from ..router import Router
 from .budget import Budget, Reservation
 from .chats import Messages, beginning, check_messages, has_image, texts_of
@@ -71,6 +72,8 @@ class Chooser:
         self._beyond_cap = tuple(each for each in self._targets[self._names[0]] if each not in dearer)
         self._patterns = [re.compile(rule.pattern) if rule.pattern else None for rule in settings.rules]
         self._edges = edges_of(settings, router)
+        if settings.threshold is not None and 0 < settings.threshold < 1:
+            _warn_of_one_target(settings.threshold, router)
 
     @classmethod
     def load(cls, settings: Settings, folder: Path, old: Chooser | None = None) -> Chooser:
@@ -256,6 +259,18 @@ def load_router(settings: Settings, folder: Path) -> tuple[Settings, Router]:
     if settings.strong and settings.strong_share is None and settings.threshold is None:
         settings = dataclasses.replace(settings, threshold=min(own.threshold, 1.0))
     return settings, router
+
+
+def _warn_of_one_target(threshold: float, router: Router) -> None:
+    """A threshold that suits one bundle may lie beyond all scores of another, where it decides nothing."""
+    share = router.threshold(threshold=threshold)[1]
+    if share in (0.0, 1.0):
+        warnings.warn(
+            f"threshold = {threshold:g} means a strong share of {share:.0%} with {router.manifest.name}: every prompt "
+            "goes to one target. Set strong_share, or another threshold (edgeroute calibrate finds one)",
+            CalibrationWarning,
+            stacklevel=2,
+        )
 
 
 def edges_of(settings: Settings, router: Router) -> Sequence[float]:

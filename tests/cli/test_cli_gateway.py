@@ -64,6 +64,15 @@ def test_a_dry_run_calls_nobody(run: Run, toml: Path, upstream: Upstream) -> Non
     ran = run("ask", "hello", "--strong-share", "0", "--dry-run")
     assert (ran.code, ran.out, upstream.asked) == (0, "", [])
     assert ran.err.startswith("weak (small): score 0.")
+    assert ran.err.endswith(", a strong share of 0%\n")
+
+
+def test_a_threshold_that_decides_nothing_is_said(run: Run, toml: Path, router: Router) -> None:
+    toml.write_text("threshold = 0.0001\n" + toml.read_text())
+    ran = run("ask", "hello", "--dry-run")
+    warning, chosen = ran.err.splitlines()
+    assert warning.startswith("Warning: threshold = 0.0001 means a strong share of 100% with carried: every")
+    assert chosen.endswith(", a strong share of 100%")
 
 
 def test_ask_says_why_nobody_answers(run: Run, toml: Path, upstream: Upstream) -> None:
