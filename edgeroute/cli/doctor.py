@@ -60,15 +60,19 @@ def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
             raise CalibrationError(f"{config} chooses by rank: win rates have no calibration to drift from")
         limit = edges_of(settings, router)[-1]
         configured = limit, router.threshold(threshold=min(limit, 1.0))[1]
-    found = drift_of((row for _, row in read_decisions(log)), router.graph.calibration.quantiles, configured)
+    skipped: list[str] = []
+    decisions = (row for _, row in read_decisions(log, skipped.append))
+    found = drift_of(decisions, router.graph.calibration.quantiles, configured)
     if as_json:
-        write_json(asdict(found) | {"changed": found.changed})
+        write_json(asdict(found) | {"changed": found.changed, "skipped": len(skipped)})
     else:
         verdict = "the traffic has changed" if found.changed else "no reason to calibrate again"
         echo(f"decisions     {found.n} with a score")
         echo(f"drift         PSI {found.stability_index:.3f}: {verdict}")
         echo(f"strong share  {found.realised_share:.1%} realised, {found.wanted_share:.1%} wanted")
         echo(f"threshold     {found.threshold:.5f}; {found.suggested_threshold:.5f} would give what is wanted")
+        if skipped:
+            echo(f"skipped       {len(skipped)} lines that are no decision")
     return FAILED if found.changed else OK
 
 

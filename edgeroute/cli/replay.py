@@ -63,4 +63,6 @@ def _as_text(found: Replayed, strong_share: float | None) -> str:
     ]
     if found.usd_before is not None and found.usd_after is not None:
         lines.append(f"cost          about ${found.usd_before:.4f} as logged, about ${found.usd_after:.4f} replayed")
+    if found.skipped:
+        lines.append(f"skipped       {found.skipped} lines that are no decision")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,10 +23,13 @@ MAX_FIELD_BYTES = 64 << 20
 _MARKS = {"true": 1.0, "false": 0.0}
 
 
-def read_json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_json_rows(
+    path: str | os.PathLike[str], skipped: Callable[[str], object] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``("file, line n", object)`` of a JSON Lines file; blank lines are passed over.
 
-    Raises ``InputFileError`` naming file and line.
+    Raises ``InputFileError`` naming file and line. With ``skipped`` a line that is no object is passed over instead,
+    and ``skipped`` is told its place.
     """
     name = Path(path).name
     try:
@@ -35,13 +38,17 @@ def read_json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str
                 where = f"{name}, line {number}"
                 if not line.strip():
                     continue
+                row, why = None, "expected a JSON object"
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError):
-                    raise InputFileError(f"{where}: not a JSON object in UTF-8") from None
-                if not isinstance(row, dict):
-                    raise InputFileError(f"{where}: expected a JSON object")
-                yield where, row
+                    why = "not a JSON object in UTF-8"
+                if isinstance(row, dict):
+                    yield where, row
+                elif skipped is not None:
+                    skipped(where)
+                else:
+                    raise InputFileError(f"{where}: {why}")
     except (OSError, EOFError) as error:
         raise InputFileError(f"{path} cannot be read: {error}") from None
 

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -72,15 +73,22 @@ class Budget:
         self._offset = 0
         self._lock = threading.RLock()
         if path is not None:  # now is the time to learn that it cannot be used
-            try:
-                os.close(open_for_append(path))
-            except OSError as error:
-                raise ConfigError(f"budget_file: {path} cannot be written: {error.strerror}") from None
+            self._check_file(path)
             self.spent()
             if self.skipped:
                 _LOG.warning(
                     "budget_file: %s: %d lines are no record of a cost and are not counted", path, self.skipped
                 )
+
+    def _check_file(self, path: Path) -> None:
+        try:
+            file = open_for_append(path)
+        except OSError as error:
+            raise ConfigError(f"budget_file: {path} cannot be written: {error.strerror}") from None
+        regular = stat.S_ISREG(os.fstat(file).st_mode)
+        os.close(file)
+        if not regular:
+            raise ConfigError(f"budget_file: {path} is a pipe or a device: expected a file, which can be read again")
 
     def spent(self) -> float:
         """Dollars spent today, without what is reserved. Raises ``ConfigError`` when the file cannot be read."""
@@ -121,6 +129,11 @@ class Budget:
             self._unwritten[self._day] = self._unwritten.get(self._day, 0.0) + usd
             self._write()
             self.failed_writes += bool(self._unwritten)
+
+    def flush(self) -> None:
+        """Try once more to write what is not written yet."""
+        with self._lock:
+            self._write()
 
     def _change(self, usd: float) -> None:
         with self._lock:

@@ -227,13 +227,15 @@ class Gateway:
     def close(self) -> None:
         """End the connections of ``complete`` and ``stream``; a closed gateway calls nobody."""
         self._closed = True
+        if self.budget is not None:
+            self.budget.flush()
         self._end()
 
     async def aclose(self) -> None:
         """End the connections of the running event loop as well."""
         self._closed = True
         await self._transport.aclose()
-        await asyncio.to_thread(self._end)
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Gateway:
         return self

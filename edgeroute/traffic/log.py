@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.tables import read_json_rows
-from ..errors import ConfigError, InputFileError
+from ..errors import ConfigError
 from .line_queue import LineQueue
 from .lines import append_line, open_for_append
 
@@ -69,7 +70,7 @@ class DecisionLog:
     line that could not be written or found no room; it may be called from any thread.
     """
 
-    def __init__(self, path: Path, lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, path: Path, lost: Callable[[], object] = lambda: None) -> None:
         try:
             self._file = open_for_append(path)
         except (OSError, ValueError) as error:  # a NUL in the path
@@ -81,10 +82,12 @@ class DecisionLog:
     def write(self, logged: Logged, messages_json: str | None = None) -> None:
         """Append a line; fields that say nothing are left out. ``messages_json`` stands for ``messages``."""
         found = {each.name: getattr(logged, each.name) for each in dataclasses.fields(logged)}
-        line = json.dumps({key: value for key, value in found.items() if value is not None})
+        line = ""
+        with contextlib.suppress(ValueError, TypeError, RecursionError):  # of messages that are no JSON
+            line = json.dumps({key: value for key, value in found.items() if value is not None})
         if messages_json is not None:
             line = f'{line[:-1]}, "messages": {messages_json}}}'
-        if not self._lines.put(line.encode()):
+        if not line or not self._lines.put(line.encode()):
             self._lost()
 
     def close(self, timeout_s: float = 2.0) -> None:
@@ -99,18 +102,23 @@ class DecisionLog:
             self._lost()
 
 
-def read_decisions(path: str | os.PathLike[str]) -> Iterator[tuple[str, Logged]]:
-    """Yield (place, decision) of a log; unknown fields are left alone. Raises ``InputFileError`` naming the line."""
+def read_decisions(
+    path: str | os.PathLike[str], skipped: Callable[[str], object] = lambda _where: None
+) -> Iterator[tuple[str, Logged]]:
+    """Yield (place, decision) of a log; unknown fields are left alone.
+
+    A line that is no decision, such as one that a full disk has torn, is passed over, and ``skipped`` is told its
+    place. Raises ``InputFileError`` when the file cannot be read.
+    """
     names = {each.name for each in dataclasses.fields(Logged)}
-    for where, row in read_json_rows(path):
-        try:
+    for where, row in read_json_rows(path, skipped):
+        logged = None
+        with contextlib.suppress(TypeError):  # a field is missing
             logged = Logged(**{key: value for key, value in row.items() if key in names})
-        except TypeError:
-            raise InputFileError(f"{where}: expected a decision with time, target, endpoint, status, reason") from None
-        for name, most in _NUMBERS.items():
-            if not _is_number(getattr(logged, name), most):
-                raise InputFileError(f"{where}: expected {name}, a number from 0" + (" to 1" if most < 2 else ""))
-        yield where, logged
+        if logged is None or not all(_is_number(getattr(logged, name), most) for name, most in _NUMBERS.items()):
+            skipped(where)
+        else:
+            yield where, logged
 
 
 def _is_number(value: object, most: float) -> bool:

@@ -25,6 +25,7 @@ class Replayed:
     """What changes. Costs are US dollars of all scored decisions, ``None`` where a target's price cannot be known.
 
     ``tied``: decisions whose score is the threshold itself, which no threshold separates.
+    ``skipped``: lines of the log that are no decision.
     """
 
     n: int
@@ -37,6 +38,7 @@ class Replayed:
     usd_before: float | None
     usd_after: float | None
     tied: int = 0
+    skipped: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -56,10 +58,12 @@ def replay_log(
     Prompts are the log's own, or a JSON Lines file with one for each scored decision. Without a share or threshold the
     logged share is kept, so that two bundles are compared at one share. Raises ``InputFileError``.
     """
-    rows = [logged for _, logged in read_decisions(path)]
+    skipped: list[str] = []
+    rows = [logged for _, logged in read_decisions(path, skipped.append)]
     scored = [each for each in rows if each.score is not None and each.threshold is not None]
     if len(scored) < 2:
-        raise InputFileError(f"{path}: expected at least two decisions with a score, found {len(scored)}")
+        others = f"; lines that are no decision: {len(skipped)}" if skipped else ""
+        raise InputFileError(f"{path}: expected at least two decisions with a score, found {len(scored)}{others}")
     logged_scores = np.array([each.score for each in scored], np.float64)
     before = np.array([(each.score or 0.0) >= (each.threshold or 0.0) for each in scored])
     scores = logged_scores if router is None else _score(router, _prompts(path, scored, prompts))
@@ -78,6 +82,7 @@ def replay_log(
         usd_before=_cost(scored, before),
         usd_after=_cost(scored, after),
         tied=int((scores == threshold).sum()),
+        skipped=len(skipped),
     )
 
 
