@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeroute_export.kinds.gated_features import gate_weights, token_table
-from edgeroute_export.kinds.mf import MatrixFactorization, collapse
+from edgeroute_export.kinds.gated_features import gate_weights
+from edgeroute_export.kinds.mf import collapse
+from edgeroute_formats.checkpoints import MatrixFactorization
+from edgeroute_formats.gates import token_table
 
 Head = Callable[[NDArray[Any], NDArray[Any]], float]
 """From the pooled hidden state ``[width]`` and the token ids ``[tokens]`` to the score."""

@@ -14,8 +14,11 @@ from heads import bert_head, mf_head
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from edgeroute_export.kinds import bert, mf
-from edgeroute_export.kinds.encoder import load_encoder, pooled, pooling_of
-from edgeroute_export.kinds.gated_features import token_table
+from edgeroute_export.kinds.encoder import load_encoder, pooled
+from edgeroute_formats.checkpoints import is_mf, read_mf
+from edgeroute_formats.encoders import pooling_of
+from edgeroute_formats.gates import token_table
+from edgeroute_formats.reference import score_mf
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,12 @@ class Weights:
     @property
     def pooling(self) -> str:
         """``mean`` over tokens or ``cls``, the first one: how a matrix factorization's encoder is pooled."""
-        return pooling_of(mf.read_checkpoint(self.checkpoint).config["encoder"])
+        return pooling_of(read_mf(self.checkpoint).config["encoder"])
 
 
 def weights_of(name: str, checkpoint: Path, encoder: Path | None, pair: tuple[str, str], max_tokens: int) -> Weights:
     """What lies at ``checkpoint``; raises ``SystemExit`` with a reason when it is neither kind."""
-    if mf.is_checkpoint(checkpoint) and encoder is not None:
+    if is_mf(checkpoint) and encoder is not None:
         return Weights(name, checkpoint, encoder, pair, max_tokens)
     if (checkpoint / "config.json").exists() and encoder is None:
         return Weights(name, checkpoint, None, pair, max_tokens)
@@ -63,7 +66,7 @@ def head_of(weights: Weights) -> Any:
     """From the pooled hidden state (or the logits) and the ids to the score, in numpy."""
     if weights.encoder is None:
         return bert_head
-    trained = mf.read_checkpoint(weights.checkpoint)
+    trained = read_mf(weights.checkpoint)
     _, tokenizer = load_encoder(weights.folder, trained.config["encoder"]["digest"])
     return mf_head(trained, weights.pair, tokenizer)
 
@@ -77,10 +80,10 @@ def reference(weights: Weights, prompts: Sequence[str]) -> np.ndarray:
         with torch.inference_mode():
             logits = [model(input_ids=torch.tensor([row])).logits for row in rows]
         return torch.cat([1 - each.softmax(1)[:, 1:].sum(1) for each in logits]).numpy()
-    trained = mf.read_checkpoint(weights.checkpoint)
+    trained = read_mf(weights.checkpoint)
     model, data = load_encoder(weights.folder)
     table = token_table(data, trained.config["gates"]["token_classes"]) if trained.gated else None
-    return mf.reference_scores(trained, weights.pair, pooled(model, rows, weights.pooling), rows, table)
+    return score_mf(trained, weights.pair, pooled(model, rows, weights.pooling), rows, table)
 
 
 def export_ours(weights: Weights, place: Path) -> Path:
@@ -88,7 +91,7 @@ def export_ours(weights: Weights, place: Path) -> Path:
     graph = place / "edgeroute.onnx"
     if not graph.exists():
         if weights.encoder is None:
-            traced = bert.trace(weights.checkpoint)
+            traced = bert.trace(weights.checkpoint, weights.pair)
         else:
             traced = mf.trace(weights.checkpoint, weights.pair, encoder=weights.folder)
         onnx.save(traced.graph, graph)

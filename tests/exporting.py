@@ -69,7 +69,8 @@ def train(form: str, bert: Path, labels: tuple[Path, Path], output: Path) -> Pat
 
 def export(checkpoint: Path, bert: Path, labels: tuple[Path, Path], output: Path, **changes: object) -> Path:
     """Export the tiny checkpoint with an int8 and an fp32 graph."""
-    from edgeroute_export.build import Evidence, Naming, build_bundle
+    from edgeroute_export.build import build_bundle
+    from edgeroute_export.evidence import Evidence, Naming
     from edgeroute_export.kinds import mf
 
     battles, outcomes = labels

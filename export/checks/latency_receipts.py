@@ -23,7 +23,7 @@ from edgeroute.bundle.store import shipped_folder, shipped_index
 from edgeroute.engine.load import choose_graph, open_graph
 from edgeroute_export import receipts
 from edgeroute_export.card import CARD
-from edgeroute_export.write import write_bundle, write_index
+from edgeroute_export.write import as_record, write_bundle, write_index
 
 
 @click.command(help=__doc__)
@@ -59,7 +59,7 @@ def renew(place: Path, manifest: dict[str, Any]) -> str:
     session, text = open_graph(bundle, chosen, "cpu")
     entry = next(graph for graph in manifest["graphs"] if graph["file"] == chosen.file)
     if text is not None:
-        entry["latency"] = receipts.latency(session, text)
+        entry["latency"] = as_record(receipts.latency(session, text))
     files = {name: (place / name).read_bytes() for name in manifest.pop("files") if name != CARD}
     del manifest["digest"]
     draft = place.with_name(f"{place.name}.renewed")

@@ -17,33 +17,40 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import edgeroute
-from edgeroute.bundle.folder import open_bundle
-from edgeroute.bundle.manifest import FORMAT, TOKENIZER, Pair, TextPolicy
-from edgeroute.bundle.store import locate
-from edgeroute.data.labels import Outcome, read_outcomes
-from edgeroute.engine.deadline import check_fallback
+from edgeroute.bundle.manifest import (
+    FORMAT,
+    TOKENIZER,
+    Default,
+    GraphEntry,
+    Pair,
+    Parity,
+    Provider,
+    Quality,
+    TextPolicy,
+)
 from edgeroute.engine.session import Session
-from edgeroute.engine.text import TextEncoder
+from edgeroute.engine.text import Prompt, TextEncoder
 from edgeroute.errors import BundleError
 from edgeroute.evaluation.benchmarks import benchmark_name
 
 from . import receipts
+from .evidence import Evidence, Naming, fallback_of, quality_outcomes
 from .graph.assemble import quantize_int8
 from .graph.files import Serialized, as_files
 from .graph.float16 import to_float16
 from .graph.recipe import Recipe, recipe_text
-from .parity_limits import Gate, as_table, judge, reject
-from .samples import GOLDEN_PROMPTS, Sample, calibration_sample, check_sample, generate_prompts
-from .write import check_place, write_bundle
+from .parity_limits import PRECISIONS, ParityLimits, Verdict, as_table, judge, reject
+from .samples import GOLDEN_PROMPTS, Sample, generate_prompts
+from .write import as_record, check_place, write_bundle
 
 Floats = NDArray[np.float32]
 Rows = Sequence[Sequence[int]]
 Progress = Callable[[str], None]
 Quantize = Callable[[ModelProto, Recipe, Rows], ModelProto]
-PROVIDERS = {"int8": ["cpu"], "fp16": ["cuda"], "fp32": ["cpu", "cuda"]}
+PROVIDERS: dict[str, tuple[Provider, ...]] = {"int8": ("cpu",), "fp16": ("cuda",), "fp32": ("cpu", "cuda")}
 """Dynamic int8 was seen 20 times slower on CUDA than fp16, fp16 on CPU 10 times slower than fp32."""
-PRECISIONS = tuple(PROVIDERS)
 SMOOTHING_PROMPTS = 64
+TUNE = "edgeroute tune looks for an int8 graph that holds them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,8 @@ class Traced:
     ``graph`` obeys the bundle contract. ``reference`` scores rows of token ids, float32 ``[n]``, by another road than
     the graph; ``None`` where there is no other road. ``training`` is the manifest's record. ``models`` names the
     columns of the graph's second output ``strengths``, where it has one. ``quantize`` makes the int8 graph from it, a
-    recipe and rows to smooth on. ``precisions`` are those that the kind can be made in.
+    recipe and rows to smooth on. ``precisions`` are those that the kind can be made in. ``notes`` are
+    for whoever exports. ``recipe`` is the kind's own quantization recipe, where none is asked for.
     """
 
     kind: str
@@ -65,31 +73,8 @@ class Traced:
     models: tuple[str, ...] = ()
     quantize: Quantize = quantize_int8
     precisions: tuple[str, ...] = PRECISIONS
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Where receipts come from, all read and none trained on.
-
-    ``calibrate`` is a battles file (split ``calibration``), ``check`` an outcomes file for parity (split ``dev``, the
-    first ``check_rows``), ``quality`` outcome files (split ``dev``) that hold both models of the pair. Without the
-    first two, generated prompts take their place, ``check_rows`` and at most 256, and no shares are promised.
-    """
-
-    calibrate: Path | None
-    check: Path | None
-    quality: tuple[Path, ...]
-    check_rows: int = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Naming:
-    """What the bundle is called and how its manifest describes it."""
-
-    name: str
-    version: str
-    description: str
-    licence: str = "unknown"
+    notes: tuple[str, ...] = ()
+    recipe: Recipe = Recipe()  # noqa: RUF009  (frozen)
 
 
 def build_bundle(
@@ -99,19 +84,65 @@ def build_bundle(
     pair: tuple[str, str],
     naming: Naming,
     evidence: Evidence,
-    precisions: Sequence[str] = ("int8",),
-    recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
-    gate: Gate | None = Gate(),  # noqa: B008
+    precisions: Sequence[str] | None = None,
+    recipe: Recipe | None = None,
+    limits: ParityLimits | None = ParityLimits(),  # noqa: B008  (frozen)
     fallback: str | None = None,
     progress: Progress = lambda _message: None,
 ) -> str:
     """Quantize, take the receipts, judge them and write the bundle; returns its digest.
 
-    ``pair`` is (strong, weak). ``fallback``: name or folder of the cheaper bundle for callers with a deadline.
-    ``progress`` is told what is being done and, at the end, the parity table. Raises
-    ``BundleError`` and leaves nothing at ``output`` when anything does not fit; when the gate fails, graph and receipt
-    stay in the folder that the error names. Without a ``gate`` nothing fails it.
+    ``pair`` is (strong, weak). Without ``precisions`` the graph is int8 where the kind has it, and fp32 where int8,
+    made by the kind's own ``recipe``, does not hold the ``limits``. ``fallback``: name or folder of the cheaper
+    bundle for callers with a deadline. ``progress`` is told what is being done and, at the end, the parity table.
+    Raises ``BundleError`` and leaves nothing at ``output`` when anything does not fit; when the limits do not
+    hold, graph and receipt stay in the folder that the error names. Without ``limits`` nothing fails.
     """
+    usual = "int8" if "int8" in router.precisions else router.precisions[0]
+    wanted = check_precisions((usual,) if precisions is None else precisions, router)
+    if pair[0] == pair[1]:
+        raise BundleError(f"expected two models to decide between, found {pair[0]} twice")
+    check_place(output)
+    cheaper = None if fallback is None else fallback_of(fallback, pair, evidence)
+    text = TextEncoder(router.tokenizer, router.text)
+    sample = evidence.check_sample(pair)
+    progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
+    scoring = _Scoring(router, text, sample, reference_scores(router, text, sample), limits, progress)
+    yields = precisions is None and recipe is None and "fp32" in router.precisions
+    recipe = router.recipe if recipe is None else recipe
+    entries, tables, files, quality = list[GraphEntry](), list[str](), {TOKENIZER: router.tokenizer}, list[Quality]()
+    for precision in wanted:
+        judged = scoring.judged(precision, recipe)
+        if precision == "int8" and yields and not judged.holds:
+            progress(f"int8 does not hold the parity limits ({judged.failures}), so the graph is fp32: {TUNE}")
+            judged = scoring.judged("fp32", recipe)
+        tables += judged.table
+        if not judged.holds:
+            raise reject(output, judged.made.files, judged.parity, tables)
+        entries.append(_entry(judged, evidence, progress))
+        files |= judged.made.files
+        if not quality:  # of the preferred graph; no second session is opened, nor this one kept
+            quality = list(_quality(judged.graph.session, text, evidence.quality, pair, progress))
+    manifest = {
+        "format": FORMAT,
+        "kind": router.kind,
+        **asdict(naming),
+        "pair": Pair(*pair),
+        "training": router.training,
+        "text": router.text,
+        "graphs": entries,
+        "default": Default(0.5),
+        "quality": quality,
+        **({"fallback": cheaper} if cheaper else {}),
+        **({"models": list(router.models)} if router.models else {}),
+    }
+    digest = write_bundle(output, as_record(manifest), files)
+    progress("\n".join(tables))
+    return digest
+
+
+def check_precisions(precisions: Sequence[str], router: Traced) -> tuple[str, ...]:
+    """The precisions asked for; raises ``BundleError`` where the kind lacks one of them, or one comes twice."""
     if unknown := set(precisions) - set(PRECISIONS):
         raise BundleError(f"no such precision: {', '.join(sorted(unknown))}; there are {', '.join(PRECISIONS)}")
     if beyond := set(precisions) - set(router.precisions):
@@ -119,54 +150,7 @@ def build_bundle(
         raise BundleError(f"kind {router.kind} is not made in {', '.join(sorted(beyond))}; possible here: {possible}")
     if len(set(precisions)) < len(precisions):
         raise BundleError(f"expected each precision once, found {', '.join(precisions)}")
-    if pair[0] == pair[1]:
-        raise BundleError(f"expected two models to decide between, found {pair[0]} twice")
-    check_place(output)
-    cheaper = {} if fallback is None else _fallback(fallback, pair, evidence)
-    text = TextEncoder(router.tokenizer, router.text)
-    sample = check_sample(evidence.check, evidence.check_rows, pair)
-    progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
-    expected = reference_scores(router, text, sample)
-    files, quality = {TOKENIZER: router.tokenizer}, list[Any]()
-    entries, tables = [], []
-    for precision in precisions:
-        made = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(text, recipe))
-        graph = _Graph(precision, Session(made.graph, data=made.external), text)
-        progress(f"{precision}: scoring the same prompts")
-        parity = receipts.parity(
-            graph.score(sample.prompts),
-            expected,
-            sample=sample.name,
-            real=sample.real,
-            outcomes=sample.outcomes,
-            hashes=hashes_of(made, sample.sha256, recipe),
-        )
-        verdicts = judge(gate, precision, parity)
-        tables += as_table(made.file, parity, verdicts)
-        if any(verdict.ok is False for verdict in verdicts):
-            raise reject(output, made.files, parity, tables)
-        progress(f"{precision}: calibrating")
-        beside = {} if made.external is None else {"data": made.external[0]}
-        entries.append({"file": made.file, **beside, "parity": parity, **_receipts(graph, evidence)})
-        files |= made.files
-        if not quality:  # of the preferred graph; no second session is opened, nor this one kept
-            quality = list(_quality(graph.session, text, evidence.quality, pair, progress))
-    manifest = {
-        "format": FORMAT,
-        "kind": router.kind,
-        **asdict(naming),
-        "pair": {"strong": pair[0], "weak": pair[1]},
-        "training": router.training,
-        "text": asdict(router.text),
-        "graphs": entries,
-        "default": {"strong_share": 0.5},
-        "quality": quality,
-        **cheaper,
-        **({"models": list(router.models)} if router.models else {}),
-    }
-    digest = write_bundle(output, manifest, files)
-    progress("\n".join(tables))
-    return digest
+    return tuple(precisions)
 
 
 def serialize(
@@ -208,31 +192,77 @@ class _Graph:
     session: Session
     text: TextEncoder
 
-    def score(self, prompts: Sequence[str]) -> Floats:
+    def score(self, prompts: Sequence[Prompt]) -> Floats:
         return self.session.run_rows([self.text.encode(prompt).ids for prompt in prompts])
 
 
-def _receipts(graph: _Graph, evidence: Evidence) -> dict[str, Any]:
-    """A graph's entry but for its file and parity; latency where it is meant to run on this CPU."""
-    name, sample = calibration_sample(evidence.calibrate, evidence.check_rows)
-    entry = {
-        "precision": graph.precision,
-        "providers": PROVIDERS[graph.precision],
-        "calibration": receipts.calibration(name, graph.score(sample)),
-        "shortened": receipts.shortened(graph.text, lambda text: replace(graph, text=text).score(sample)),
-        "golden": receipts.golden(GOLDEN_PROMPTS, graph.score(GOLDEN_PROMPTS)),
-    }
-    if "cpu" in entry["providers"]:
-        entry["latency"] = receipts.latency(graph.session, graph.text)
-    return entry
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A graph, its files, and how it compares with PyTorch."""
+
+    made: Serialized
+    graph: _Graph
+    parity: Parity
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(verdict.ok is not False for verdict in self.verdicts)
+
+    @property
+    def failures(self) -> str:
+        return ", ".join(f"{each.what} {each.found}, {each.limit}" for each in self.verdicts if each.ok is False)
+
+    @property
+    def table(self) -> list[str]:
+        return as_table(self.made.file, self.parity, self.verdicts)
 
 
-def _fallback(name: str, pair: tuple[str, str], evidence: Evidence) -> dict[str, Any]:
-    """The manifest's key of a fallback that fits: the same pair, and calibrated on the same sample."""
-    cheaper = open_bundle(locate(name).path).manifest
-    sample, prompts = calibration_sample(evidence.calibrate, evidence.check_rows)
-    check_fallback(cheaper, Pair(*pair), sample, len(prompts))
-    return {"fallback": {"name": cheaper.name, "digest": cheaper.digest}}
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """What every precision of a router is judged by."""
+
+    router: Traced
+    text: TextEncoder
+    sample: Sample
+    expected: Floats | None
+    limits: ParityLimits | None
+    progress: Progress
+
+    def judged(self, precision: str, recipe: Recipe) -> _Judged:
+        """The graph in one precision against the reference."""
+        self.progress(f"{precision}: making the graph, scoring the same prompts")
+        router, sample = self.router, self.sample
+        made = serialize(router.graph, precision, recipe, router.quantize, smoothing_rows(self.text, recipe))
+        graph = _Graph(precision, Session(made.graph, data=made.external), self.text)
+        parity = receipts.parity(
+            graph.score(sample.prompts),
+            self.expected,
+            sample=sample.name,
+            real=sample.real,
+            outcomes=sample.outcomes,
+            hashes=hashes_of(made, sample.sha256, recipe),
+        )
+        return _Judged(made, graph, parity, tuple(judge(self.limits, precision, parity)))
+
+
+def _entry(judged: _Judged, evidence: Evidence, progress: Progress) -> GraphEntry:
+    """The manifest's entry of a graph; latency where it is meant to run on this CPU."""
+    graph, made = judged.graph, judged.made
+    progress(f"{graph.precision}: calibrating")
+    name, sample = evidence.calibration_sample()
+    providers = PROVIDERS[graph.precision]
+    return GraphEntry(
+        file=made.file,
+        data=None if made.external is None else made.external[0],
+        precision=graph.precision,  # type: ignore[arg-type]  # one of PRECISIONS
+        providers=providers,
+        parity=judged.parity,
+        calibration=receipts.calibration(name, graph.score(sample)),
+        shortened=receipts.shortened(graph.text, lambda text: replace(graph, text=text).score(sample)),
+        golden=receipts.golden(GOLDEN_PROMPTS, graph.score(GOLDEN_PROMPTS)),
+        latency=receipts.latency(graph.session, graph.text) if "cpu" in providers else None,
+    )
 
 
 def hashes_of(made: Serialized, sample: str | None, recipe: Recipe | None = None) -> dict[str, str]:
@@ -244,12 +274,10 @@ def hashes_of(made: Serialized, sample: str | None, recipe: Recipe | None = None
 
 def _quality(
     session: Session, text: TextEncoder, files: Iterable[Path], pair: tuple[str, str], progress: Progress
-) -> Iterable[dict[str, Any]]:
+) -> Iterable[Quality]:
     for path in files:
         progress(f"quality on {benchmark_name(path)}")
-        outcomes: list[Outcome] = [each for each in read_outcomes(path, split="dev") if set(pair) <= each.scores.keys()]
-        if not outcomes:
-            raise BundleError(f"{path} has no dev outcomes of both {pair[0]} and {pair[1]}")
+        outcomes = quality_outcomes(path, pair)
         scores = session.run_rows([text.encode(each.prompt).ids for each in outcomes])
         yield receipts.quality(benchmark_name(path), outcomes, scores, pair, _commit())
 

@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeroute.bundle.manifest import FORMAT
+from edgeroute.bundle.manifest import FORMAT, Golden, GoldenVector, GraphEntry, Parity
 from edgeroute.bundle.manifest import GENERATED as OF_GENERATED
 from edgeroute.engine.embeddings import check_embeddings, golden_vector, read_embeddings
 from edgeroute.engine.session import Session
 from edgeroute.errors import BundleError, EdgeRouteError
 
 from . import receipts
-from .build import Naming, hashes_of
+from .build import hashes_of
+from .evidence import Naming
 from .graph.files import Serialized, as_files
 from .graph.heads import embedding_graph
 from .kinds.routellm import Released
-from .parity_limits import Gate, as_table, judge, reject
+from .parity_limits import ParityLimits, as_table, judge, reject
 from .samples import file_sha256
-from .write import check_place, write_bundle
+from .write import as_record, check_place, write_bundle
 
 Floats = NDArray[np.float32]
 FILE = "model.fp32.onnx"
@@ -48,14 +49,14 @@ def build_embedded(
     calibrate: Path | None = None,
     check: Path | None = None,
     check_rows: int = 2000,
-    gate: Gate | None = Gate(),  # noqa: B008  (frozen)
+    limits: ParityLimits | None = ParityLimits(),  # noqa: B008  (frozen)
     progress: Callable[[str], None] = lambda _message: None,
 ) -> str:
     """Collapse for ``pair`` (strong, weak), take the receipts and write the bundle, one fp32 graph; returns its digest.
 
     ``strengths`` adds every model's logit as second output. ``calibrate`` and ``check`` are ``.npy`` files of float32
-    ``[n, width]``. Raises ``BundleError`` and leaves nothing at ``output`` when anything does not fit; ``gate`` is as
-    for ``build_bundle``.
+    ``[n, width]``. Raises ``BundleError`` and leaves nothing at ``output`` when anything does not fit; ``limits`` are
+    as for ``build_bundle``.
     """
     check_place(output)
     strong, weak = (released.row(name) for name in pair)
@@ -65,27 +66,27 @@ def build_embedded(
     made = as_files(embedding_graph(vector, ranked), FILE)
     session = Session(made.graph)
     parity = _parity(session, released, (strong, weak), made, check, check_rows)
-    verdicts = judge(gate, "fp32", parity)
+    verdicts = judge(limits, "fp32", parity)
     table = as_table(FILE, parity, verdicts)
     if any(verdict.ok is False for verdict in verdicts):
         raise reject(output, made.files, parity, table)
     if calibrate is None:
         progress(f"no --calibrate: quantiles are of {GENERATED}; route by a threshold, since no share is promised")
-    entry: dict[str, Any] = {
-        "file": FILE,
-        "precision": "fp32",
-        "providers": ["cpu"],  # one small product: a GPU has nothing to win
-        "calibration": receipts.calibration(*_scored(session, calibrate, released.width)),
-        "golden": _golden(session, released.width),
-        "parity": parity,
-    }
+    entry = GraphEntry(
+        file=FILE,
+        precision="fp32",
+        providers=("cpu",),  # one small product: a GPU has nothing to win
+        calibration=receipts.calibration(*_scored(session, calibrate, released.width)),
+        golden=_golden(session, released.width),
+        parity=parity,
+    )
     digest = write_bundle(output, _manifest(released, (strong, weak), naming, entry, strengths), made.files)
     progress("\n".join(table))
     return digest
 
 
 def _manifest(
-    released: Released, pair: tuple[int, int], naming: Naming, entry: dict[str, Any], strengths: bool
+    released: Released, pair: tuple[int, int], naming: Naming, entry: GraphEntry, strengths: bool
 ) -> dict[str, Any]:
     base = "text-embedding-3-small" if released.width == 1536 else f"embeddings of width {released.width}"
     return {
@@ -96,7 +97,7 @@ def _manifest(
         "training": {"command": "edgeroute export mf", "seed": 0, "base": base, "ties": "weak", "data": []},
         "input": {"type": "embedding", "width": released.width},
         **({"models": list(released.models)} if strengths else {}),
-        "graphs": [entry],
+        "graphs": [as_record(entry)],
         "default": {"strong_share": 0.5},
     }
 
@@ -119,15 +120,16 @@ def _embeddings(path: Path | None, width: int) -> tuple[str, Floats]:
     return path.stem, embeddings
 
 
-def _golden(session: Session, width: int) -> dict[str, Any]:
+def _golden(session: Session, width: int) -> Golden:
     scores = {seed: session.run(golden_vector(seed, width)) for seed in GOLDEN_SEEDS}
-    vectors = [{"seed": seed, "score": round(score, 7)} for seed, score in scores.items()]
-    return {"tolerance": GOLDEN_TOLERANCE, "vectors": vectors}
+    return Golden(
+        GOLDEN_TOLERANCE, vectors=tuple(GoldenVector(seed, round(score, 7)) for seed, score in scores.items())
+    )
 
 
 def _parity(
     session: Session, released: Released, pair: tuple[int, int], made: Serialized, check: Path | None, rows: int
-) -> dict[str, Any]:
+) -> Parity:
     """Against the published formula in PyTorch; flips are promised on real embeddings only."""
     name, embeddings = _embeddings(check, released.width)
     embeddings = embeddings[:rows]

@@ -16,7 +16,7 @@ from edgeroute.errors import EdgeRouteError
 from .card import card_licence
 from .kinds.table import KINDS, Kind
 from .options import BUNDLE, CHECK, CHECKPOINT, RECIPE_FILE
-from .parity_limits import Gate
+from .parity_limits import ParityLimits
 from .write import check_place
 
 UNKNOWN = "unknown"
@@ -29,9 +29,10 @@ def export() -> None:
 
 @click.group()
 def tune() -> None:
-    """Measure the ways to make a checkpoint's int8 graph, and write the fastest that passes the gate as a recipe.
+    """Measure the ways to make a checkpoint's int8 graph, and write the fastest that holds the parity limits.
 
-    The recipe is for edgeroute export --recipe. The table of all that were tried is printed, and kept in the file.
+    What is written is a quantization recipe, for edgeroute export --recipe. The table of all that were tried is
+    printed, and kept in the file.
     """
 
 
@@ -55,34 +56,48 @@ def _export(
     version: str,
     description: str,
     licence: str | None,
-    precision: str | None,
+    precision: tuple[str, ...] | None,
     fallback: str | None,
     recipe: Path | None,
     calibrate: Path | None,
     check: Path | None,
     check_rows: int,
     quality: tuple[Path, ...],
+    max_flips: float,
+    max_delta_apgr: float,
+    min_rank_correlation: float,
+    no_limits: bool,
     **more: Any,
 ) -> None:
-    """Trace, build the bundle, and print its folder and digest; what is left of the options is the kind's own."""
-    from .build import Evidence, Naming, Traced, build_bundle
-    from .build_embedded import build_embedded
-    from .graph.recipe import Recipe, read_recipe
+    """Trace, build the bundle, and print its folder and digest; what is left of the options is the kind's own.
+
+    All that is given is read and checked before PyTorch is loaded.
+    """
+    from .evidence import Evidence, Naming, fallback_of
+    from .graph.recipe import read_recipe
 
     check_place(output)
-    followed = Recipe() if recipe is None else read_recipe(recipe)
-    gate = _gate(more)
+    _check_pair(pair)
+    _check_checkpoint(kind, checkpoint)
+    followed = None if recipe is None else read_recipe(recipe)
+    evidence = Evidence(calibrate, check, quality, check_rows)
+    if not any(path.suffix == ".npy" for path in (calibrate, check) if path):  # embeddings, for RouteLLM's form
+        evidence.read(pair)
+    if fallback is not None:
+        fallback_of(fallback, pair, evidence)
+    limits = None if no_limits else ParityLimits(max_flips, max_delta_apgr, min_rank_correlation)
     naming = Naming(name, version, description, licence or card_licence(checkpoint) or UNKNOWN)
     if naming.licence == UNKNOWN:
         _say("no --licence, and no model card in the checkpoint says one: the bundle's is unknown")
     _say("tracing")
+    from .build import Traced, build_bundle
+    from .build_embedded import build_embedded
+
     router = kind.trace(checkpoint, pair, **more)
-    shared: dict[str, Any] = {"pair": pair, "naming": naming, "gate": gate, "progress": _say}
+    _say_notes(router)
+    shared: dict[str, Any] = {"pair": pair, "naming": naming, "limits": limits, "progress": _say}
     if isinstance(router, Traced):
-        usual = "int8" if "int8" in router.precisions else router.precisions[0]
-        evidence = Evidence(calibrate, check, quality, check_rows)
-        precisions = (precision or usual).split(",")
-        made: dict[str, Any] = {"precisions": precisions, "recipe": followed, "fallback": fallback}
+        made: dict[str, Any] = {"precisions": precision, "recipe": followed, "fallback": fallback}
         digest = build_bundle(router, output, evidence=evidence, **made, **shared)
     else:
         _refuse_what_embeddings_lack(precision, recipe, quality, fallback)
@@ -92,9 +107,9 @@ def _export(
 
 
 def _refuse_what_embeddings_lack(
-    precision: str | None, recipe: Path | None, quality: tuple[Path, ...], fallback: str | None
+    precision: tuple[str, ...] | None, recipe: Path | None, quality: tuple[Path, ...], fallback: str | None
 ) -> None:
-    if precision not in (None, "fp32"):
+    if precision not in (None, ("fp32",)):
         raise click.UsageError("RouteLLM's form is one small product: its only graph is fp32.")
     if recipe is not None:
         raise click.UsageError("RouteLLM's form has no int8 graph: --recipe says nothing of it.")
@@ -112,20 +127,30 @@ def _tune(
     output: Path,
     check: Path | None,
     check_rows: int,
+    max_flips: float,
+    max_delta_apgr: float,
+    min_rank_correlation: float,
+    no_limits: bool,
     **more: Any,
 ) -> None:
     """Trace, try the recipes and print the table."""
-    from .build import Evidence, Traced
-    from .tuning import tune_recipe
+    from .evidence import Evidence
 
     _check_file(output)
-    gate = _gate(more)
+    _check_pair(pair)
+    _check_checkpoint(kind, checkpoint)
+    evidence = Evidence(None, check, (), check_rows)
+    evidence.read(pair)
+    limits = None if no_limits else ParityLimits(max_flips, max_delta_apgr, min_rank_correlation)
     _say("tracing")
+    from .build import Traced
+    from .tuning import tune_recipe
+
     router = kind.trace(checkpoint, pair, **more)
+    _say_notes(router)
     if not isinstance(router, Traced):
         raise click.UsageError("RouteLLM's form has no int8 graph: there is nothing to tune.")
-    evidence = Evidence(None, check, (), check_rows)
-    click.echo(tune_recipe(router, output, pair=pair, evidence=evidence, gate=gate, progress=_say))
+    click.echo(tune_recipe(router, output, pair=pair, evidence=evidence, limits=limits, progress=_say))
 
 
 def _check_file(path: Path) -> None:
@@ -140,10 +165,21 @@ def _check_file(path: Path) -> None:
         raise EdgeRouteError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _gate(options: dict[str, Any]) -> Gate | None:
-    """Take the gate's options out of the others."""
-    limits = [options.pop(name) for name in ("max_flips", "max_delta_apgr", "min_rank_correlation")]
-    return None if options.pop("no_gate") else Gate(*limits)
+def _check_pair(pair: tuple[str, str]) -> None:
+    if pair[0] == pair[1]:
+        raise click.UsageError(f"--pair: expected two models to decide between, found {pair[0]} twice.")
+
+
+def _check_checkpoint(kind: Kind, checkpoint: Path) -> None:
+    """Raise where a checkpoint that has to lie on this machine is not there; hub names are left to the hub."""
+    local = kind.name in ("sw", "nano", "onnx") or checkpoint.is_absolute() or checkpoint.parts[:1] in ((".",), ("..",))
+    if local and not checkpoint.exists():
+        raise click.UsageError(f"there is no checkpoint at {checkpoint}.")
+
+
+def _say_notes(router: object) -> None:
+    for note in getattr(router, "notes", ()):
+        _say(note)
 
 
 def _say(message: str) -> None:

@@ -7,9 +7,26 @@ from typing import Any
 
 import click
 
-from .parity_limits import Gate
+from .parity_limits import PRECISIONS, ParityLimits
 
-_LIMITS = Gate()
+_LIMITS = ParityLimits()
+
+
+class Precisions(click.ParamType[tuple[str, ...]]):
+    """Graphs by preference: names of precisions with commas between."""
+
+    name = "int8,fp16,fp32"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names, each known and there once."""
+        found = value if isinstance(value, tuple) else tuple(each.strip() for each in value.split(","))
+        if unknown := [each for each in found if each not in PRECISIONS]:
+            self.fail(f"no such precision: {', '.join(unknown)}; there are {', '.join(PRECISIONS)}", param, ctx)
+        if len(set(found)) < len(found):
+            self.fail(f"expected each precision once, found {', '.join(found)}", param, ctx)
+        return found
+
+
 EXISTING = click.Path(exists=True, path_type=Path)
 CHECKPOINT = (
     click.argument("checkpoint", type=click.Path(path_type=Path)),
@@ -19,7 +36,8 @@ CHECK = (
     click.option(
         "--check",
         type=EXISTING,
-        help="Outcomes whose dev prompts are compared with PyTorch; default: generated prompts, promising no shares.",
+        help="Prompts that are compared with PyTorch: txt, jsonl, csv; of a file with splits the split dev. Default: "
+        "those of --calibrate, else generated prompts, promising no shares.",
     ),
     click.option(
         "--check-rows",
@@ -29,18 +47,20 @@ CHECK = (
         help="How many; fewer than 2000 promise no shares. Of generated prompts at most 256.",
     ),
     click.option(
-        "--max-flips", default=_LIMITS.max_flips, show_default=True, help="Gate: decisions changed at a share of 50%."
+        "--max-flips", default=_LIMITS.max_flips, show_default=True, help="Limit: decisions changed at a share of 50%."
     ),
     click.option(
-        "--max-delta-apgr", default=_LIMITS.max_delta_apgr, show_default=True, help="Gate: change of APGR, either way."
+        "--max-delta-apgr", default=_LIMITS.max_delta_apgr, show_default=True, help="Limit: change of APGR, either way."
     ),
     click.option(
         "--min-rank-correlation",
         default=_LIMITS.min_rank_correlation,
         show_default=True,
-        help="Gate: rank correlation with PyTorch's scores.",
+        help="Limit: rank correlation with PyTorch's scores.",
     ),
-    click.option("--no-gate", is_flag=True, help="Take the receipts, but let nothing fail."),
+    click.option(
+        "--no-limits", "--no-gate", "no_limits", is_flag=True, help="Take the receipts, but let nothing fail."
+    ),
 )
 """What both commands compare with, and when they are content."""
 BUNDLE = (
@@ -53,20 +73,24 @@ BUNDLE = (
     ),
     click.option(
         "--precision",
+        type=Precisions(),
         help="Graphs to ship, by preference: int8 for CPU, fp16 for CUDA, fp32 for both.  "
-        "[default: int8, or what CHECKPOINT is where it has one form]",
+        "[default: int8, or fp32 where int8 does not hold the limits; what CHECKPOINT is where it has one form]",
     ),
     click.option(
         "--calibrate",
         type=EXISTING,
-        help="Battles whose calibration split gives the quantiles; default: generated prompts.",
+        help="Your prompts, which give the quantiles: txt, jsonl, csv; of a file with splits the split calibration. "
+        "Default: generated prompts, promising no shares.",
     ),
     click.option("--quality", multiple=True, type=EXISTING, help="Outcomes whose dev split is scored for the receipt."),
     click.option(
         "--fallback", help="Name or folder of a cheaper bundle, for prompts too long for a caller's deadline."
     ),
     click.option(
-        "--recipe", type=EXISTING, help="TOML file that says how the int8 graph is made; edgeroute tune writes one."
+        "--recipe",
+        type=EXISTING,
+        help="Quantization recipe (TOML), which edgeroute tune writes; default: the kind's own, which ships.",
     ),
 )
 RECIPE_FILE = (
@@ -75,7 +99,9 @@ RECIPE_FILE = (
     ),
 )
 encoder_option = click.option(
-    "--encoder", help="Folder or hub name of the frozen encoder; default: where the checkpoint found it."
+    "--encoder",
+    help="Folder or hub name of the frozen encoder; default: the hub name that the checkpoint records. Needed where it "
+    "was trained over a local folder.",
 )
 strengths_option = click.option(
     "--strengths", is_flag=True, help="A second output: every model's logit, for edgeroute rank."
@@ -84,6 +110,11 @@ template_option = click.option(
     "--template",
     type=EXISTING,
     help="File with {prompt} in it, the text around a prompt; default: the checkpoint's own, if any.",
+)
+label_option = click.option(
+    "--strong-label",
+    metavar="NAME|N",
+    help="The label that means that the strong model is needed; default: the one whose name says so.",
 )
 threshold_option = click.option(
     "--score-threshold", default=4, show_default=True, help="The first mark with which the weak model will do."

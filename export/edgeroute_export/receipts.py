@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeroute.bundle.manifest import (
+    Bounds,
+    Calibration,
+    Change,
+    Golden,
+    GoldenScore,
+    Latency,
+    LatencyRow,
+    Parity,
+    Quality,
+    Shortened,
+)
 from edgeroute.data.labels import Outcome
 from edgeroute.engine.calibration import fit_quantiles
 from edgeroute.engine.machine import cpu_features
@@ -18,6 +30,8 @@ from edgeroute.engine.session import Session
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import CalibrationError
 from edgeroute.evaluation.metrics import apgr, bootstrap, paired_bootstrap, spearman
+
+from .graph.trace import has_optimum
 
 Floats = NDArray[np.float32]
 Outcomes = tuple[Sequence[float], Sequence[float]]
@@ -33,21 +47,21 @@ LATENCY_SECONDS = 60
 """A 1B decoder would take a quarter of an hour for them; the receipt says how many there were."""
 
 
-def calibration(sample: str, scores: Floats) -> dict[str, Any]:
-    """Quantiles of the graph's own scores, as the manifest holds them."""
-    return {"sample": sample, "n": len(scores), "quantiles": list(fit_quantiles(scores))}
+def calibration(sample: str, scores: Floats) -> Calibration:
+    """Quantiles of the graph's own scores."""
+    return Calibration(sample, len(scores), tuple(fit_quantiles(scores)))
 
 
-def shortened(text: TextEncoder, score: Callable[[TextEncoder], Floats]) -> list[dict[str, Any]]:
+def shortened(text: TextEncoder, score: Callable[[TextEncoder], Floats]) -> tuple[Shortened, ...]:
     """Quantiles under each smaller token cap; ``score`` scores the calibration sample as that text encoder cuts it."""
     caps = [cap for cap in SHORTER if cap < text.policy.max_tokens]
-    return [{"max_tokens": cap, "quantiles": list(fit_quantiles(score(text.capped(cap))))} for cap in caps]
+    return tuple(Shortened(cap, tuple(fit_quantiles(score(text.capped(cap))))) for cap in caps)
 
 
-def golden(prompts: Sequence[str], scores: Floats) -> dict[str, Any]:
+def golden(prompts: Sequence[str], scores: Floats) -> Golden:
     """Golden scores; the tolerance leaves room for another CPU's int8 products, not for other weights."""
-    pairs = [{"prompt": prompt, "score": round(float(score), 6)} for prompt, score in zip(prompts, scores, strict=True)]
-    return {"tolerance": GOLDEN_TOLERANCE, "scores": pairs}
+    pairs = zip(prompts, scores, strict=True)
+    return Golden(GOLDEN_TOLERANCE, tuple(GoldenScore(prompt, round(float(score), 6)) for prompt, score in pairs))
 
 
 def parity(
@@ -59,7 +73,7 @@ def parity(
     outcomes: Outcomes | None = None,
     hashes: Mapping[str, str],
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Parity:
     """What export did to the scores and to the decisions, thresholds refitted on each side.
 
     ``scores`` and ``reference``, float32 ``[n]``, are the graph's and PyTorch's on the prompts of ``sample``; without
@@ -68,28 +82,30 @@ def parity(
     ``seed``; ``outcomes`` are what the strong and the weak model's answers were worth. On fewer than 2,000 prompts, or
     ones that are not ``real``, no shares are promised: flips and ΔAPGR are left out.
     """
-    found: dict[str, Any] = {"sample": sample, "n": len(scores), "versions": _versions(), "hashes": dict(hashes)}
-    found |= {"flips": {}, "seed": seed}
+    nothing = Parity("none", sample, len(scores), None, None, None, {}, _versions(), hashes=dict(hashes), seed=seed)
     if reference is None:
-        return {"reference": "none", "max_abs": None, "mean_abs": None, "rank_correlation": None, **found}
-    promises_shares = real and len(scores) >= ENOUGH
+        return nothing
     difference = np.abs(scores.astype(np.float64) - reference)
-    found |= {
-        "reference": "PyTorch fp32",
-        "max_abs": float(f"{difference.max():.3g}"),
-        "mean_abs": float(f"{difference.mean():.3g}"),
-        "rank_correlation": _rank_correlation(scores, reference),
-        "claim": "shares" if promises_shares else "numerical parity only",
-    }
-    if promises_shares:
-        found["flip_intervals"] = {}
-        for share in SHARES:
-            interval = bootstrap(partial(flips, share=share), scores, reference, seed=seed)
-            found["flips"][str(share)] = round(interval.value, 4)
-            found["flip_intervals"][str(share)] = {"low": round(interval.low, 4), "high": round(interval.high, 4)}
-        if outcomes is not None:
-            found |= _delta_apgr(scores, reference, outcomes, seed)
-    return found
+    found = replace(
+        nothing,
+        reference="PyTorch fp32",
+        max_abs=float(f"{difference.max():.3g}"),
+        mean_abs=float(f"{difference.mean():.3g}"),
+        rank_correlation=_rank_correlation(scores, reference),
+        claim="numerical parity only",
+    )
+    if not real or len(scores) < ENOUGH:
+        return found
+    intervals = {share: bootstrap(partial(flips, share=share), scores, reference, seed=seed) for share in SHARES}
+    return replace(
+        found,
+        claim="shares",
+        flips={str(share): round(each.value, 4) for share, each in intervals.items()},
+        flip_intervals={
+            str(share): Bounds(round(each.low, 4), round(each.high, 4)) for share, each in intervals.items()
+        },
+        delta_apgr=None if outcomes is None else _delta_apgr(scores, reference, outcomes, seed),
+    )
 
 
 def flips(scores: ArrayLike, reference: ArrayLike, share: float) -> float:
@@ -98,14 +114,13 @@ def flips(scores: ArrayLike, reference: ArrayLike, share: float) -> float:
     return float((called[0] != called[1]).mean())
 
 
-def _delta_apgr(scores: Floats, reference: Floats, outcomes: Outcomes, seed: int) -> dict[str, Any]:
+def _delta_apgr(scores: Floats, reference: Floats, outcomes: Outcomes, seed: int) -> Change | None:
     """APGR less the reference's on the same outcomes; nothing where the two models do not differ on them."""
     try:
         change = paired_bootstrap(apgr, scores, reference, *outcomes, seed=seed)
     except CalibrationError:
-        return {}
-    values = {"value": change.value, "low": change.low, "high": change.high}
-    return {"delta_apgr": {name: round(value, 4) for name, value in values.items()}}
+        return None
+    return Change(*(round(each, 4) for each in (change.value, change.low, change.high)))
 
 
 def _rank_correlation(scores: Floats, reference: Floats) -> float | None:
@@ -116,26 +131,20 @@ def _rank_correlation(scores: Floats, reference: Floats) -> float | None:
 
 
 def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in ("torch", "transformers", "optimum", "onnx", "onnxruntime")}
+    """Of what took part; without optimum, torch traced."""
+    names = ("torch", "transformers", *(["optimum"] if has_optimum() else []), "onnx", "onnxruntime")
+    return {name: metadata.version(name) for name in names}
 
 
-def quality(benchmark: str, outcomes: Sequence[Outcome], scores: Floats, pair: tuple[str, str], commit: str) -> Any:
+def quality(benchmark: str, outcomes: Sequence[Outcome], scores: Floats, pair: tuple[str, str], commit: str) -> Quality:
     """Compat APGR with its bootstrap interval on the outcomes of one split."""
     strong, weak = ([each.scores[name] for each in outcomes] for name in pair)
     interval = bootstrap(apgr, scores, strong, weak)
-    return {
-        "benchmark": benchmark,
-        "split": outcomes[0].split,
-        "n": len(outcomes),
-        "metric": "apgr compat",
-        "value": round(interval.value, 4),
-        "low": round(interval.low, 4),
-        "high": round(interval.high, 4),
-        "commit": commit,
-    }
+    value, low, high = (round(each, 4) for each in (interval.value, interval.low, interval.high))
+    return Quality(benchmark, outcomes[0].split, len(outcomes), "apgr compat", value, low, high, commit)
 
 
-def latency(session: Session, text: TextEncoder) -> dict[str, Any]:
+def latency(session: Session, text: TextEncoder) -> Latency:
     """From ``str`` to score, on this machine: milliseconds by prompt length, lengths interleaved."""
     word = "seven "
     rows: dict[int, list[float]] = {tokens: [] for tokens in LATENCY_TOKENS if tokens <= text.policy.max_tokens}
@@ -152,14 +161,12 @@ def latency(session: Session, text: TextEncoder) -> dict[str, Any]:
             if call >= 0:
                 times.append((time.perf_counter() - start) * 1e3)
     name, features = cpu_features()
-    return {
-        "machine": f"{name} ({', '.join(features)})",
-        "threads": session.threads,
-        "calls": max(map(len, rows.values())),
-        "rows": [
-            {"tokens": tokens, "p50_ms": _ms(times, 50), "p99_ms": _ms(times, 99)} for tokens, times in rows.items()
-        ],
-    }
+    return Latency(
+        machine=f"{name} ({', '.join(features)})",
+        threads=session.threads,
+        calls=max(map(len, rows.values())),
+        rows=tuple(LatencyRow(tokens, _ms(times, 50), _ms(times, 99)) for tokens, times in rows.items()),
+    )
 
 
 def _ms(times: Sequence[float], percentile: int) -> float:

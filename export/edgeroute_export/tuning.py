@@ -1,4 +1,4 @@
-"""Choose among graph variants by measurement: the fastest that passes the gate becomes a recipe that export follows."""
+"""Choose among graph variants by measurement: the fastest that holds the parity limits becomes a recipe for export."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeroute.bundle.manifest import Parity
 from edgeroute.engine.machine import cpu_features
 from edgeroute.engine.session import Session
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError
 
 from . import receipts
-from .build import Evidence, Traced, reference_scores, serialize, smoothing_rows
+from .build import Traced, reference_scores, serialize, smoothing_rows
+from .evidence import Evidence
 from .graph.files import Serialized
 from .graph.recipe import Recipe, describe, recipe_text
-from .parity_limits import Gate, judge
-from .samples import Sample, check_sample
+from .parity_limits import ParityLimits, judge
+from .samples import Sample
 
 Floats = NDArray[np.float32]
 TOKENS = (16, 64, 128, 256)
 CALLS = 60
 SMOOTH = 0.8
 TIE = 0.05
+NO_VARIANT = """To go on: export with --precision fp32, which changes no decision; or loosen --max-flips,
+--max-delta-apgr or --min-rank-correlation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Trial:
 
     recipe: Recipe
     times_ms: dict[int, float]
-    parity: Mapping[str, Any]
+    parity: Parity
     passes: bool
 
     @property
@@ -64,18 +67,18 @@ def tune_recipe(
     *,
     pair: tuple[str, str],
     evidence: Evidence,
-    gate: Gate | None,
+    limits: ParityLimits | None,
     recipes: Iterable[Recipe] | None = None,
     progress: Callable[[str], None] = lambda _message: None,
 ) -> str:
-    """Try ``recipes``, write the fastest that passes ``gate`` to ``path``, and return the table of all.
+    """Try ``recipes``, write the fastest that passes ``limits`` to ``path``, and return the table of all.
 
     Of those within 5% of the fastest, which another run might order otherwise, it is the one closest to PyTorch.
     Latencies are taken in one run, the variants in turns and in random order, so that a busy moment hits all alike.
     Raises ``BundleError`` when none passes; the table is in the error.
     """
     text = TextEncoder(router.tokenizer, router.text)
-    sample = check_sample(evidence.check, evidence.check_rows, pair)
+    sample = evidence.check_sample(pair)
     progress(f"scoring {len(sample.prompts)} prompts with PyTorch")
     expected = reference_scores(router, text, sample)
     graphs = _graphs(router, text, candidates() if recipes is None else recipes, progress)
@@ -86,12 +89,12 @@ def tune_recipe(
     for recipe, session in sessions.items():
         progress(f"comparing {describe(recipe)} with PyTorch")
         parity = _parity(session, text, sample, expected)
-        passes = all(verdict.ok is not False for verdict in judge(gate, "int8", parity))
+        passes = all(verdict.ok is not False for verdict in judge(limits, "int8", parity))
         trials.append(Trial(recipe, times[recipe], parity, passes))
     table = _table(sorted(trials, key=lambda trial: trial.speed))
     passing = [trial for trial in trials if trial.passes]
     if not passing:
-        raise BundleError("\n".join(["no variant passes the gate; no recipe was written", *table]))
+        raise BundleError("\n".join(["no variant holds the parity limits; no recipe was written", *table, NO_VARIANT]))
     best = _best(passing)
     name, features = cpu_features()
     machine = f"measured on {name} ({', '.join(features)}), {sessions[best.recipe].threads} threads, {sample.name}"
@@ -102,7 +105,7 @@ def tune_recipe(
 def _best(trials: Sequence[Trial]) -> Trial:
     fastest = min(trial.speed for trial in trials)
     near = [trial for trial in trials if trial.speed <= fastest * (1 + TIE)]
-    return max(near, key=lambda trial: (trial.parity["rank_correlation"] or 0.0, -trial.speed))
+    return max(near, key=lambda trial: (trial.parity.rank_correlation or 0.0, -trial.speed))
 
 
 def _graphs(
@@ -126,7 +129,7 @@ def _graphs(
     return found
 
 
-def _parity(session: Session, text: TextEncoder, sample: Sample, expected: Floats | None) -> dict[str, Any]:
+def _parity(session: Session, text: TextEncoder, sample: Sample, expected: Floats | None) -> Parity:
     scores = session.run_rows([text.encode(prompt).ids for prompt in sample.prompts])
     return receipts.parity(scores, expected, sample=sample.name, real=sample.real, outcomes=sample.outcomes, hashes={})
 
@@ -150,11 +153,11 @@ def _times(sessions: Mapping[Recipe, Session], tokens: Sequence[int], highest: i
 def _table(trials: Sequence[Trial]) -> list[str]:
     """Fastest first."""
     tokens = list(trials[0].times_ms)
-    lines = ["  ".join([*(f"{n:>4} tok" for n in tokens), "rank corr.", "flips at 50%", "gate  ", "recipe"])]
+    lines = ["  ".join([*(f"{n:>4} tok" for n in tokens), "rank corr.", "flips at 50%", "limits", "recipe"])]
     for trial in trials:
-        flips = trial.parity["flips"].get("0.5")
+        flips = trial.parity.flips.get("0.5")
         cells = [f"{trial.times_ms[n]:5.2f} ms" for n in tokens]
-        correlation = trial.parity["rank_correlation"]
+        correlation = trial.parity.rank_correlation
         cells += ["    –     " if correlation is None else f"{correlation:10.5f}"]
         cells += ["      –     " if flips is None else f"{flips:12.2%}"]
         lines.append("  ".join([*cells, "ok    " if trial.passes else "FAILED", describe(trial.recipe)]))

@@ -7,15 +7,19 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeroute.bundle.folder import Bundle, open_bundle
-from edgeroute.bundle.manifest import MANIFEST, parse_manifest, seal
+from edgeroute.bundle.manifest import MANIFEST, TextPolicy, parse_manifest, seal
 from edgeroute.bundle.store import INDEX
 from edgeroute.errors import BundleError
 
 from .card import CARD, card
+
+_ALWAYS = frozenset({"shortened", "quality"})
+"""Keys of a manifest that are there though empty."""
 
 
 def write_bundle(target: str | os.PathLike[str], manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
@@ -58,6 +62,21 @@ def check_place(place: Path) -> None:
             pass
     except OSError as error:
         raise BundleError(f"{place} cannot be written: {error.strerror or error}") from None
+
+
+def as_record(value: Any) -> Any:
+    """A value of the manifest's schema as the JSON that its file holds: what is absent there is left out."""
+    if isinstance(value, TextPolicy):
+        return asdict(value)  # whole, so that a manifest says how a prompt is cut
+    if is_dataclass(value):
+        given = {each.name: getattr(value, each.name) for each in fields(value)}
+        empty = {
+            each.name for each in fields(value) if given[each.name] in (None, ()) and each.default == given[each.name]
+        }
+        return {name: as_record(each) for name, each in given.items() if name not in empty - _ALWAYS}
+    if isinstance(value, Mapping):
+        return {key: as_record(each) for key, each in value.items()}
+    return [as_record(each) for each in value] if isinstance(value, tuple | list) else value
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from edgeroute.errors import EdgeRouteError
+from edgeroute_formats.checkpoints import write_files
 
 STATE = "training.pt"
 
@@ -84,28 +83,21 @@ def finish(folder: Path, write: Callable[[Path], None]) -> None:
 
 def write_weights(
     folder: Path,
-    name: str,
+    kind: str,
     weights: Mapping[str, torch.Tensor],
     config: Mapping[str, Any],
     extra: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write ``<name>.safetensors``, ``<name>.json`` and ``extra`` files into ``folder``, whole or not at all.
+    """Write the checkpoint of a ``kind`` and ``extra`` files into ``folder``, whole or not at all.
 
     The record gets the versions of what trained it. Raises ``EdgeRouteError`` when the disk says no.
     """
-    recorded = {**config, "versions": versions()}
-
-    def write(scratch: Path) -> None:
-        save_file({key: weight.contiguous() for key, weight in weights.items()}, scratch / f"{name}.safetensors")
-        (scratch / f"{name}.json").write_text(json.dumps(recorded, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        for file, data in (extra or {}).items():
-            (scratch / file).write_bytes(data)
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EdgeRouteError(f"no checkpoint can be written in {folder}: {error}") from None
-    finish(folder, write)
+    recorded = {**config, "versions": versions()}
+    finish(folder, lambda scratch: write_files(scratch, kind, weights, recorded, extra))
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,9 +14,13 @@ from numpy.typing import NDArray
 from edgeroute.data.prompts import BadLine, format_of, read_prompts
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import EdgeRouteError, InputFileError
+from edgeroute_formats.checkpoints import RECORD
 
 from . import checkpoints, loop
-from .classifier_models import RECORD, Student
+from .classifier_models import Student
+from .comparisons import Comparison
+from .held_out import MOST, Score, digest_of, is_held_out, pairs_of, report
+from .progress import Progress, unheard
 from .read_recipe import prompt_weights, read_files, records
 from .recipe import Recipe, file_record
 from .targets import Examples, Row, Scheme, Ties, collapse, from_comparisons, from_teacher, gather, weigh
@@ -26,6 +29,7 @@ from .teachers import Teacher, label, pair_of
 HOLDOUT = 50
 """One prompt in so many is held out of training, by its hash, to measure on."""
 Say = Callable[[str], None]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,8 @@ def train_classifier(
     *,
     command: str,
     base: str,
-    progress: loop.Progress = lambda _step, _steps, _loss: None,
+    held_out: float = 1 / HOLDOUT,
+    progress: Progress = unheard,
     say: Say = lambda _message: None,
 ) -> Path:
     """Train ``student`` and write its checkpoint folder; returns it. A run that was killed is gone on with.
@@ -63,7 +68,7 @@ def train_classifier(
     if (output / RECORD).exists():
         raise EdgeRouteError(f"{output} holds a finished checkpoint: remove it, or choose another output")
     rows, sources = read_lessons(lessons, student.scheme, settings.seed, say)
-    kept, held = _split(rows)
+    kept, held = _split(rows, held_out)
     examples = gather(kept, student.scheme)
     text = TextEncoder(student.tokenizer_json, student.policy)
     say(f"{len(examples.prompts)} rows to train on, {len(held)} held out")
@@ -84,7 +89,8 @@ def train_classifier(
         "settings": asdict(settings) | ({"golden": lessons.golden} if lessons.teachers else {}),
         "recipe": recipe,
         "training": {"command": command, "seed": settings.seed, "base": base, "ties": lessons.ties, "data": sources},
-        "metrics": {**asdict(fitted), **_measure(student, text, examples, held, settings.batch)},
+        "metrics": {**asdict(fitted), **_measure(student, text, examples, held, settings.batch)}
+        | report(_labelled(lessons, held_out, settings.seed), _score(student, text, settings.batch), say),
         "versions": checkpoints.versions(),
     }
 
@@ -136,13 +142,13 @@ def unlabelled_prompts(paths: Sequence[Path]) -> list[str]:
 
 
 def held_out(prompt: str) -> bool:
-    """Whether a prompt is measured on and not trained on: one in ``HOLDOUT``, by its hash."""
-    return int(digest_of(prompt)[:8], 16) % HOLDOUT == 0
+    """Whether a prompt of a small encoder's lessons is measured on: one in ``HOLDOUT``, by its hash."""
+    return is_held_out(prompt, 1 / HOLDOUT)
 
 
-def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def _split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
     """Rows to train on and rows held out, by a hash of the prompt, so that all rows of one prompt fall together."""
-    held = [held_out(row.prompt) for row in rows]
+    held = [is_held_out(row.prompt, share) for row in rows]
     return [row for row, out in zip(rows, held, strict=True) if not out], [
         row for row, out in zip(rows, held, strict=True) if out
     ]
@@ -162,10 +168,20 @@ def _measure(
     return found
 
 
+def _labelled(lessons: Lessons, share: float, seed: int) -> list[Comparison]:
+    """The recipe's own comparisons on prompts held out, which measure labels and not a teacher."""
+    files = read_files(lessons.recipe, lessons.folder, seed=seed)
+    held = [each for file in files for each in file.comparisons if is_held_out(each.prompt, share)]
+    return pairs_of(held[:MOST], lessons.recipe.aliases, lessons.recipe.pairs)
+
+
+def _score(student: Student, text: TextEncoder, batch: int) -> Score:
+    def score(_pair: tuple[str, str], prompts: Sequence[str]) -> Floats:
+        rows = [text.encode(prompt).ids for prompt in prompts]
+        return collapse(loop.predict(student, rows, batch), student.scheme)
+
+    return score
+
+
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0
-
-
-def digest_of(text: str) -> str:
-    """SHA-256 of a text, lone surrogates included."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -22,10 +22,11 @@ from transformers import (
 
 from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
 from edgeroute.errors import BundleError
+from edgeroute_formats.encoders import tokenizer_json
+from edgeroute_formats.hub import hub_options, why
 
 from .targets import FIVE, THREE, Scheme
 
-RECORD = "edgeroute.json"
 LABEL_TOKENS = tuple(f"[[{mark}]]" for mark in range(1, 6))
 """RouteLLM's special tokens, appended to the vocabulary."""
 TEMPLATE = "[Question]\n{prompt}\n\nPrediction:"
@@ -53,29 +54,22 @@ def device() -> torch.device:
 def load_config(source: str) -> Any:
     """A Hugging Face configuration. Raises ``BundleError`` when there is none."""
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_options(source))
     except (OSError, ValueError) as error:
-        raise BundleError(f"no encoder at {source}: give a local folder or a hub name ({error})") from None
+        raise BundleError(f"no encoder at {source}: give a local folder or a hub name ({why(source, error)})") from None
 
 
 def load_tokenizer(source: str) -> tuple[Any, bytes]:
     """A fast tokenizer and its ``tokenizer.json``. Raises ``BundleError`` when there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub_options(source))
     except (OSError, ValueError, TypeError, ImportError) as error:  # a missing file is a TypeError of transformers
-        raise BundleError(f"no tokenizer at {source}: give a local folder or a hub name ({error})") from None
+        raise BundleError(
+            f"no tokenizer at {source}: give a local folder or a hub name ({why(source, error)})"
+        ) from None
     if not tokenizer.is_fast:
         raise BundleError(f"{source} has no {TOKENIZER}: edgeroute needs a fast tokenizer")
-    return tokenizer, plain(tokenizer)
-
-
-def plain(tokenizer: Any) -> bytes:
-    """``tokenizer.json`` without truncation or padding, which are the text policy's business."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    data: bytes = backend.to_str().encode()
-    return data
+    return tokenizer, tokenizer_json(tokenizer)
 
 
 def make_bert(encoder: str, *, layers: int, max_tokens: int, dropout: float, seed: int) -> Student:
@@ -90,7 +84,9 @@ def make_bert(encoder: str, *, layers: int, max_tokens: int, dropout: float, see
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         if hasattr(config, name):
             setattr(config, name, dropout)
-    model = AutoModelForSequenceClassification.from_pretrained(encoder, config=config, trust_remote_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        encoder, config=config, trust_remote_code=False, **hub_options(encoder)
+    )
     model.config.id2label = {0: "win", 1: "tie", 2: "loss"}
     model.config.label2id = {"win": 0, "tie": 1, "loss": 2}
     tokenizer, data = load_tokenizer(encoder)
@@ -111,7 +107,7 @@ def make_causal(encoder: str, *, layers: int, max_tokens: int, dropout: float, s
     """
     torch.manual_seed(seed)
     check_layers(load_config(encoder), layers)
-    bert = AutoModel.from_pretrained(encoder, trust_remote_code=False)
+    bert = AutoModel.from_pretrained(encoder, trust_remote_code=False, **hub_options(encoder))
     tokenizer, _ = load_tokenizer(encoder)
     tokenizer.add_special_tokens({"additional_special_tokens": list(LABEL_TOKENS)})
     config = LlamaConfig(
@@ -139,7 +135,7 @@ def make_causal(encoder: str, *, layers: int, max_tokens: int, dropout: float, s
         return label_logits(model, ids, mask, labels)
 
     policy = TextPolicy(max_tokens, "head_tail", "last_user", template=TEMPLATE)
-    return Student("causal", FIVE, model, logits, tokenizer, plain(tokenizer), policy)
+    return Student("causal", FIVE, model, logits, tokenizer, tokenizer_json(tokenizer), policy)
 
 
 def label_logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labels: Sequence[int]) -> torch.Tensor:

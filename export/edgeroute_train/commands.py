@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from . import options
+from .options import Frozen, Labels, Run, Static, Teachers, progress_bar, say
 
 __all__ = ["distill", "train"]
 
 
 @click.group()
 def train() -> None:
-    """Train a router from preference data."""
+    """Train a router from preference data.
+
+    docs/train.md goes from a file of labels to a served bundle, and explains the keys of a training recipe.
+    """
 
 
 @click.group()
@@ -36,7 +40,7 @@ def distill() -> None:
     type=float,
     default=2.0,
     show_default=True,
-    help="How far the quantitative gate leans towards yes; an encoder of few layers is less sure and needs more.",
+    help="How far the quantitative feature gate leans towards yes; an encoder of few layers is less sure, needs more.",
 )
 @click.option(
     "--extend",
@@ -52,43 +56,42 @@ def distill() -> None:
     "and --max-tokens are the checkpoint's then.",
 )
 def mf(
-    output: Path,
-    encoder: str | None,
-    base: str | None,
-    max_tokens: int,
+    source: Labels,
+    run: Frozen,
     width: int,
     decay: float,
     steps: int,
     gate_shift: float,
-    seed: int,
-    cache: Path | None,
     extend: Path | None,
     prior: float,
-    **given: Any,
 ) -> None:
     """Matrix factorization over a frozen encoder: an embedding of every model.
 
-    RECIPE (TOML) names label files with their weights, the pairs of models to compare, and, where wanted, gates; see
-    export/edgeroute_train/recipes. Only rows of the split "train" are read.
+    RECIPE (TOML) names label files with their weights, the pairs of models to compare, and, where wanted, feature gates
+    (docs/train.md). Only rows of the split "train" are read; all of a file without splits.
     """
+    recipe, folder = source.read()
+    say("loading PyTorch")
     from .mf import Settings
     from .mf_extend import extend_mf
     from .mf_run import train_mf
-    from .read_recipe import Place
 
-    recipe, labels = options.labels_of(given)
-    place = Place(labels, encoder, cache, base)
-    with options.progress_bar("training") as show:
-
-        def told(done: float, loss: float | None) -> None:
-            show(int(done * 1000), 1000, loss)
-
+    place = run.place(folder)
+    with progress_bar() as show:
         if extend is not None:
-            extend_mf(recipe, extend, place, output, prior=prior, steps=steps, seed=seed, progress=told)
+            extend_mf(recipe, extend, place, run.output, prior=prior, steps=steps, seed=run.seed, progress=show)
         else:
-            settings = Settings(width, decay, steps, seed, gate_shift)
-            train_mf(recipe, place, output, settings=settings, max_tokens=max_tokens, progress=told)
-    click.echo(output)
+            train_mf(
+                recipe,
+                place,
+                run.output,
+                settings=Settings(width, decay, steps, run.seed, gate_shift),
+                max_tokens=run.max_tokens,
+                held_out=run.held_out,
+                progress=show,
+                say=say,
+            )
+    click.echo(run.output)
 
 
 @distill.command()
@@ -101,7 +104,14 @@ def mf(
 @click.option("--pooling", type=click.Choice(["mean", "cls"]), help="How the student pools; default: as its teacher.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the embeddings.")
 def encoder(
-    output: Path, activation: str | None, feed_forward: int | None, heads: int | None, pooling: Any, **given: Any
+    source: Labels,
+    run: Run,
+    prompts: tuple[Path, ...],
+    activation: str | None,
+    feed_forward: int | None,
+    heads: int | None,
+    pooling: Literal["mean", "cls"] | None,
+    cache: Path | None,
 ) -> None:
     """A small encoder that embeds prompts as a large one does, for ``train mf`` and ``train sw``.
 
@@ -109,23 +119,22 @@ def encoder(
     prompts, in the recipe's forms. What is written is a Hugging Face folder for --encoder. With --epochs 0 the encoder
     is cut and nothing is trained.
     """
-    from .loop import Settings
+    recipe, folder = source.read(needed=run.epochs > 0 and not prompts)
+    say("loading PyTorch")
     from .read_recipe import Place
     from .small_encoder import Lessons, Shape, train_encoder
 
-    recipe, folder = options.labels_of(given, needed=given["epochs"] > 0 and not given["prompts"])
-    names = ("epochs", "batch", "learning_rate", "seed", "save_every", "precision")
-    with options.progress_bar("training") as show:
+    with progress_bar() as show:
         written = train_encoder(
-            Lessons(recipe, given["prompts"]),
-            Place(folder, given["encoder"], given["cache"], given["base"]),
-            output,
-            Shape(given["layers"], activation, feed_forward, heads, pooling),
-            Settings(**{name: given[name] for name in names}),
-            max_tokens=given["max_tokens"],
-            dropout=given["dropout"],
+            Lessons(recipe, prompts),
+            Place(folder, run.encoder, cache, run.base),
+            run.output,
+            Shape(run.layers, activation, feed_forward, heads, pooling),
+            run.settings(),
+            max_tokens=run.max_tokens,
+            dropout=run.dropout,
             progress=show,
-            say=lambda message: click.echo(message, err=True),
+            say=say,
         )
     click.echo(written)
 
@@ -142,111 +151,76 @@ def encoder(
 @click.option(
     "--compat", is_flag=True, help="RouteLLM to the letter, its bug included: no gates, no weights, no centring."
 )
-def sw(
-    output: Path,
-    encoder: str | None,
-    base: str | None,
-    max_tokens: int,
-    tiers: int,
-    sharpness: float | None,
-    compat: bool,
-    seed: int,
-    cache: Path | None,
-    **given: Any,
-) -> None:
+def sw(source: Labels, run: Frozen, tiers: int, sharpness: float | None, compat: bool) -> None:
     """Similarity-weighted ranking over a frozen encoder: a bank of battles.
 
-    The same recipes as for mf; where one has gates, similarity counts format and length beside the topic. Only rows of
-    the split "train" are read.
+    The same training recipes as for mf; where one has feature gates, similarity counts format and length beside the
+    topic. Only rows of the split "train" are read; all of a file without splits.
     """
+    recipe, folder = source.read()
+    say("loading PyTorch")
     from dataclasses import replace
 
-    from .read_recipe import Place
     from .sw import Settings, routellm, train_sw
 
-    recipe, labels = options.labels_of(given)
-    settings = routellm(tiers=tiers, seed=seed) if compat else Settings(tiers=tiers, seed=seed)
+    settings = routellm(tiers=tiers, seed=run.seed) if compat else Settings(tiers=tiers, seed=run.seed)
     if sharpness is not None:
         settings = replace(settings, sharpness=sharpness)
-    with options.progress_bar("training") as show:
+    with progress_bar() as show:
         written = train_sw(
             recipe,
-            Place(labels, encoder, cache, base),
-            output,
+            run.place(folder),
+            run.output,
             settings=settings,
-            max_tokens=max_tokens,
-            progress=lambda done: show(int(done * 1000), 1000, None),
+            max_tokens=run.max_tokens,
+            held_out=run.held_out,
+            progress=show,
+            say=say,
         )
     click.echo(written)
 
 
-NANO_OPTIONS = options.apply(
-    options.RECIPE,
-    click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint."),
-    click.option("--encoder", help="Folder or hub name whose tokenizer is used; default: all-MiniLM-L6-v2's."),
-    click.option(
-        "--max-tokens",
-        type=click.IntRange(3),
-        default=256,
-        show_default=True,
-        help="Token cap; longer prompts keep head and tail.",
-    ),
-    click.option(
-        "--decay", type=click.FloatRange(0), default=2e-5, show_default=True, help="L2 weight on the tables of values."
-    ),
-    click.option(
-        "--gate-decay",
-        type=click.FloatRange(0),
-        default=1e-4,
-        show_default=True,
-        help="L2 weight on the quantitative gate's table.",
-    ),
-    click.option(
-        "--steps",
-        type=click.IntRange(1),
-        default=100,
-        show_default=True,
-        help="L-BFGS iterations of each of the two fits.",
-    ),
-)
-
-
 @train.command("nano")
-@NANO_OPTIONS
-@click.option("--pair", nargs=2, required=True, metavar="STRONG WEAK", help="The two models whose labels are learnt.")
-def train_nano(pair: tuple[str, str], **given: Any) -> None:
+@options.LABELS
+@options.STATIC
+@options.HELD_OUT
+def train_nano(source: Labels, run: Static, held_out: float) -> None:
     """Static router: one number a vocabulary entry and part, from the labels of one pair.
 
-    RECIPE (TOML) names label files with their weights, and the rows that teach the gates; see
-    export/edgeroute_train/recipes/nano.toml.
+    --pair names the two models. RECIPE (TOML) names label files with their weights and, where wanted, the rows that
+    teach the feature gates (docs/train.md); without them one table says it all.
     """
-    _run_nano(given, pair=pair)
+    if len(source.pair) != 1:
+        raise click.UsageError("give the two models whose labels are learnt: --pair STRONG WEAK.")
+    recipe, folder = source.read(takes_pair=True)
+    _run_nano(recipe, folder, run, pair=source.pair[0], held_out=held_out)
 
 
 @distill.command("nano")
-@NANO_OPTIONS
+@options.LABELS
+@options.STATIC
 @options.TEACHER
-def distill_nano(teacher: tuple[str, ...], teacher_template: Path | None, **given: Any) -> None:
+def distill_nano(source: Labels, run: Static, teachers: Teachers) -> None:
     """Static router, from what teachers say of every prompt of the RECIPE's label files, in the recipe's forms."""
-    from .teachers import load_teacher
-
-    template = None if teacher_template is None else teacher_template.read_text(encoding="utf-8")
-    _run_nano(given, teachers=[load_teacher(each, template) for each in teacher])
+    recipe, folder = source.read()
+    _run_nano(recipe, folder, run, teachers=teachers.load())
 
 
-def _run_nano(given: dict[str, Any], **lessons: Any) -> None:
+def _run_nano(recipe: Any, folder: Path, run: Static, **lessons: Any) -> None:
+    say("loading PyTorch")
     from . import nano
     from .nano_model import Settings
     from .read_recipe import Place
 
-    with options.progress_bar("training") as show:
+    with progress_bar() as show:
         written = nano.train_nano(
-            given["recipe"],
-            Place(given["labels"], given["encoder"]),
-            given["output"],
-            settings=Settings(given["decay"], given["gate_decay"], given["steps"]),
-            max_tokens=given["max_tokens"],
-            progress=lambda done: show(int(done * 1000), 1000, None),
+            recipe,
+            Place(folder, run.encoder),
+            run.output,
+            settings=Settings(run.decay, run.gate_decay, run.steps),
+            max_tokens=run.max_tokens,
+            progress=show,
+            say=say,
             **lessons,
         )
     click.echo(written)
@@ -264,8 +238,14 @@ def train_command(kind: str) -> click.Command:
     @click.command(kind, help=KINDS[kind])
     @options.LABELS
     @options.RUN
-    def command(**given: Any) -> None:
-        _run_classifier(kind, f"edgeroute train {kind}", given, teachers=(), ties="weak")
+    @options.HELD_OUT
+    def command(source: Labels, run: Run, held_out: float) -> None:
+        recipe, folder = source.read()
+        say("loading PyTorch")
+        from .classifier import Lessons
+
+        lessons = Lessons(recipe, folder, ties="weak")
+        _run_classifier(kind, f"edgeroute train {kind}", run, lessons, held_out)
 
     return command
 
@@ -279,8 +259,13 @@ def distill_command(kind: str) -> click.Command:
     @options.PROMPTS
     @options.GOLDEN
     @options.RUN
-    def command(**given: Any) -> None:
-        _run_classifier(kind, f"edgeroute distill {kind}", given, teachers=_teachers(given), ties="half")
+    def command(source: Labels, teachers: Teachers, prompts: tuple[Path, ...], golden: float, run: Run) -> None:
+        recipe, folder = source.read(needed=False)
+        say("loading PyTorch")
+        from .classifier import HOLDOUT, Lessons
+
+        lessons = Lessons(recipe, folder, prompts, teachers.load(), golden, "half")
+        _run_classifier(kind, f"edgeroute distill {kind}", run, lessons, 1 / HOLDOUT)
 
     return command
 
@@ -290,62 +275,50 @@ for _kind in KINDS:
     distill.add_command(distill_command(_kind))
 
 
+def _run_classifier(kind: str, command: str, run: Run, lessons: Any, held_out: float) -> None:
+    from . import classifier_models
+    from .classifier import train_classifier
+    from .embeddings import DEFAULT_ENCODER, name_of
+
+    encoder = run.encoder or DEFAULT_ENCODER
+    make = classifier_models.make_bert if kind == "bert" else classifier_models.make_causal
+    student = make(encoder, layers=run.layers, max_tokens=run.max_tokens, dropout=run.dropout, seed=run.seed)
+    with progress_bar() as show:
+        written = train_classifier(
+            student,
+            lessons,
+            run.output,
+            run.settings(),
+            command=command,
+            base=run.base or name_of(encoder),
+            held_out=held_out,
+            progress=show,
+            say=say,
+        )
+    click.echo(written)
+
+
 @distill.command()
 @options.LABELS
 @options.TEACHER
 @options.PROMPTS
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="New JSON Lines file of scores.")
-def scores(output: Path, **given: Any) -> None:
+def scores(source: Labels, teachers: Teachers, prompts: tuple[Path, ...], output: Path) -> None:
     """Label prompts once, for many students: JSON Lines of prompt and score, itself a teacher."""
+    recipe, folder = source.read(needed=not prompts)
     from .classifier import unlabelled_prompts
     from .read_recipe import read_files
     from .targets import FIVE, collapse
     from .teachers import label
 
-    recipe, folder = options.labels_of(given, needed=not given["prompts"])
     found = [prompt for each in read_files(recipe, folder, seed=0) for prompt in each.prompts]
-    prompts = list(dict.fromkeys([*found, *unlabelled_prompts(given["prompts"])]))
-    teachers = _teachers(given)
-    with options.progress_bar("labelling") as show:
-        answers = label(teachers, prompts, lambda done: show(done, len(prompts), None))
+    every = list(dict.fromkeys([*found, *unlabelled_prompts(prompts)]))
+    with progress_bar() as show:
+        answers = label(teachers.load(), every, lambda done: show("labelling", done, len(every), None))
     answers = collapse(answers, FIVE) if answers.ndim == 2 else answers
     partial = output.with_name(f"{output.name}.part")
     with partial.open("w", encoding="utf-8") as file:
-        for prompt, score in zip(prompts, answers.tolist(), strict=True):
+        for prompt, score in zip(every, answers.tolist(), strict=True):
             file.write(json.dumps({"prompt": prompt, "score": round(score, 6)}) + "\n")
     partial.replace(output)
     click.echo(output)
-
-
-def _teachers(given: dict[str, Any]) -> tuple[Any, ...]:
-    from .teachers import load_teacher
-
-    template = given["teacher_template"]
-    text = None if template is None else template.read_text(encoding="utf-8")
-    return tuple(load_teacher(each, text) for each in given["teacher"])
-
-
-def _run_classifier(kind: str, command: str, given: dict[str, Any], *, teachers: tuple[Any, ...], ties: Any) -> None:
-    from . import classifier_models
-    from .classifier import Lessons, train_classifier
-    from .embeddings import DEFAULT_ENCODER, name_of
-    from .loop import Settings
-
-    encoder = given["encoder"] or DEFAULT_ENCODER
-    recipe, folder = options.labels_of(given, needed=not teachers)
-    lessons = Lessons(recipe, folder, given.get("prompts", ()), teachers, given.get("golden", 1.0), ties)
-    names = ("epochs", "batch", "learning_rate", "seed", "save_every", "precision")
-    make = classifier_models.make_bert if kind == "bert" else classifier_models.make_causal
-    sizes = {name: given[name] for name in ("layers", "max_tokens", "dropout", "seed")}
-    with options.progress_bar("training") as show:
-        written = train_classifier(
-            make(encoder, **sizes),
-            lessons,
-            given["output"],
-            Settings(**{name: given[name] for name in names}),
-            command=command,
-            base=given["base"] or name_of(encoder),
-            progress=show,
-            say=lambda message: click.echo(message, err=True),
-        )
-    click.echo(written)

@@ -25,6 +25,10 @@ from transformers.utils import cached_file
 from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, InputFileError
+from edgeroute_formats.encoders import LOCAL, tokenizer_json, weights_digest
+from edgeroute_formats.hub import hub_options, why
+
+from .progress import Progress, unheard
 
 Floats = NDArray[np.float32]
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -53,7 +57,7 @@ class FrozenEncoder:
 
 def name_of(source: str) -> str:
     """A hub name as it is; of a local folder the last part alone, since records go out with the bundle."""
-    return f"{Path(source).name} (local copy)" if Path(source).exists() else source
+    return f"{Path(source).name}{LOCAL}" if Path(source).exists() else source
 
 
 def load_encoder(source: str | os.PathLike[str], policy: TextPolicy) -> FrozenEncoder:
@@ -62,20 +66,16 @@ def load_encoder(source: str | os.PathLike[str], policy: TextPolicy) -> FrozenEn
     Raises ``BundleError`` when it has no fast tokenizer, or pools in a way that no graph of ours does.
     """
     try:
-        model = AutoModel.from_pretrained(source, trust_remote_code=False).eval()
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = AutoModel.from_pretrained(source, trust_remote_code=False, **hub_options(source)).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub_options(source))
     except (OSError, ValueError) as error:
-        raise BundleError(f"no encoder at {source}: give a local folder or a hub name ({error})") from None
+        raise BundleError(f"no encoder at {source}: give a local folder or a hub name ({why(source, error)})") from None
     if not tokenizer.is_fast:
         raise BundleError(f"the encoder {source} has no {TOKENIZER}: edgeroute needs a fast tokenizer")
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    data = backend.to_str().encode()
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode() + weight.numpy().tobytes())
-    return FrozenEncoder(str(source), digest.hexdigest(), model, TextEncoder(data, policy), data, read_pooling(source))
+    data = tokenizer_json(tokenizer)
+    return FrozenEncoder(
+        str(source), weights_digest(model), model, TextEncoder(data, policy), data, read_pooling(source)
+    )
 
 
 def read_pooling(source: str | os.PathLike[str]) -> Pooling:
@@ -84,7 +84,7 @@ def read_pooling(source: str | os.PathLike[str]) -> Pooling:
     Raises ``BundleError`` when that is neither the mean nor the first token, or cannot be looked up.
     """
     try:
-        path = cached_file(str(source), POOLING, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(str(source), POOLING, _raise_exceptions_for_missing_entries=False, **hub_options(source))
     except OSError as error:
         raise BundleError(f"how {source} pools cannot be told, for {POOLING} is out of reach: {error}") from None
     if path is None:
@@ -106,7 +106,7 @@ def embed(
     prompts: Sequence[str],
     *,
     cache: Path | None = None,
-    progress: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Progress = unheard,
 ) -> Floats:
     """Pooled last hidden states, float32 ``[len(prompts), width]``.
 
@@ -119,23 +119,31 @@ def embed(
     missing = list({key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in at}.items())
     for start in range(0, len(missing), CHUNK):
         chunk = missing[start : start + CHUNK]
-        made = _embed(encoder, [prompt for _, prompt in chunk])
+
+        def told(done: int, before: int = start) -> None:
+            progress("embedding", before + done, len(missing), None)
+
+        made = _embed(encoder, [prompt for _, prompt in chunk], told)
         at |= {key: len(at) + i for i, (key, _) in enumerate(chunk)}
         kept = made if kept is None else np.concatenate([kept, made])
         _save(store, at, kept)
-        progress(start + len(chunk), len(missing))
     width: int = encoder.model.config.hidden_size
     return np.zeros((0, width), np.float32) if kept is None else kept[[at[key] for key in keys]]
 
 
-def _embed(encoder: FrozenEncoder, prompts: Sequence[str]) -> Floats:
+def _embed(encoder: FrozenEncoder, prompts: Sequence[str], progress: Callable[[int], None]) -> Floats:
+    """``progress`` is told how many are done. The longest come first, so that the time left is not too low."""
     rows = [encoder.text.encode(prompt).ids for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     pooled = np.zeros((len(rows), encoder.model.config.hidden_size), np.float32)
     with torch.inference_mode():
-        for start in range(0, len(order), BATCH):
+        done = 0
+        progress(done)
+        for start in reversed(range(0, len(order), BATCH)):
             chosen = order[start : start + BATCH]
             pooled[chosen] = pool_rows(encoder, [rows[i] for i in chosen]).numpy()
+            done += len(chosen)
+            progress(done)
     return pooled
 
 

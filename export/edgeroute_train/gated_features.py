@@ -18,16 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from edgeroute.errors import InputFileError
+from edgeroute_formats.gates import CAPS, LENGTH_SCALE, LOG_DIVISOR
 
 Array = NDArray[np.float64]
-TOKEN_CLASSES = (("b", "c", "d"), ("e", "f", "g", "h", "j"), ("answer", "answers"))
-"""Option letters of a four-option question, those of longer ones, and what exam prompts end with."""
-CAPS = (4, 4, 1)
-LENGTH_SCALE = 0.1
-LOG_DIVISOR = 5.0
 SHIFT = 2.0
 """The quantitative gate's logit leans towards "yes": a word problem taken for chat costs more than the reverse."""
 QUANTITATIVE = slice(-4, -2)
@@ -77,23 +72,7 @@ class Gates:
         return np.concatenate(columns, axis=1).astype(np.float32)
 
 
-def gates_record() -> dict[str, object]:
-    """The constants of this module that an export needs, for the checkpoint's config."""
-    return {"token_classes": TOKEN_CLASSES, "caps": CAPS, "length_scale": LENGTH_SCALE, "log_divisor": LOG_DIVISOR}
-
-
-def token_table(tokenizer: bytes) -> NDArray[np.float32]:
-    """Which vocabulary entries belong to each of ``TOKEN_CLASSES``: 0 or 1, float32 ``[vocabulary, 3]``."""
-    vocabulary = Tokenizer.from_buffer(tokenizer).get_vocab(with_added_tokens=True)
-    table = np.zeros((max(vocabulary.values()) + 1, len(TOKEN_CLASSES)), np.float32)
-    for column, members in enumerate(TOKEN_CLASSES):
-        for token in members:
-            if token in vocabulary:
-                table[vocabulary[token], column] = 1
-    return table
-
-
-def make_texts(embeddings: NDArray[np.float32], rows: Sequence[Sequence[int]], table: NDArray[np.float32]) -> Texts:
+def make_texts(embeddings: NDArray[np.float32], rows: Sequence[Sequence[int]], table: NDArray[np.uint8]) -> Texts:
     """Texts from pooled embeddings ``[n, d]`` and token ids."""
     norm = np.linalg.norm(embeddings, axis=1, keepdims=True)
     counts = np.array([table[row].sum(0) for row in map(np.asarray, rows)], np.float64)

@@ -21,11 +21,10 @@ from edgeroute.errors import EdgeRouteError
 
 from .checkpoints import load_state, save_state
 from .classifier_models import Student, device, padded
+from .progress import Progress, unheard
 from .targets import Examples
 
 Rows = Sequence[Sequence[int]]
-Progress = Callable[[int, int, float], None]
-"""Told steps done, steps in all, and the mean loss of late."""
 POOL = 50
 """Batches drawn together and cut by length: rows of one batch need little padding, yet differ from epoch to epoch."""
 SMOOTH = 0.98
@@ -63,7 +62,7 @@ def fit(
     folder: Path,
     *,
     run: dict[str, Any],
-    progress: Progress = lambda _step, _steps, _loss: None,
+    progress: Progress = unheard,
 ) -> Fitted:
     """``descend`` on the labels of ``examples``, of which each has a row of token ids in ``rows``."""
     columns = (examples.target, examples.censored, examples.weight)
@@ -84,7 +83,7 @@ def descend(
     folder: Path,
     *,
     run: dict[str, Any],
-    progress: Progress = lambda _step, _steps, _loss: None,
+    progress: Progress = unheard,
 ) -> Fitted:
     """Train ``model`` in place on token ids ``rows``; checkpoints go into ``folder``.
 
@@ -113,6 +112,7 @@ def descend(
 
     if state is None:
         save()  # a disk that is full, or a folder that cannot be written, is better known now
+    progress("training", step, steps, None)
     model.train()
     lengths = np.array([len(row) for row in rows])
     while step < steps:
@@ -139,7 +139,7 @@ def descend(
             step += 1
             if step % settings.save_every == 0 and step < steps:
                 save()
-            progress(step, steps, recent)
+            progress("training", step, steps, recent)
     save()
     model.eval().cpu()
     return Fitted(steps, round(time.monotonic() - start, 1), tuple(round(each, 5) for each in losses))

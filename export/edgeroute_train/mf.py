@@ -12,27 +12,20 @@ models at once. Three things serve many sources of labels:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch.nn import functional
 
-from edgeroute.errors import BundleError, EdgeRouteError
+from edgeroute.errors import EdgeRouteError
 
-from .checkpoints import write_weights
 from .comparisons import Pairs
 from .gated_features import SHIFT
 
 Floats = NDArray[np.float32]
-NAME = "mf"
 FREE = 0.02
 """Share of the L2 penalty that falls on the few unbounded columns that battles do not shape."""
 
@@ -200,21 +193,3 @@ class _Penalty:
         seen = (self._weight * (between.square() @ self._column)).sum()
         projection, classifier = model.text_proj[0].weight, model.classifier[0].weight
         return 0.5 * self._decay * seen + 1e-5 * projection.square().sum() + 1e-4 * classifier.square().sum()
-
-
-def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Weights and config that ``save`` wrote. Raises ``BundleError`` when ``folder`` is no such checkpoint."""
-    try:
-        config = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / f"{NAME}.safetensors")
-        matches = len(config["models"]) == len(weights["P.weight"]) == len(weights["strength"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise BundleError(f"{folder} is no matrix factorization checkpoint: {error!r}") from None
-    if not matches:
-        raise BundleError(f"{folder}: {NAME}.json names another number of models than the weights have")
-    return weights, config
-
-
-def save(folder: Path, weights: Mapping[str, torch.Tensor], config: Mapping[str, object]) -> None:
-    """Write weights and ``config`` (models, encoder, settings, data hashes) into ``folder``, whole or not at all."""
-    write_weights(folder, NAME, weights, config)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import BundleError, InputFileError
+from edgeroute_formats.checkpoints import read_mf
+from edgeroute_formats.encoders import LOCAL
+from edgeroute_formats.gates import gates_record
 
 from . import mf
+from .checkpoints import write_weights
 from .comparisons import Comparison, collect
 from .embeddings import load_encoder
-from .gated_features import Gates, gates_record
+from .gated_features import Gates
+from .progress import Progress, unheard
 from .read_recipe import Place, embed_texts, read_files, records
 from .recipe import Recipe
 
@@ -33,7 +38,7 @@ def extend_mf(
     prior: float = PRIOR,
     steps: int = 100,
     seed: int = 0,
-    progress: Callable[[float, float | None], None] = lambda _done, _loss: None,
+    progress: Progress = unheard,
 ) -> Path:
     """Add the models that ``recipe`` compares and ``checkpoint`` lacks; write a new checkpoint folder, and return it.
 
@@ -42,7 +47,8 @@ def extend_mf(
     """
     if output.exists() and output.samefile(checkpoint):
         raise InputFileError(f"{output} is the checkpoint that is extended: choose another output")
-    weights, config = mf.load(checkpoint)
+    trained = read_mf(checkpoint)
+    weights, config = trained.weights, trained.config
     known: list[str] = config["models"]
     aliases = {**config.get("recipe", {}).get("aliases", {}), **recipe.aliases}
     files = read_files(recipe, place.labels, seed=seed)
@@ -52,18 +58,18 @@ def extend_mf(
         raise InputFileError("these labels bring no new model: the checkpoint knows every one of them")
     pairs = collect([each for each in kept if each[1]], {}, first=known)
     _check_met(pairs.models[len(known) :], known, [one for _, found in kept for one in found])
-    frozen = load_encoder(place.encoder or config["encoder"]["source"], TextPolicy(**config["text"]))
+    frozen = load_encoder(_encoder(place, config), TextPolicy(**config["text"]))
     recorded = config["encoder"]
     if (frozen.digest, frozen.pooling) != (recorded["digest"], recorded.get("pooling", "mean")):
         raise BundleError(
             f"the encoder at {frozen.source} is not the one that the checkpoint was trained on, or pools otherwise"
         )
-    texts = embed_texts(frozen, pairs.prompts, place.cache, lambda done: progress(0.8 * done, None))
+    texts = embed_texts(frozen, pairs.prompts, place.cache, progress)
     gates = _gates(weights, config["gates"]) if config.get("gates") else None
     x = gates.features(texts) if gates else texts.unit.astype(np.float32)
 
     def stepped(step: int, loss: float) -> None:
-        progress(0.8 + 0.2 * step / steps, loss)
+        progress("training", step, steps, loss)
 
     rows, strength = mf.fit_rows(pairs, x, weights, prior=prior, steps=steps, progress=stepped)
     grown = weights | {
@@ -73,8 +79,17 @@ def extend_mf(
     data = {(each["name"], each["sha256"]): each for each in [*config["training"]["data"], *records(files)]}
     training = config["training"] | {"command": "edgeroute train mf --extend", "data": list(data.values())}
     recorded = config.get("recipe", {}) | {"aliases": aliases}
-    mf.save(output, grown, config | {"models": list(pairs.models), "training": training, "recipe": recorded})
+    changed = {"models": list(pairs.models), "training": training, "recipe": recorded}
+    write_weights(output, "mf", grown, config | changed)
     return output
+
+
+def _encoder(place: Place, config: dict[str, Any]) -> str:
+    """The encoder that is given, or the hub name that the checkpoint records."""
+    source = str(config["encoder"]["source"])
+    if place.encoder is None and source.endswith(LOCAL):
+        raise BundleError(f"the checkpoint was trained over a local folder, {source!r}: give that with --encoder")
+    return place.encoder or source
 
 
 def _renamed(one: Comparison, aliases: dict[str, str]) -> Comparison:

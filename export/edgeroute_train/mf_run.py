@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import InputFileError
+from edgeroute_formats.checkpoints import MatrixFactorization
+from edgeroute_formats.gates import gates_record
+from edgeroute_formats.reference import score_mf
 
 from . import mf
+from .checkpoints import write_weights
 from .comparisons import Pairs, collect
 from .embeddings import load_encoder
-from .gated_features import QUANTITATIVE, gates_record
+from .gated_features import QUANTITATIVE
+from .held_out import Say, hold_out, pairs_of, report, scores_of
+from .progress import Progress, unheard
 from .read_recipe import Place, embed_texts, fit_gates_of, gate_records, read_files, read_gates, records
 from .recipe import Recipe
-
-EMBEDDING_SHARE = 0.8
-"""Of the progress bar: embedding takes most of a first run."""
 
 
 def train_mf(
@@ -30,20 +33,32 @@ def train_mf(
     *,
     settings: mf.Settings,
     max_tokens: int = 256,
-    progress: Callable[[float, float | None], None] = lambda _done, _loss: None,
+    held_out: float = 0.0,
+    progress: Progress = unheard,
+    say: Say = lambda _message: None,
 ) -> Path:
     """Train a matrix factorization and write its checkpoint folder; returns it.
 
-    ``progress`` is told the fraction done and, once there is one, the loss. Raises ``InputFileError`` for labels that
+    ``held_out`` is the share of prompts kept out of training; what the router is worth on them is told to ``say``.
+    Raises ``InputFileError`` for labels that
     cannot be trained on, ``BundleError`` for an encoder that does not load, ``EdgeRouteError`` for a full disk.
     """
-    files = read_files(recipe, place.labels, seed=settings.seed)
+    files, held = hold_out(read_files(recipe, place.labels, seed=settings.seed), held_out)
+    held = pairs_of(held, recipe.aliases, recipe.pairs)
     pairs = collect([(each.labels, each.comparisons) for each in files], recipe.aliases)
     gate_prompts = read_gates(recipe, place.labels)
-    prompts = tuple(dict.fromkeys([*pairs.prompts, *(prompt for _, found in gate_prompts for prompt in found)]))
+    prompts = tuple(
+        dict.fromkeys(
+            [
+                *pairs.prompts,
+                *(prompt for _, found in gate_prompts for prompt in found),
+                *(each.prompt for each in held),
+            ]
+        )
+    )
     policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
     frozen = load_encoder(place.source, policy)
-    texts = embed_texts(frozen, prompts, place.cache, lambda done: progress(EMBEDDING_SHARE * done, None))
+    texts = embed_texts(frozen, prompts, place.cache, progress)
     gates = fit_gates_of(texts, prompts, gate_prompts, settings.gate_shift) if recipe.gates else None
     x = (gates.features(texts) if gates else texts.unit.astype(np.float32))[: len(pairs.prompts)]
     blind = {i: QUANTITATIVE for i, labels in enumerate(recipe.labels) if gates and labels.kind == "battles"}
@@ -51,7 +66,7 @@ def train_mf(
 
     def stepped(step: int, loss: float) -> None:
         losses.append(loss)
-        progress(EMBEDDING_SHARE + (1 - EMBEDDING_SHARE) * step / settings.steps, loss)
+        progress("training", step, settings.steps, loss)
 
     model, strength = mf.fit(pairs, x, settings, blind=blind, progress=stepped)
     weights = {**model.state_dict(), "strength": torch.from_numpy(_levels(recipe, pairs, strength))}
@@ -60,7 +75,7 @@ def train_mf(
         weights["gates.quantitative"] = torch.from_numpy(gates.quantitative).float()
         weights["gates.length"] = torch.tensor([gates.length])
     data = records(files)
-    config = {
+    config: dict[str, Any] = {
         "models": list(pairs.models),
         "encoder": {"source": place.base_name, "digest": frozen.digest, "pooling": frozen.pooling},
         "text": asdict(policy),
@@ -76,7 +91,9 @@ def train_mf(
             "data": [*data, *gate_records(recipe, place.labels, data)],
         },
     }
-    mf.save(output, weights, config)
+    trained = MatrixFactorization(weights, config)
+    config["metrics"] |= report(held, scores_of(trained, frozen, texts, prompts, score_mf), say)
+    write_weights(output, "mf", weights, config)
     return output
 
 

@@ -16,24 +16,25 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import InputFileError
+from edgeroute_formats.checkpoints import StaticRouter
+from edgeroute_formats.gates import TOKEN_CLASSES, gates_record, token_table
+from edgeroute_formats.reference import score_nano
 
 from . import nano_model
 from .checkpoints import write_weights
 from .classifier_models import load_tokenizer
 from .comparisons import Comparison
-from .gated_features import Gates, gates_record, token_table
+from .gated_features import Gates
+from .held_out import Say, hold_out, pairs_of, report
+from .progress import Progress, unheard
 from .read_recipe import LabelFile, Place, gate_parts, gate_records, prompt_weights, read_files, read_gates, records
 from .recipe import Recipe
 from .targets import FIVE, collapse
 from .teachers import Teacher, label, pair_of
 
 Floats = NDArray[np.float32]
-Progress = Callable[[float], None]
-NAME = "nano"
 SEED = 0
 """Of the random pairs that a recipe may ask for; nothing else here is drawn."""
-TEACHING_SHARE = 0.8
-"""Of the progress bar: what a teacher's scoring takes of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,44 +56,45 @@ def train_nano(
     teachers: Sequence[Teacher] = (),
     settings: nano_model.Settings | None = None,
     max_tokens: int = 256,
-    progress: Progress = lambda _done: None,
+    held_out: float = 0.0,
+    progress: Progress = unheard,
+    say: Say = lambda _message: None,
 ) -> Path:
     """Learn the labels of ``pair``, or what ``teachers`` say of the labels' prompts; writes the checkpoint folder.
 
-    The folder holds ``nano.json``, ``nano.safetensors`` and the tokenizer. Deterministic. Raises ``InputFileError``
+    Without feature gates in the recipe one table says it all. ``held_out`` is the share of the labels' prompts kept out
+    of training; what the router is worth on them is told to ``say``. The folder holds ``nano.json``,
+    ``nano.safetensors`` and the tokenizer. Deterministic. Raises ``InputFileError``
     for a recipe or labels that cannot be trained on, ``BundleError`` for a tokenizer that does not load.
     """
     settings = settings or nano_model.Settings()
-    if not recipe.gates:
-        raise InputFileError("a static router needs the recipe's [[gates]]: without them one table has to say it all")
     if (pair is None) == (not teachers):
         raise InputFileError("give the pair whose labels to learn, or teachers")
     taught = pair_of(teachers)
     if pair is not None:
         pair = recipe.aliases.get(pair[0], pair[0]), recipe.aliases.get(pair[1], pair[1])
-    files = read_files(recipe, place.labels, seed=SEED)
+    files, held = hold_out(read_files(recipe, place.labels, seed=SEED), held_out if pair else 0.0)
     tokenizer = lighten(load_tokenizer(place.source)[1])
-    start = TEACHING_SHARE if teachers else 0.0
-    if pair is None:
-        lessons = from_teachers(files, teachers, lambda done: progress(start * done))
-    else:
-        lessons = from_pair(files, recipe, pair)
+    lessons = from_teachers(files, teachers, progress) if pair is None else from_pair(files, recipe, pair)
     gate_prompts = read_gates(recipe, place.labels)
     prompts = list(dict.fromkeys([each.prompt for each in lessons] + [p for _, found in gate_prompts for p in found]))
     policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
     text = TextEncoder(tokenizer, policy)
-    made = nano_model.Bags([text.encode(prompt).ids for prompt in prompts], token_table(tokenizer))
-    parts = gate_parts(prompts, gate_prompts)
+    made = nano_model.Bags([text.encode(prompt).ids for prompt in prompts], token_table(tokenizer, TOKEN_CLASSES))
 
-    def fitting(done: float) -> None:
-        progress(start + (1 - start) * done)
+    def told(phase: str) -> Callable[[float], None]:
+        return lambda done: progress(phase, round(done * settings.steps), settings.steps, None)
 
-    gates = nano_model.fit_gates(made, parts["choice"], parts["quantitative"], settings, lambda done: fitting(done / 2))
+    if recipe.gates:
+        parts = gate_parts(prompts, gate_prompts)
+        gates = nano_model.fit_gates(made, parts["choice"], parts["quantitative"], settings, told("fitting gates"))
+    else:
+        gates = nano_model.closed_gates(made)
     targets = _targets(lessons, prompts)
-    weights = nano_model.fit(made, gates, targets, settings, lambda done: fitting(0.5 + done / 2))
+    weights = nano_model.fit(made, gates, targets, settings, told("training"))
     data = records(files)
     data += gate_records(recipe, place.labels, data)
-    config = {
+    config: dict[str, Any] = {
         "pair": pair or taught,
         "gates": gates_record(),
         "text": asdict(policy),
@@ -107,8 +109,15 @@ def train_nano(
             "data": data + [_record(each, lessons) for each in teachers],
         },
     }
-    _save(output, gates, weights, level(recipe, lessons, weights.levels), config, tokenizer)
-    progress(1.0)
+    tensors = _tensors(gates, weights, level(recipe, lessons, weights.levels))
+    if pair is not None:
+        static = StaticRouter(tensors, config, tokenizer, token_table(tokenizer, TOKEN_CLASSES))
+
+        def score(_pair: tuple[str, str], chosen: Sequence[str]) -> Floats:
+            return score_nano(static, [text.encode(prompt).ids for prompt in chosen])
+
+        config["metrics"] |= report(pairs_of(held, recipe.aliases, [pair]), score, say)
+    write_weights(output, "nano", tensors, config, {TOKENIZER: tokenizer})
     return output
 
 
@@ -132,12 +141,12 @@ def from_pair(files: Sequence[LabelFile], recipe: Recipe, pair: tuple[str, str])
 
 
 def from_teachers(
-    files: Sequence[LabelFile], teachers: Sequence[Teacher], progress: Progress = lambda _done: None
+    files: Sequence[LabelFile], teachers: Sequence[Teacher], progress: Progress = unheard
 ) -> list[Lesson]:
     """What the teachers say of every prompt of the label files, whose own labels are not looked at."""
     weights = prompt_weights(files)
     prompts = list(weights)
-    answers = label(teachers, prompts, lambda done: progress(done / len(prompts)))
+    answers = label(teachers, prompts, lambda done: progress("labelling", done, len(prompts), None))
     scores = dict(zip(prompts, (collapse(answers, FIVE) if answers.ndim == 2 else answers).tolist(), strict=True))
     if len(set(scores.values())) < 2:
         raise InputFileError("the teachers give every prompt the same score: there is nothing to learn")
@@ -200,9 +209,7 @@ def _record(teacher: Teacher, lessons: Sequence[Lesson]) -> dict[str, Any]:
     return {"name": f"teacher {teacher.name}", "rows": len(labelled), "sha256": teacher.sha256}
 
 
-def _save(
-    folder: Path, gates: Gates, weights: nano_model.Weights, bias: float, config: dict[str, Any], tokenizer: bytes
-) -> None:
+def _tensors(gates: Gates, weights: nano_model.Weights, bias: float) -> dict[str, torch.Tensor]:
     tensors = {
         "choice": weights.choice,
         "opened": weights.opened,
@@ -212,5 +219,4 @@ def _save(
         "gates.quantitative": gates.quantitative.astype(np.float32),
         "gates.length": np.array([gates.length], np.float32),
     }
-    write_weights(folder, NAME, {name: torch.from_numpy(each) for name, each in tensors.items()}, config,
-                  {TOKENIZER: tokenizer})  # fmt: skip
+    return {name: torch.from_numpy(each) for name, each in tensors.items()}

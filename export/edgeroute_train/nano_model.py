@@ -1,7 +1,7 @@
 """Bags of tokens: the static router's model, which is the gated factorization with a bag in the encoder's place.
 
 ``x`` counts a prompt's tokens, over the root of their number, one entry a vocabulary entry. With the gates ``c``, ``q``
-and the log-length ``l`` of ``gating``, ``o = 1 - c``:
+and the log-length ``l`` of ``gated_features``, ``o = 1 - c``:
 
     logit = c (choice . x) + o (1 - q) (opened . x) + lengths . [o q, o q l, c l, o (1 - q) l] + bias
 
@@ -25,8 +25,10 @@ from .gated_features import Gates, Part, choice_inputs, logistic, make_texts
 
 Floats = NDArray[np.float32]
 Progress = Callable[[float], None]
+NEVER = -50.0
+"""The logit of a gate that is closed."""
 SHARPNESS, SHIFT = 2.0, 3.0
-"""The quantitative gate's logit, times and plus, as in ``gating.fit_gates``; a bag is less sure, so it leans more."""
+"""The quantitative gate's logit, times and plus, as in ``fit_gates`` there; a bag is less sure, so it leans more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,8 @@ class Weights:
 class Bags:
     """Rows of token ids, ready for products with tables over a vocabulary; ``texts`` is what the gates see of them."""
 
-    def __init__(self, rows: Sequence[Sequence[int]], classes: Floats) -> None:
-        """``classes`` is ``gating.token_table``'s."""
+    def __init__(self, rows: Sequence[Sequence[int]], classes: NDArray[np.uint8]) -> None:
+        """``classes`` is ``token_table``'s."""
         counts = torch.tensor([len(row) for row in rows])
         self.vocabulary = len(classes)
         self.texts = make_texts(np.empty((len(rows), 0), np.float32), rows, classes)
@@ -85,7 +87,7 @@ def fit_gates(
     settings: Settings,
     progress: Progress = lambda _done: None,
 ) -> Gates:
-    """Both gates as ``gating.fit_gates`` has them, ``quantitative`` ``[vocabulary + 1]`` on the bag."""
+    """Both gates as ``gated_features.fit_gates`` has them, ``quantitative`` ``[vocabulary + 1]`` on the bag."""
     if {member for _, member, _ in quantitative} != {True, False}:
         raise InputFileError("the quantitative gate needs rows that are members and rows that are not")
     index = torch.cat([torch.from_numpy(indices) for indices, _, _ in quantitative])
@@ -104,6 +106,18 @@ def fit_gates(
         quantitative=torch.cat([SHARPNESS * table[:, 0], SHARPNESS * bias + SHIFT]).double().numpy(),
         length=float(np.log(bags.texts.tokens[members]).mean()),
     )
+
+
+def closed_gates(bags: Bags) -> Gates:
+    """Gates that take every prompt for an open question that is not quantitative, so that one table says it all.
+
+    For labels of which nobody said what kind of prompt they are.
+    """
+    never = np.zeros(bags.vocabulary + 1)
+    never[-1] = NEVER
+    choice = np.zeros(choice_inputs(bags.texts).shape[1] + 1)
+    choice[-1] = NEVER
+    return Gates(choice, never, float(np.log(bags.texts.tokens).mean()))
 
 
 def fit(

@@ -5,7 +5,7 @@ Every trainer starts here, so a label means the same to all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import numpy as np
 
 from edgeroute.data.labels import Battle, Outcome
 from edgeroute.errors import InputFileError
+from edgeroute_formats.gates import TOKEN_CLASSES, token_table
 
 from .comparisons import Comparison, from_battles, from_outcomes
 from .embeddings import DEFAULT_ENCODER, FrozenEncoder, embed, name_of
-from .gated_features import SHIFT, Gates, Part, Texts, fit_gates, make_texts, token_table
+from .gated_features import SHIFT, Gates, Part, Texts, fit_gates, make_texts
+from .progress import Progress
 from .recipe import GateRows, Labels, Recipe, file_record, in_form, read_rows
 
 
@@ -110,7 +112,7 @@ def read_gates(recipe: Recipe, folder: Path) -> GatePrompts:
 
 
 def gate_parts(prompts: Sequence[str], gates: GatePrompts) -> dict[str, list[Part]]:
-    """Each gate's rows by their indices in ``prompts``, as ``gating.logistic`` takes them."""
+    """Each gate's rows by their indices in ``prompts``, as ``gated_features.logistic`` takes them."""
     at = {prompt: i for i, prompt in enumerate(prompts)}
     parts: dict[str, list[Part]] = {"choice": [], "quantitative": []}
     for rows, found in gates:
@@ -119,15 +121,13 @@ def gate_parts(prompts: Sequence[str], gates: GatePrompts) -> dict[str, list[Par
 
 
 def fit_gates_of(texts: Texts, prompts: Sequence[str], gates: GatePrompts, shift: float = SHIFT) -> Gates:
-    """Both gates on the encoder's embeddings; ``shift`` as in ``gating.fit_gates``."""
+    """Both gates on the encoder's embeddings; ``shift`` as in ``gated_features.fit_gates``."""
     parts = gate_parts(prompts, gates)
     return fit_gates(texts, parts["choice"], parts["quantitative"], shift)
 
 
-def embed_texts(
-    frozen: FrozenEncoder, prompts: Sequence[str], cache: Path | None, progress: Callable[[float], None]
-) -> Texts:
-    """Prompts as the gates see them; ``progress`` is told the fraction done."""
-    pooled = embed(frozen, prompts, cache=cache, progress=lambda done, n: progress(done / n))
+def embed_texts(frozen: FrozenEncoder, prompts: Sequence[str], cache: Path | None, progress: Progress) -> Texts:
+    """Prompts as the feature gates see them."""
+    pooled = embed(frozen, prompts, cache=cache, progress=progress)
     rows = [frozen.text.encode(prompt).ids for prompt in prompts]
-    return make_texts(pooled, rows, token_table(frozen.tokenizer))
+    return make_texts(pooled, rows, token_table(frozen.tokenizer, TOKEN_CLASSES))

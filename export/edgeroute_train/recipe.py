@@ -105,6 +105,11 @@ class Recipe:
     aliases: dict[str, str] = field(default_factory=dict)
     bias_from: str | None = None
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs of models, (strong, weak), that label files name to be compared."""
+        return [(a, b) for labels in self.labels for a, b in labels.pairs]
+
 
 def recipe_of(
     battles: Iterable[Path], outcomes: Iterable[Path], *, pairs: Sequence[tuple[str, str]] = (), per_prompt: int = 1
@@ -152,12 +157,21 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def read_rows(path: Path, kind: Kind) -> list[Battle | Outcome]:
-    """The ``train`` rows of a file that have a prompt. Raises ``InputFileError`` when there are none."""
-    found: Iterable[Battle | Outcome]
-    found = read_battles(path, split="train") if kind == "battles" else read_outcomes(path, split="train")
-    rows = [row for row in found if row.prompt.strip()]
+    """The ``train`` rows of a file that have a prompt; all of a file without splits.
+
+    Raises ``InputFileError`` when there are none.
+    """
+    found: Iterable[Battle | Outcome] = read_battles(path) if kind == "battles" else read_outcomes(path)
+    splits, rows = set[str](), list[Battle | Outcome]()
+    for row in found:
+        splits.add(row.split)
+        if row.prompt.strip() and row.split in ("", "train"):
+            rows.append(row)
+    if splits - {""}:
+        rows = [row for row in rows if row.split == "train"]
     if not rows:
-        raise InputFileError(f"{path} holds no rows of the split train")
+        named = f"; its splits are {', '.join(sorted(splits - {''}))}" if splits - {""} else ""
+        raise InputFileError(f"{path} holds no rows of the split train{named}: edgeroute labels --split makes one")
     return rows
 
 

@@ -1,8 +1,9 @@
 """Where prompts lie for similarity-weighted ranking: topic, format and length together.
 
-Sources of labels disagree by format (``gating.py``), so prompts of one topic are not alike when one asks for a letter
-and the other for a proof; and among open quantitative questions nothing but length generalised (docs/results.md). With
-the gates' ``c``, ``q``, ``o = 1 - c``, the centred log token count ``l`` and the unit embedding ``e``:
+Sources of labels disagree by format (``gated_features``), so prompts of one topic are not alike when one asks for a
+letter and the other for a proof; and among open quantitative questions nothing but length generalised
+(docs/results.md). With the gates' ``c``, ``q``, ``o = 1 - c``, the centred log token count ``l`` and the unit embedding
+``e``:
 
     z = unit [ (1 - FADE o q) e | c | o (1 - q) | LEVEL o q | o q cos(TURN l) | o q sin(TURN l) ]
 

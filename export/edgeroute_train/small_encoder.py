@@ -24,11 +24,15 @@ from transformers import AutoModel
 
 from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import BundleError, EdgeRouteError, InputFileError
+from edgeroute_formats.checkpoints import RECORD
+from edgeroute_formats.hub import hub_options
 
 from . import checkpoints, loop
-from .classifier import digest_of, held_out, unlabelled_prompts
-from .classifier_models import RECORD, check_layers, device, load_config, load_tokenizer, padded
+from .classifier import held_out, unlabelled_prompts
+from .classifier_models import check_layers, device, load_config, load_tokenizer, padded
 from .embeddings import POOLING, Pooling, embed, load_encoder, pool, read_pooling
+from .held_out import digest_of
+from .progress import Progress, unheard
 from .read_recipe import Place, prompt_weights, read_files, records
 from .recipe import Recipe, file_record
 
@@ -74,7 +78,7 @@ def make_encoder(teacher: str, shape: Shape, *, dropout: float = 0.0, seed: int 
     if shape.heads is not None and config.hidden_size % shape.heads:
         raise BundleError(f"{shape.heads} heads do not divide the encoder's width, {config.hidden_size}")
     config.update(changes)
-    model = AutoModel.from_pretrained(teacher, config=config, trust_remote_code=False)
+    model = AutoModel.from_pretrained(teacher, config=config, trust_remote_code=False, **hub_options(teacher))
     if shape.feed_forward is not None:
         _narrow(model, shape.feed_forward)
     return model
@@ -106,7 +110,7 @@ def train_encoder(
     *,
     max_tokens: int = 256,
     dropout: float = 0.0,
-    progress: loop.Progress = lambda _step, _steps, _loss: None,
+    progress: Progress = unheard,
     say: Say = lambda _message: None,
 ) -> Path:
     """Train a student of the encoder that ``place`` names and write its folder; a run that was killed is gone on with.
@@ -122,7 +126,7 @@ def train_encoder(
     teacher = load_encoder(place.source, TextPolicy(max_tokens, "head_tail", "last_user"))
     prompts = list(weights)
     say(f"{len(prompts)} prompts for {place.base_name} to embed")
-    targets = embed(teacher, prompts, cache=place.cache, progress=lambda done, n: say(f"embedded {done} of {n}"))
+    targets = embed(teacher, prompts, cache=place.cache, progress=progress)
     targets /= np.linalg.norm(targets, axis=1, keepdims=True)
     rows = [teacher.text.encode(prompt).ids for prompt in prompts]
     out = np.array([held_out(prompt) for prompt in prompts], bool)
@@ -219,7 +223,7 @@ def _fit(
     settings: loop.Settings,
     folder: Path,
     run: dict[str, Any],
-    progress: loop.Progress,
+    progress: Progress,
 ) -> loop.Fitted:
     where = device()
     weight = weight / weight.mean() if len(weight) else weight

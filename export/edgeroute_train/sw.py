@@ -11,9 +11,9 @@ reproduces RouteLLM to the letter, with its bug (``utils.py:66-67``): a battle w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +21,21 @@ from numpy.typing import NDArray
 
 from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import EdgeRouteError, InputFileError
+from edgeroute_formats.checkpoints import SimilarityWeighted
+from edgeroute_formats.gates import gates_record
+from edgeroute_formats.reference import score_sw
 
 from .bradley_terry import Array, fit_strengths, split_tiers
 from .checkpoints import write_weights
 from .comparisons import Pairs, collect
 from .embeddings import load_encoder
-from .gated_features import gates_record
+from .held_out import Say, hold_out, pairs_of, report, scores_of
+from .progress import Progress, unheard
 from .read_recipe import LabelFile, Place, embed_texts, fit_gates_of, gate_records, read_files, read_gates, records
 from .recipe import Recipe
 from .similarity import place, similarity_record
 
 Floats = NDArray[np.float32]
-NAME = "sw"
 MIN_CHARACTERS = 16
 """RouteLLM drops shorter prompts from its bank."""
 
@@ -149,7 +152,9 @@ def train_sw(
     *,
     settings: Settings,
     max_tokens: int = 256,
-    progress: Callable[[float], None] = lambda _done: None,
+    held_out: float = 0.0,
+    progress: Progress = unheard,
+    say: Say = lambda _message: None,
 ) -> Path:
     """Build a bank as a recipe says and write its checkpoint folder; returns it.
 
@@ -157,11 +162,20 @@ def train_sw(
     ``[n, k * k]``, ``strengths`` ``[k - 1]``, and the gates where there are any. No text. Raises ``InputFileError`` for
     labels that cannot be ranked by, ``BundleError`` for an encoder that does not load.
     """
-    files = without_short(read_files(recipe, where.labels, seed=settings.seed))
+    files, held = hold_out(without_short(read_files(recipe, where.labels, seed=settings.seed)), held_out)
+    held = pairs_of(held, recipe.aliases, recipe.pairs)
     pairs = collect([(each.labels, each.comparisons) for each in files], recipe.aliases)
     bank = build_bank(pairs, settings)
     gate_prompts = [] if settings.compat else read_gates(recipe, where.labels)
-    prompts = tuple(dict.fromkeys([*pairs.prompts, *(prompt for _, found in gate_prompts for prompt in found)]))
+    prompts = tuple(
+        dict.fromkeys(
+            [
+                *pairs.prompts,
+                *(prompt for _, found in gate_prompts for prompt in found),
+                *(each.prompt for each in held),
+            ]
+        )
+    )
     policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
     frozen = load_encoder(where.source, policy)
     texts = embed_texts(frozen, prompts, where.cache, progress)
@@ -180,7 +194,7 @@ def train_sw(
         weights["gates.choice"] = torch.from_numpy(gates.choice).float()
         weights["gates.quantitative"] = torch.from_numpy(gates.quantitative).float()
         weights["gates.length"] = torch.tensor([gates.length])
-    config = {
+    config: dict[str, Any] = {
         "models": bank.models,
         "encoder": {"source": where.base_name, "digest": frozen.digest, "pooling": frozen.pooling},
         "text": asdict(policy),
@@ -197,5 +211,8 @@ def train_sw(
             "data": data,
         },
     }
-    write_weights(output, NAME, weights, config)
+    trained = SimilarityWeighted({name: each.float() for name, each in weights.items()}, config)
+    held = [each for each in held if bank.models.get(each.model_a, 0) > bank.models.get(each.model_b, 0)]
+    config["metrics"] |= report(held, scores_of(trained, frozen, texts, prompts, score_sw), say)
+    write_weights(output, "sw", weights, config)
     return output

@@ -24,8 +24,9 @@ from edgeroute.bundle.manifest import MANIFEST, TextPolicy
 from edgeroute.data.labels import read_scores
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, InputFileError
+from edgeroute_formats.checkpoints import RECORD
 
-from .classifier_models import LABEL_TOKENS, RECORD, device, label_logits, load_tokenizer, padded
+from .classifier_models import LABEL_TOKENS, device, label_logits, load_tokenizer, padded
 from .targets import FIVE, collapse
 
 Floats = NDArray[np.float32]

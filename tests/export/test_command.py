@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from click.testing import CliRunner
 from exporting import RECIPE
@@ -55,19 +55,23 @@ TUNED = ["--pair", "big", "small", "--check-rows", "4"]
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("bert") / "ckpt")
+    folder = make_checkpoint(tmp_path_factory.mktemp("bert") / "ckpt")
+    config = json.loads((folder / "config.json").read_text())
+    names = {"id2label": {"0": "win", "1": "tie", "2": "loss"}, "label2id": {"win": 0, "tie": 1, "loss": 2}}
+    (folder / "config.json").write_text(json.dumps(config | names))
+    return folder
 
 
 def test_tune_writes_a_recipe_that_export_follows(classifier: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
-    tuned = CliRunner().invoke(tune, ["bert", str(classifier), *TUNED, "--output", str(recipe), "--no-gate"])
+    tuned = CliRunner().invoke(tune, ["bert", str(classifier), *TUNED, "--output", str(recipe), "--no-limits"])
     assert tuned.exit_code == 0, tuned.output
     assert "flips at 50%" in tuned.stdout
     assert str(recipe) in tuned.stdout.splitlines()[-1]
     assert "left out: the recipe keeps mlp/down_proj wide" in tuned.stderr  # a decoder's
     followed = CliRunner().invoke(
         export,
-        ["bert", str(classifier), *TUNED, "--output", str(tmp_path / "b"), "--name", "b", "--no-gate", "--recipe",
+        ["bert", str(classifier), *TUNED, "--output", str(tmp_path / "b"), "--name", "b", "--no-limits", "--recipe",
          str(recipe)],
     )  # fmt: skip
     assert followed.exit_code == 0, followed.output
@@ -76,7 +80,7 @@ def test_tune_writes_a_recipe_that_export_follows(classifier: Path, tmp_path: Pa
 def test_tune_leaves_out_what_a_decoder_does_not_have(tmp_path: Path) -> None:
     (tmp_path / "template").write_text(TEMPLATE)
     arguments = ["causal", str(make_decoder(tmp_path / "ckpt")), *TUNED, "--template", str(tmp_path / "template")]
-    tuned = CliRunner().invoke(tune, [*arguments, "--output", str(tmp_path / "r.toml"), "--no-gate"])
+    tuned = CliRunner().invoke(tune, [*arguments, "--output", str(tmp_path / "r.toml"), "--no-limits"])
     assert tuned.exit_code == 0, tuned.output
     assert "left out: the recipe smooths" in tuned.stderr
     assert "left out: it is the same graph" in tuned.stderr  # nothing to split
@@ -113,7 +117,7 @@ def test_the_licence_is_what_is_said_and_never_ours(
     checkpoint = shutil.copytree(classifier, tmp_path / "ckpt")
     if card:
         (checkpoint / "README.md").write_text(card)
-    arguments = ["bert", str(checkpoint), *TUNED, "--output", str(tmp_path / "b"), "--name", "b", "--no-gate", *given]
+    arguments = ["bert", str(checkpoint), *TUNED, "--output", str(tmp_path / "b"), "--name", "b", "--no-limits", *given]
     run = CliRunner().invoke(export, arguments, catch_exceptions=False)
     assert run.exit_code == 0, run.output
     assert json.loads((tmp_path / "b" / "router.json").read_text())["licence"] == expected
@@ -121,7 +125,7 @@ def test_the_licence_is_what_is_said_and_never_ours(
 
 
 def test_a_bundle_calibrated_on_generated_prompts_says_so(classifier: Path, tmp_path: Path) -> None:
-    arguments = ["bert", str(classifier), *TUNED, "--output", str(tmp_path / "b"), "--name", "b", "--no-gate"]
+    arguments = ["bert", str(classifier), *TUNED, "--output", str(tmp_path / "b"), "--name", "b", "--no-limits"]
     assert CliRunner().invoke(export, arguments).exit_code == 0
     with pytest.warns(CalibrationWarning, match="b: its strong shares are those of generated prompts"):
         Router.load(tmp_path / "b")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from classifiers import train_tiny
 from latency_scripts import load_script
@@ -72,18 +72,19 @@ def test_the_numpy_head_is_the_published_formula(factorization: Any, bert: Path,
     """The head alone, on random means and ids with option letters among them."""
     import torch
 
-    from edgeroute_export.kinds import mf
     from edgeroute_export.kinds.encoder import load_encoder
-    from edgeroute_export.kinds.gated_features import token_table
+    from edgeroute_formats.checkpoints import read_mf
+    from edgeroute_formats.gates import token_table
+    from edgeroute_formats.reference import score_mf
 
-    trained = mf.read_checkpoint(factorization.checkpoint)
+    trained = read_mf(factorization.checkpoint)
     head = load_script("weights").head_of(factorization)
     _, data = load_encoder(str(bert))
     table = token_table(data, trained.config["gates"]["token_classes"]) if trained.gated else None
     rng = np.random.default_rng(0)
     for length in (3, 9, 31):
         mean, ids = rng.normal(size=64).astype(np.float32), rng.integers(0, 100, length)
-        (expected,) = mf.reference_scores(trained, PAIR, torch.tensor(mean[None]), [ids.tolist()], table)
+        (expected,) = score_mf(trained, PAIR, torch.tensor(mean[None]), [ids.tolist()], table)
         assert head(mean, ids) == pytest.approx(float(expected), abs=1e-5)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from bundles import make_tokenizer  # noqa: E402
 from classifiers import EASY, HARD, SEPARATES, SHORT, export_tiny, scores_of, train_tiny  # noqa: E402
@@ -73,7 +73,7 @@ def rows_of(*lengths: int, highest: int = 80) -> list[list[int]]:
 @pytest.mark.parametrize(("family", "labels"), [("bert", 3), ("bert", 2), ("bert", 1), ("xlm", 3)])
 def test_fp32_graph_equals_the_published_formula(tmp_path: Path, family: str, labels: int) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt", family=family, labels=labels)
-    session = Session(serialize(kind.trace(checkpoint).graph, "fp32").graph)
+    session = Session(serialize(kind.trace(checkpoint, ("a", "b"), strong="0").graph, "fp32").graph)
     rows = rows_of(3, 4, 7, 19, 32)
     expected = [routellm_score(checkpoint, row) for row in rows]
     assert np.ptp(expected) > 0.02
@@ -86,7 +86,7 @@ def test_fp32_graph_equals_the_published_formula(tmp_path: Path, family: str, la
 
 def test_padding_reads_as_the_checkpoints_own(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt", family="xlm")
-    session = Session(serialize(kind.trace(checkpoint).graph, "fp32").graph)
+    session = Session(serialize(kind.trace(checkpoint, ("a", "b"), strong="0").graph, "fp32").graph)
     ids, mask = np.array([[2, 9, 8, 3, 7, 7]]), np.array([[1, 1, 1, 1, 0, 0]])
     assert session._call(session._session, ids, mask)[0] == pytest.approx(session.run([2, 9, 8, 3]), abs=1e-6)
 
@@ -94,7 +94,7 @@ def test_padding_reads_as_the_checkpoints_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("family", "longest"), [("bert", 40), ("xlm", 34)])
 def test_the_cap_is_the_checkpoints_own(tmp_path: Path, family: str, longest: int) -> None:
     """BERT: 64 positions, but the tokenizer says 40. XLM-RoBERTa: 36 positions, two of which are never used."""
-    traced = kind.trace(make_checkpoint(tmp_path / "ckpt", family=family))
+    traced = kind.trace(make_checkpoint(tmp_path / "ckpt", family=family), ("a", "b"), strong="0")
     assert traced.text.max_tokens == longest
     assert (traced.text.keep, traced.text.chat) == ("head", "last_message")
     row = rows_of(longest)
@@ -104,12 +104,12 @@ def test_the_cap_is_the_checkpoints_own(tmp_path: Path, family: str, longest: in
 
 def test_four_labels_do_not_add_up(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="has 4 labels; expected 3"):
-        kind.trace(make_checkpoint(tmp_path / "ckpt", labels=4))
+        kind.trace(make_checkpoint(tmp_path / "ckpt", labels=4), ("a", "b"), strong="0")
 
 
 def test_an_encoder_without_a_head_is_refused(bert: Path) -> None:
     with pytest.raises(BundleError, match=r"lacks weights .* classifier"):
-        kind.trace(bert)
+        kind.trace(bert, ("a", "b"), strong="0")
 
 
 def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
     proof = tmp_path / "ran"
     torch.save({"x": _Runs(proof)}, checkpoint / "pytorch_model.bin")
     with pytest.raises(BundleError):
-        kind.trace(checkpoint)
+        kind.trace(checkpoint, ("a", "b"), strong="0")
     assert not proof.exists()
 
 
@@ -167,7 +167,7 @@ def test_what_does_not_load_is_said(tmp_path: Path, damage: str, says: str) -> N
     checkpoint = make_checkpoint(tmp_path / "ckpt")
     spoil(checkpoint, damage)
     with pytest.raises(BundleError, match=says):
-        kind.trace(checkpoint)
+        kind.trace(checkpoint, ("a", "b"), strong="0")
     assert not (checkpoint / "ran").exists()
 
 
@@ -182,7 +182,7 @@ def test_damaged_checkpoints_are_named(tmp_path: Path, damage: str) -> None:
         record = {"text": text} if damage == "too long" else {"text": {"max": 1}}
         (checkpoint / "edgeroute.json").write_text(json.dumps(record))
     with pytest.raises(BundleError, match=r"ckpt|takes 40"):
-        kind.trace(checkpoint)
+        kind.trace(checkpoint, ("a", "b"), strong="0")
 
 
 @pytest.fixture(scope="module")

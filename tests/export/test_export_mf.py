@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from bundles import make_tokenizer  # noqa: E402
 from exporting import export  # noqa: E402
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_export.kinds import mf  # noqa: E402
+from edgeroute_formats.checkpoints import read_mf  # noqa: E402
 
 
 def routellm_score(checkpoint: Path, bert: Path, ids: list[int], strong: str, weak: str) -> float:
@@ -135,7 +135,7 @@ def test_an_unknown_pooling_is_refused(checkpoint: Path, tmp_path: Path) -> None
     (tmp_path / "mf.json").write_text(json.dumps(config))
     (tmp_path / "mf.safetensors").write_bytes((checkpoint / "mf.safetensors").read_bytes())
     with pytest.raises(BundleError, match="pooled by 'max'; expected mean or cls"):
-        mf.read_checkpoint(tmp_path)
+        read_mf(tmp_path)
 
 
 def test_failed_export_leaves_nothing(
@@ -196,4 +196,4 @@ def test_damaged_checkpoints_are_named(checkpoint: Path, tmp_path: Path, damage:
     if damage == "pickle":
         torch.save(weights, broken / "mf.safetensors")
     with pytest.raises(BundleError, match="broken"):
-        mf.read_checkpoint(broken)
+        read_mf(broken)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from routellm_forms import Factorization, save, trained  # noqa: E402
 from wider_bundles import sample_embeddings  # noqa: E402
@@ -21,8 +21,8 @@ from wider_bundles import sample_embeddings  # noqa: E402
 from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.engine.verify import verify  # noqa: E402
-from edgeroute_export.build import Naming  # noqa: E402
 from edgeroute_export.build_embedded import build_embedded  # noqa: E402
+from edgeroute_export.evidence import Naming  # noqa: E402
 from edgeroute_export.kinds.routellm import ARENA_MODELS, read_names, read_released  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::edgeroute.CalibrationWarning")  # nobody routes by shares here

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from bundles import make_tokenizer  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
@@ -25,6 +25,7 @@ from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
 from edgeroute_export.command import export  # noqa: E402
 from edgeroute_export.kinds import nano as kind  # noqa: E402
+from edgeroute_formats.checkpoints import read_nano  # noqa: E402
 from edgeroute_train import nano, nano_model  # noqa: E402
 from edgeroute_train.read_recipe import Place  # noqa: E402
 from edgeroute_train.recipe import read_recipe  # noqa: E402
@@ -176,4 +177,4 @@ def test_damaged_checkpoints_are_named(trained: Path, tmp_path: Path, damage: st
     for name, content in files.items():
         (broken / name).write_text(json.dumps(content))
     with pytest.raises(BundleError, match="broken"):
-        kind.read_checkpoint(broken)
+        read_nano(broken)

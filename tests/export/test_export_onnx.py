@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from bundles import graph_parts, make_graph, make_model, make_tokenizer
 from click.testing import CliRunner, Result

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from bundles import make_tokenizer  # noqa: E402
 from exporting import export  # noqa: E402
@@ -20,6 +20,7 @@ from edgeroute import BundleError, Router  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.engine.verify import verify  # noqa: E402
 from edgeroute_export.kinds import mf  # noqa: E402
+from edgeroute_formats.checkpoints import read_mf  # noqa: E402
 
 PAIRS = [("big", "small"), ("small", "middling"), ("middling", "big")]
 
@@ -77,6 +78,6 @@ def test_an_alias_is_named_by_the_models_own_name(
     config = json.loads((aliased / "mf.json").read_text())
     config["recipe"]["aliases"] = {"huge": "big"}
     (aliased / "mf.json").write_text(json.dumps(config))
-    assert mf.read_checkpoint(aliased).row("huge") == config["models"].index("big")
+    assert read_mf(aliased).row("huge") == config["models"].index("big")
     with pytest.raises(BundleError, match="a ranking knows 'huge' by its own name, 'big'"):
         mf.trace(aliased, ("huge", "small"), encoder=str(bert), strengths=True)

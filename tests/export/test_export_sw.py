@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 linear_model = pytest.importorskip("sklearn.linear_model")
 
 from click.testing import CliRunner  # noqa: E402
@@ -22,9 +22,12 @@ from edgeroute.bundle.manifest import TextPolicy  # noqa: E402
 from edgeroute.data.labels import read_outcomes  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_export.build import Evidence, Naming, build_bundle  # noqa: E402
+from edgeroute_export.build import build_bundle  # noqa: E402
 from edgeroute_export.command import export as command  # noqa: E402
+from edgeroute_export.evidence import Evidence, Naming  # noqa: E402
 from edgeroute_export.kinds import sw as kind  # noqa: E402
+from edgeroute_formats.checkpoints import read_sw  # noqa: E402
+from edgeroute_formats.gates import TOKEN_CLASSES, token_table  # noqa: E402
 from edgeroute_train import embeddings, gated_features, similarity, sw  # noqa: E402
 from edgeroute_train.comparisons import collect  # noqa: E402
 from edgeroute_train.read_recipe import read_files  # noqa: E402
@@ -80,7 +83,7 @@ def routellm_score(checkpoint: Path, bert: Path, ids: list[int]) -> float:
     encoder = embeddings.load_encoder(bert, TextPolicy(32, "head_tail", "last_user"))
     with torch.inference_mode():
         pooled = embeddings.pool_rows(encoder, [ids]).numpy()
-    texts, gates = gated_features.make_texts(pooled, [ids], gated_features.token_table(encoder.tokenizer)), None
+    texts, gates = gated_features.make_texts(pooled, [ids], token_table(encoder.tokenizer, TOKEN_CLASSES)), None
     if config["gates"]:
         gates = gated_features.Gates(w["gates.choice"], w["gates.quantitative"], float(w["gates.length"][0]))
     cosine = w["bank"].astype(np.float64) @ similarity.place(texts, gates)[0]
@@ -243,4 +246,4 @@ def test_damaged_checkpoints_are_named(checkpoints: dict[str, Path], tmp_path: P
     if damage != "no config":
         (broken / "sw.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="broken"):
-        kind.read_checkpoint(broken)
+        read_sw(broken)

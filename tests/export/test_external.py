@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from test_export_bert import make_checkpoint as make_classifier  # noqa: E402
 from test_export_causal import TEMPLATE  # noqa: E402
@@ -16,7 +16,8 @@ from test_export_causal import make_checkpoint as make_decoder  # noqa: E402
 
 from edgeroute import IntegrityError, Router  # noqa: E402
 from edgeroute.engine.verify import verify  # noqa: E402
-from edgeroute_export.build import Evidence, Naming, Traced, build_bundle, serialize  # noqa: E402
+from edgeroute_export.build import Traced, build_bundle, serialize  # noqa: E402
+from edgeroute_export.evidence import Evidence, Naming  # noqa: E402
 from edgeroute_export.graph import files as external  # noqa: E402
 from edgeroute_export.graph.recipe import Recipe  # noqa: E402
 from edgeroute_export.kinds import bert, causal  # noqa: E402
@@ -29,14 +30,14 @@ RECIPE = Recipe(smooth=0.5, skip_layer_norm=False)
 
 def trace(kind: str, folder: Path) -> Traced:
     if kind == "bert":
-        return bert.trace(make_classifier(folder))
+        return bert.trace(make_classifier(folder), ("a", "b"), strong="0")
     return causal.trace(make_decoder(folder), template=TEMPLATE)
 
 
 def build(router: Traced, output: Path, kind: str) -> Path:
     build_bundle(
         router, output, pair=("big", "small"), naming=Naming("large", "0.1.0", "A test.", "MIT"),
-        evidence=Evidence(None, None, ()), precisions=PRECISIONS, gate=None,
+        evidence=Evidence(None, None, ()), precisions=PRECISIONS, limits=None,
         recipe=RECIPE if kind == "bert" else Recipe(),
     )  # fmt: skip
     return output

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 import onnxruntime  # noqa: E402
 from onnx import ModelProto, helper  # noqa: E402

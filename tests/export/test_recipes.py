@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("optimum")
+pytest.importorskip("transformers")
 
 from onnx import numpy_helper  # noqa: E402
 from test_export_bert import make_checkpoint, rows_of  # noqa: E402
@@ -18,11 +18,12 @@ from edgeroute import BundleError  # noqa: E402
 from edgeroute.bundle.onnx_file import inspect_graph  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute_export import tuning  # noqa: E402
-from edgeroute_export.build import Evidence, Traced, serialize  # noqa: E402
+from edgeroute_export.build import Traced, serialize  # noqa: E402
+from edgeroute_export.evidence import Evidence  # noqa: E402
 from edgeroute_export.graph.recipe import Recipe, describe, read_recipe, recipe_text  # noqa: E402
 from edgeroute_export.graph.split_norms import reshape  # noqa: E402
 from edgeroute_export.kinds import bert  # noqa: E402
-from edgeroute_export.parity_limits import Gate  # noqa: E402
+from edgeroute_export.parity_limits import ParityLimits  # noqa: E402
 
 ROWS = rows_of(3, 8, 20, 32)
 EVIDENCE = Evidence(None, None, ())
@@ -30,7 +31,7 @@ EVIDENCE = Evidence(None, None, ())
 
 @pytest.fixture(scope="module")
 def router(tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    return bert.trace(make_checkpoint(tmp_path_factory.mktemp("bert") / "ckpt"))
+    return bert.trace(make_checkpoint(tmp_path_factory.mktemp("bert") / "ckpt"), ("a", "b"), strong="0")
 
 
 def scores(data: bytes | onnx.ModelProto) -> list[float]:
@@ -162,7 +163,7 @@ def test_tuning_writes_the_fastest_that_passes(router: Traced, tmp_path: Path, m
     monkeypatch.setattr(tuning, "_times", lambda sessions, *_: dict(zip(sessions, given, strict=True)))
     path = tmp_path / "r.toml"
     table = tuning.tune_recipe(
-        router, path, pair=("a", "b"), evidence=EVIDENCE, gate=Gate(min_rank_correlation=-1), recipes=recipes
+        router, path, pair=("a", "b"), evidence=EVIDENCE, limits=ParityLimits(min_rank_correlation=-1), recipes=recipes
     )
     assert read_recipe(path) == recipes[1]
     assert path.read_text().startswith("# measured on ")
@@ -171,7 +172,7 @@ def test_tuning_writes_the_fastest_that_passes(router: Traced, tmp_path: Path, m
     passes = {recipe: recipe != recipes[1] for recipe in recipes}
     found = iter(recipes)
     monkeypatch.setattr(tuning, "judge", lambda *_: [type("V", (), {"ok": passes[next(found)]})])
-    tuning.tune_recipe(router, path, pair=("a", "b"), evidence=EVIDENCE, gate=Gate(), recipes=recipes)
+    tuning.tune_recipe(router, path, pair=("a", "b"), evidence=EVIDENCE, limits=ParityLimits(), recipes=recipes)
     assert read_recipe(path) == recipes[2]
 
 
@@ -184,10 +185,10 @@ def test_of_equally_fast_recipes_the_closest_is_taken() -> None:
 
 
 def test_tuning_measures_and_says_when_nothing_passes(router: Traced, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no variant passes") as caught:
+    with pytest.raises(BundleError, match="no variant holds") as caught:
         tuning.tune_recipe(
-            router, tmp_path / "r.toml", pair=("a", "b"), evidence=EVIDENCE, gate=Gate(min_rank_correlation=1.5),
-            recipes=[Recipe()],
+            router, tmp_path / "r.toml", pair=("a", "b"), evidence=EVIDENCE,
+            limits=ParityLimits(min_rank_correlation=1.5), recipes=[Recipe()],
         )  # fmt: skip
     assert " ms" in str(caught.value)
     assert not (tmp_path / "r.toml").exists()

@@ -198,7 +198,7 @@ def test_a_recipe_that_cannot_be_followed(text: str, message: str, tmp_path: Pat
 def test_no_labels_at_all_is_an_error(kind: str, bert: Path, tmp_path: Path) -> None:
     done = run(train, kind, "--encoder", bert, "--output", tmp_path / "out")
     assert done.exit_code == 2
-    assert "give a recipe with --labels, or --battles and --outcomes" in done.stderr
+    assert "no labels: give --outcomes or --battles" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -15,6 +15,7 @@ from exporting import train  # noqa: E402
 
 from edgeroute import BundleError, InputFileError  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
+from edgeroute_formats.checkpoints import read_mf  # noqa: E402
 from edgeroute_train import comparisons, mf  # noqa: E402
 from edgeroute_train.mf_extend import extend_mf  # noqa: E402
 from edgeroute_train.read_recipe import Place  # noqa: E402
@@ -96,20 +97,20 @@ def write(folder: Path, new: str = "new", other: str = "small") -> Path:
 def test_the_rest_of_the_checkpoint_keeps_every_bit(checkpoint: Path, bert: Path, tmp_path: Path) -> None:
     recipe = recipe_of((), (write(tmp_path),))
     extend_mf(recipe, checkpoint, Place(Path(), str(bert)), tmp_path / "out")
-    before, after = mf.load(checkpoint), mf.load(tmp_path / "out")
-    assert after[1]["models"] == [*before[1]["models"], "new"]
-    for name, weight in before[0].items():
+    before, after = read_mf(checkpoint), read_mf(tmp_path / "out")
+    assert after.config["models"] == [*before.config["models"], "new"]
+    for name, weight in before.weights.items():
         grown = name in ("P.weight", "strength")
-        assert torch.equal(after[0][name][: len(weight)] if grown else after[0][name], weight)
-    assert after[1]["training"]["data"][-1]["name"] == "more"
-    assert after[1]["training"]["command"] == "edgeroute train mf --extend"
+        assert torch.equal(after.weights[name][: len(weight)] if grown else after.weights[name], weight)
+    assert after.config["training"]["data"][-1]["name"] == "more"
+    assert after.config["training"]["command"] == "edgeroute train mf --extend"
 
 
 def test_an_extended_checkpoint_exports_for_the_new_pair(checkpoint: Path, bert: Path, tmp_path: Path) -> None:
-    from edgeroute_export.kinds.mf import collapse, read_checkpoint
+    from edgeroute_export.kinds.mf import collapse
 
     extend_mf(recipe_of((), (write(tmp_path),)), checkpoint, Place(Path(), str(bert)), tmp_path / "out", prior=1.0)
-    _, bias = collapse(read_checkpoint(tmp_path / "out"), "new", "small")
+    _, bias = collapse(read_mf(tmp_path / "out"), "new", "small")
     assert bias > 0
 
 

@@ -14,6 +14,7 @@ from bundles import make_tokenizer
 
 from edgeroute import InputFileError
 from edgeroute.data.labels import Battle, Outcome
+from edgeroute_formats.gates import TOKEN_CLASSES, token_table
 from edgeroute_train import gated_features
 from edgeroute_train.recipe import GateRows, in_form, read_recipe
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_token_table_counts_whole_tokens_only() -> None:
     tokenizer = make_tokenizer()
-    table = gated_features.token_table(tokenizer.to_str().encode())
+    table = token_table(tokenizer.to_str().encode(), TOKEN_CLASSES)
     counts = table[tokenizer.encode("b c answer answer bread j").ids].sum(0)
     assert counts.tolist() == [2, 1, 2]
 

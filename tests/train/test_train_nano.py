@@ -230,10 +230,21 @@ def test_the_level_of_the_score_is_that_of_the_file_named() -> None:
 
 def test_what_cannot_be_trained_is_refused(bert: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
     place = Place(labels[0].parent, str(bert))
-    gated, plain = (read_recipe(write_recipe(tmp_path, text)) for text in (RECIPE + GATES, RECIPE))
-    with pytest.raises(InputFileError, match="needs the recipe's"):
-        nano.train_nano(plain, place, tmp_path / "out", pair=PAIR)
+    gated = read_recipe(write_recipe(tmp_path, RECIPE + GATES))
     for both in ({}, {"pair": PAIR, "teachers": [teacher(0.1, 0.9)]}):
         with pytest.raises(InputFileError, match="or teachers"):
             nano.train_nano(gated, place, tmp_path / "out", **both)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_without_gates_one_table_says_it_all(bert: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
+    from edgeroute_formats.checkpoints import read_nano
+    from edgeroute_formats.reference import score_nano
+
+    plain, place = read_recipe(write_recipe(tmp_path, RECIPE)), Place(labels[0].parent, str(bert))
+    static = read_nano(nano.train_nano(plain, place, tmp_path / "out", pair=PAIR, settings=SETTINGS))
+    vocabulary = Tokenizer.from_buffer(static.tokenizer)
+    hard, easy = (vocabulary.encode(text).ids for text in ("prove the theorem", "drink the tea"))
+    scores = score_nano(static, [hard, easy])
+    assert scores[0] > scores[1] + 0.3
+    assert not static.weights["choice"].any()

@@ -46,6 +46,11 @@ def read_recipe(path: Path) -> Recipe:
     return found
 
 
+def own_recipe(name: str) -> Recipe:
+    """A quantization recipe that lies in this package, by its file's name without ``.toml``."""
+    return read_recipe(Path(__file__).parents[1] / "recipes" / f"{name}.toml")
+
+
 def recipe_text(recipe: Recipe, comments: Iterable[str] = ()) -> str:
     """The TOML of a recipe, ``comments`` above it."""
     lines = [f"# {line}".rstrip() for line in comments]

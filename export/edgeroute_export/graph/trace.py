@@ -1,24 +1,34 @@
-"""Trace a Hugging Face encoder with optimum into a graph of the bundle's two inputs."""
+"""Trace a Hugging Face model into a graph of the bundle's two inputs, through optimum or through torch alone.
+
+Optimum (with transformers 4.57) made the bundles that ship, so it traces where it is installed. It does not install
+beside transformers 5, where torch's own exporter traces the same model. Both give a graph that fuses alike, and the
+parity limits judge both (docs/decisions.md).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
 import logging
 import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from edgeroute.errors import BundleError
+from edgeroute_formats.hub import hub_options
 
 from .files import is_large, load, scratch_folder
 
 OPSET = 18
 IR_VERSION = 10
+INPUTS = ("input_ids", "attention_mask")
 
 
 def trace_encoder(checkpoint: str | os.PathLike[str], *, layers: tuple[int, ...] = ()) -> ModelProto:
@@ -29,12 +39,14 @@ def trace_encoder(checkpoint: str | os.PathLike[str], *, layers: tuple[int, ...]
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False, **hub_options(checkpoint))
     depth: int = config.num_hidden_layers
     wanted = layers or (depth,)
     if not all(1 <= layer <= depth for layer in wanted):
         raise BundleError(f"the encoder has layers 1 to {depth}; asked for {wanted}")
-    model = _export(checkpoint, "feature-extraction")
+    if not has_optimum():
+        return _through_torch(checkpoint, "AutoModel", wanted)
+    model = _through_optimum(checkpoint, "feature-extraction")
     _derive_token_types(model)
     _expose_layers(model, wanted, depth)
     return model
@@ -46,8 +58,11 @@ def trace_classifier(checkpoint: str | os.PathLike[str], *, padding: int) -> Mod
     ``padding`` is the checkpoint's padding id. RoBERTa and its kin find positions by it, so ids outside the mask become
     it inside the graph, whatever the caller padded with.
     """
-    model = _export(checkpoint, "text-classification")
-    _derive_token_types(model)
+    if has_optimum():
+        model = _through_optimum(checkpoint, "text-classification")
+        _derive_token_types(model)
+    else:
+        model = _through_torch(checkpoint, "AutoModelForSequenceClassification")
     if padding:
         _replace_padding(model, padding)
     return model
@@ -58,12 +73,19 @@ def trace_decoder(checkpoint: str | os.PathLike[str]) -> ModelProto:
 
     Positions count real tokens from 0, derived from the mask inside the graph, so that left padding is right as well.
     """
-    model = _export(checkpoint, "feature-extraction")
+    if not has_optimum():
+        return _through_torch(checkpoint, "AutoModel", positions=True)
+    model = _through_optimum(checkpoint, "feature-extraction")
     _derive_positions(model)
     return model
 
 
-def _export(checkpoint: str | os.PathLike[str], task: str) -> ModelProto:
+def has_optimum() -> bool:
+    """Whether optimum's exporter is installed."""
+    return importlib.util.find_spec("optimum") is not None and importlib.util.find_spec("optimum.exporters") is not None
+
+
+def _through_optimum(checkpoint: str | os.PathLike[str], task: str) -> ModelProto:
     from optimum.exporters.onnx import main_export
 
     folder = scratch_folder()
@@ -77,9 +99,76 @@ def _export(checkpoint: str | os.PathLike[str], task: str) -> ModelProto:
             do_validation=False,
             no_post_process=True,
             trust_remote_code=False,
+            **hub_options(checkpoint),
         )
         gc.collect()  # the exporter's models refer to themselves
-        model = load(folder / "model.onnx")
+        return _loaded(folder)
+
+
+def _through_torch(
+    checkpoint: str | os.PathLike[str], auto: str, layers: tuple[int, ...] = (), *, positions: bool = False
+) -> ModelProto:
+    """The model that the Hugging Face class ``auto`` loads, as ``_through_optimum`` gives it, with its inputs derived.
+
+    ``layers`` are returned as ``hidden_<layer>``; with ``positions`` they are counted from the mask.
+    """
+    import torch
+    import transformers
+
+    folder = scratch_folder()
+    with quiet():
+        # The eager attention is the one that onnxruntime knows how to fuse.
+        model = getattr(transformers, auto).from_pretrained(
+            checkpoint,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            trust_remote_code=False,
+            **hub_options(checkpoint),
+        )
+        outputs = [f"hidden_{layer}" for layer in layers] or ["last_hidden_state" if auto == "AutoModel" else "logits"]
+        example = torch.ones(2, 7, dtype=torch.long)
+        mask = example.clone()
+        mask[1, 4:] = 0  # an example without padding would be traced without a mask
+        axes = {0: "batch", 1: "tokens"}
+        torch.onnx.export(
+            _traceable(model.eval(), layers, positions),
+            (example, mask),
+            str(folder / "model.onnx"),
+            input_names=["input_ids", "attention_mask"],
+            output_names=outputs,
+            dynamic_axes={name: axes if name != "logits" else {0: "batch"} for name in [*INPUTS, *outputs]},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        del model
+        gc.collect()
+        return _loaded(folder)
+
+
+def _traceable(model: Any, layers: tuple[int, ...], positions: bool) -> Any:
+    """``model`` as a module of ``input_ids`` and ``attention_mask``, whose outputs are tensors."""
+    import torch
+
+    class Traceable(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            more: dict[str, Any] = {"output_hidden_states": True} if layers else {}
+            if positions:
+                more |= {"position_ids": (attention_mask.cumsum(1) - 1).clamp(min=0), "use_cache": False}
+            found = self.model(input_ids=input_ids, attention_mask=attention_mask, **more)
+            if layers:
+                return tuple(found.hidden_states[layer] for layer in layers)
+            return found.logits if "logits" in found else found.last_hidden_state
+
+    return Traceable()
+
+
+def _loaded(folder: Path) -> ModelProto:
+    """The graph that an exporter left in a scratch folder, which is removed where nothing in it is needed any more."""
+    model = load(folder / "model.onnx")
     if not is_large(model):
         shutil.rmtree(folder)
     model.ir_version = IR_VERSION

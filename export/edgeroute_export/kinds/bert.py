@@ -1,7 +1,7 @@
 """BERT classifiers: any Hugging Face sequence classifier of 3, 2 or 1 labels, RouteLLM's released one included.
 
-RouteLLM (``routers.py:117-130``): three labels, win, tie, loss; float32 softmax; ``score = 1 - (p1 + p2)``. With two,
-label 0 is the win, as there; with one, its sigmoid is the score.
+RouteLLM (``routers.py:117-130``): three labels, win, tie, loss; float32 softmax; ``score = 1 - (p1 + p2)``. The label
+that means that the strong model is needed may be another one (``labels``); with one label its sigmoid is the score.
 """
 
 from __future__ import annotations
@@ -17,38 +17,52 @@ from edgeroute.errors import BundleError
 from ..build import Traced
 from ..graph.assemble import attach_head, fuse
 from ..graph.first_token import first_token_only
+from ..graph.recipe import own_recipe
 from ..graph.trace import trace_classifier
 from .classifiers import logits_head, read_classifier, reference
+from .labels import names_of, strong_label
 
-WIN = 0
 LABELS = (1, 2, 3)
 
 
-def trace(checkpoint: str | os.PathLike[str], *, template: str | None = None) -> Traced:
+def trace(
+    checkpoint: str | os.PathLike[str],
+    pair: tuple[str, str],
+    *,
+    template: str | None = None,
+    strong: str | None = None,
+) -> Traced:
     """A sequence classifier from a local folder or the hub, ready for export.
 
-    Raises ``BundleError`` when it is none, or has another number of labels.
+    ``strong`` is the name or number of the label that means that ``pair[0]`` is needed; ``None`` where the labels'
+    names say it. Raises ``BundleError`` when it is no classifier, has another number of labels, or nothing says which
+    one it is.
     """
     _, found = read_classifier(checkpoint, AutoModelForSequenceClassification, template)
     config = found.config
     labels = int(config.num_labels)
     if labels not in LABELS:
         raise BundleError(f"{checkpoint} has {labels} labels; expected 3 (win, tie, loss), 2 (win, not) or 1")
+    names = names_of(config.id2label, labels)
+    win = strong_label(names, pair, strong)
+    others = [label for label in range(labels) if label != win]
 
     def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
         answer: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         return answer
 
     def score(values: torch.Tensor) -> torch.Tensor:
-        return values.sigmoid()[:, 0] if labels == 1 else 1 - values.softmax(1)[:, WIN + 1 :].sum(1)
+        return values.sigmoid()[:, 0] if labels == 1 else 1 - values.softmax(1)[:, others].sum(1)
 
     traced = trace_classifier(checkpoint, padding=int(config.pad_token_id or 0))
     fused = fuse(traced, heads=config.num_attention_heads, width=config.hidden_size)
     return Traced(
         kind="bert",
-        graph=first_token_only(attach_head(fused, logits_head(labels, [WIN]))),
+        recipe=own_recipe("encoder-int8"),
+        graph=first_token_only(attach_head(fused, logits_head(labels, [win]))),
         reference=reference(checkpoint, AutoModelForSequenceClassification, logits, score),
         tokenizer=found.tokenizer_json,
         text=found.text,
         training=found.training,
+        notes=(f"strong label: {win} ({names[win]}), whose probability is the score",),
     )

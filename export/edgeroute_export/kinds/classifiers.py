@@ -17,14 +17,14 @@ from onnx import ModelProto, numpy_helper
 
 from edgeroute.bundle.manifest import MAX_TOKENS, TextPolicy
 from edgeroute.errors import BundleError
+from edgeroute_formats.checkpoints import RECORD
+from edgeroute_formats.encoders import tokenizer_json
 
 from ..build import Rows
 from ..graph.trace import IR_VERSION, OPSET
-from .encoder import load_checkpoint, tokenizer_json
+from .encoder import load_checkpoint
 
 Floats = NDArray[np.float32]
-RECORD = "edgeroute.json"
-"""Beside a checkpoint of ``edgeroute train``: text policy, label scheme and the record of the run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from edgeroute.errors import BundleError
+from edgeroute_formats.encoders import LOCAL, tokenizer_json, weights_digest
+from edgeroute_formats.hub import hub_options, why
 
 from ..graph.trace import quiet
 
@@ -26,6 +27,21 @@ def load_encoder(source: str, digest: str | None = None) -> tuple[Any, bytes]:
             f"the encoder at {source} is not the one trained on: expected weights {digest}, found {found}"
         )
     return model, tokenizer_json(tokenizer)
+
+
+def encoder_of(record: Mapping[str, Any], given: str | None) -> str:
+    """Where the encoder of a checkpoint is: as ``given``, or the hub name that its ``record`` names.
+
+    Raises ``BundleError`` where it was trained over a folder, whose path a checkpoint does not keep.
+    """
+    source = str(record["source"])
+    if given is None and source.endswith(LOCAL):
+        name = source.removesuffix(LOCAL)
+        raise BundleError(
+            f"the checkpoint was trained over an encoder in a local folder, {name!r}, and does not keep where it was: "
+            "give that folder with --encoder"
+        )
+    return given or source
 
 
 def load_checkpoint(source: str, auto: Any) -> tuple[Any, Any]:
@@ -47,31 +63,14 @@ def _from_pretrained(source: str, auto: Any, what: str, **more: Any) -> Any:
     """What ``auto`` loads; a damaged file raises all kinds of errors there, some of them ``Exception`` itself."""
     try:
         with quiet():
-            return auto.from_pretrained(source, trust_remote_code=False, **more)
+            return auto.from_pretrained(source, trust_remote_code=False, **hub_options(source), **more)
     except Exception as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = why(source, error)
         if "trust_remote_code" in str(error):
             said = "it brings code of its own, which is never run: only models that transformers has are exported"
-        elif what == "tokenizer":
+        elif what == "tokenizer" and not hub_options(source):
             said = f"a fast one is needed, a tokenizer.json; {said}"
         raise BundleError(f"no {what} loads from {source}, a local folder or a hub name: {said}") from None
-
-
-def tokenizer_json(tokenizer: Any) -> bytes:
-    """A fast tokenizer's file, without truncation or padding."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    data: bytes = backend.to_str().encode()
-    return data
-
-
-def weights_digest(model: Any) -> str:
-    """SHA-256 over names and bytes of a model's weights."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode() + weight.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def pooled(model: Any, rows: Sequence[Sequence[int]], pooling: str) -> torch.Tensor:
@@ -85,11 +84,3 @@ def pooled(model: Any, rows: Sequence[Sequence[int]], pooling: str) -> torch.Ten
             hidden = model(input_ids=torch.tensor([row])).last_hidden_state[0]  # (T, D)
             found.append(hidden[0] if pooling == "cls" else hidden.mean(0))
     return torch.stack(found)
-
-
-def pooling_of(encoder: Mapping[str, Any]) -> str:
-    """``mean`` or ``cls``, by a checkpoint's record of its encoder. Raises ``ValueError`` when it says another."""
-    pooling: str = encoder.get("pooling", "mean")
-    if pooling not in ("mean", "cls"):
-        raise ValueError(f"the encoder is pooled by {pooling!r}; expected mean or cls")
-    return pooling

@@ -6,80 +6,24 @@ down): one look-up a token, one masked sum, and a handful of scalars.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
-from safetensors.torch import load_file
 
-from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
+from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import BundleError
+from edgeroute_formats.checkpoints import read_nano
+from edgeroute_formats.reference import score_nano
 
 from ..build import Rows, Traced
 from ..graph.assemble import pack
 from ..graph.heads import GatedHead, gated_nodes, head_model
 from ..graph.recipe import Recipe, refuse
-from .gated_features import NAMES, check_constants, gate_weights, reference_gates, token_table
+from .gated_features import gate_weights
 
 Floats = NDArray[np.float32]
-WEIGHTS, CONFIG = "nano.safetensors", "nano.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Static:
-    """A checkpoint's weights, float32: ``choice``, ``opened`` ``[vocabulary]``, ``lengths`` ``[4]``, ``bias`` ``[1]``.
-
-    And ``gates.*``, of which ``gates.quantitative`` is ``[vocabulary + 1]``. ``table`` is ``token_table``'s.
-    """
-
-    weights: dict[str, torch.Tensor]
-    config: dict[str, Any]
-    tokenizer: bytes
-    table: NDArray[np.uint8]
-
-
-def read_checkpoint(folder: str | os.PathLike[str]) -> Static:
-    """Read a checkpoint folder. Raises ``BundleError`` when it is not a static router."""
-    try:
-        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-        weights = load_file(Path(folder) / WEIGHTS)
-        tokenizer = (Path(folder) / TOKENIZER).read_bytes()
-        check_constants(config)
-        TextPolicy(**config["text"])
-        dict(config["training"])
-        table = token_table(tokenizer, config["gates"]["token_classes"])
-        classes, rows = len(config["gates"]["caps"]), len(table)
-    except Exception as error:  # a broken tokenizer raises no class of its own
-        raise BundleError(f"{folder} is no checkpoint of a static router: {error!r}") from None
-    expected = {"choice": (rows,), "opened": (rows,), "lengths": (4,), "bias": (1,)}
-    expected |= dict(zip(NAMES, ((classes + 2,), (rows + 1,), (1,)), strict=True))
-    if (found := {name: tuple(weight.shape) for name, weight in weights.items()}) != expected:
-        raise BundleError(f"{folder}: expected the weights {expected}, found {found}")
-    if bad := [name for name, weight in weights.items() if not torch.isfinite(weight).all()]:
-        raise BundleError(f"{folder}: {', '.join(bad)} hold what is no number")
-    return Static(weights, config, tokenizer, table)
-
-
-def reference_scores(checkpoint: Static, rows: Sequence[Sequence[int]]) -> Floats:
-    """Scores ``[n]`` in PyTorch, from the tables row by row and the features written out."""
-    w, constants = checkpoint.weights, checkpoint.config["gates"]
-    tables = torch.stack([w["choice"], w["opened"], w["gates.quantitative"][:-1]], 1)
-    bags = torch.stack([tables[torch.tensor(row)].sum(0) / len(row) ** 0.5 for row in rows])
-    quantitative = bags[:, 2] + w["gates.quantitative"][-1]
-    c, q, length = reference_gates(w, constants, checkpoint.table, rows, quantitative)
-    o = 1 - c
-    opened = o * (1 - q)
-    by_length = torch.cat([o * q, o * q * length, c * length, opened * length], 1) @ w["lengths"]
-    logits = c[:, 0] * bags[:, 0] + opened[:, 0] * bags[:, 1] + by_length + w["bias"]
-    scores: Floats = torch.sigmoid(logits).numpy()
-    return scores
 
 
 def static_graph(head: GatedHead) -> ModelProto:
@@ -109,7 +53,7 @@ def static_graph(head: GatedHead) -> ModelProto:
 
 def trace(checkpoint: Path, pair: tuple[str, str]) -> Traced:
     """A checkpoint as a graph. Raises ``BundleError`` when it is none, or learnt another pair."""
-    static = read_checkpoint(checkpoint)
+    static = read_nano(checkpoint)
     if (learnt := static.config.get("pair")) and tuple(learnt) != pair:
         raise BundleError(f"the checkpoint learnt the pair {' '.join(learnt)}; {' '.join(pair)} was asked for")
     w = {name: weight.numpy() for name, weight in static.weights.items()}
@@ -124,7 +68,7 @@ def trace(checkpoint: Path, pair: tuple[str, str]) -> Traced:
     return Traced(
         kind="nano",
         graph=static_graph(head),
-        reference=lambda rows: reference_scores(static, rows),
+        reference=lambda rows: score_nano(static, rows),
         tokenizer=static.tokenizer,
         text=TextPolicy(**static.config["text"]),
         training=static.config["training"],

@@ -14,7 +14,15 @@ import click
 
 from edgeroute.bundle.manifest import TextPolicy
 
-from ..options import encoder_option, models_option, strengths_option, template_option, text_options, threshold_option
+from ..options import (
+    encoder_option,
+    label_option,
+    models_option,
+    strengths_option,
+    template_option,
+    text_options,
+    threshold_option,
+)
 
 if TYPE_CHECKING:
     from ..build import Traced
@@ -47,11 +55,13 @@ def _mf(
     text-embedding-3-small) as one fp32 graph. --pair may then give numbers of rows, and --calibrate and --check are
     .npy files of float32 [n, width].
     """
+    from edgeroute_formats.checkpoints import is_mf
+
     from . import mf
 
     if not checkpoint.exists() and (encoder is not None or checkpoint.parts[0] in (".", "..", "/")):
         raise click.UsageError(f"there is no checkpoint at {checkpoint}.")
-    if mf.is_checkpoint(checkpoint):
+    if is_mf(checkpoint):
         if models is not None:
             raise click.UsageError("--models names the rows of RouteLLM's form; this checkpoint has its own names.")
         return mf.trace(checkpoint, pair, encoder=encoder, strengths=strengths)
@@ -69,11 +79,15 @@ def _sw(checkpoint: Path, pair: Pair, *, encoder: str | None) -> Traced:
     return trace(checkpoint, pair, encoder=encoder)
 
 
-def _bert(checkpoint: Path, _pair: Pair, *, template: Path | None) -> Traced:
-    """Sequence classifier of 3, 2 or 1 labels: ours, RouteLLM's released one, anybody's."""
+def _bert(checkpoint: Path, pair: Pair, *, template: Path | None, strong_label: str | None) -> Traced:
+    """Sequence classifier of 3, 2 or 1 labels: ours, RouteLLM's released one, anybody's.
+
+    Its score is the probability of the label that means that the strong model is needed: the one whose name says so
+    (strong, win, hard, or the strong model's own name), or --strong-label.
+    """
     from .bert import trace
 
-    return trace(checkpoint, template=_read(template))
+    return trace(checkpoint, pair, template=_read(template), strong=strong_label)
 
 
 def _causal(checkpoint: Path, _pair: Pair, *, template: Path | None, score_threshold: int) -> Traced:
@@ -109,7 +123,7 @@ def _onnx(
 KINDS = (
     Kind("mf", _mf, (encoder_option, strengths_option, models_option("RouteLLM's form: names of the rows of P")), True),
     Kind("sw", _sw, (encoder_option,), True),
-    Kind("bert", _bert, (template_option,), True),
+    Kind("bert", _bert, (template_option, label_option), True),
     Kind("causal", _causal, (template_option, threshold_option), True),
     Kind("nano", _nano, (), False),
     Kind("onnx", _onnx, (*text_options, models_option("Names of the columns of strengths"), template_option), False),
