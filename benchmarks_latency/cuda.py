@@ -77,11 +77,11 @@ def measure(bundle: Bundle, cpu: Router, device: Router, calls: int) -> dict[str
         "provider": device.provider,
         "provider_reason": device.provider_reason,
         "max_difference": round(worst, 5),
-        "from_ids": by_bucket(device._session, bundle, calls),
+        "from_ids": by_bucket(device.loaded.session, bundle, calls),
         "end_to_end_on_the_mix": timed(lambda call: device.choose(mix[call % len(mix)]), calls),
     }
     if device.provider == "cuda":
-        found["batches_of_64_tokens"] = {str(size): rate(device._session, bundle, size) for size in BATCHES}
+        found["batches_of_64_tokens"] = {str(size): rate(device.loaded.session, bundle, size) for size in BATCHES}
         found["from_ids_without_cuda_graphs"] = by_bucket(without_graphs(bundle, device), bundle, calls)
     return found
 
@@ -110,7 +110,7 @@ def rate(session: Session, bundle: Bundle, size: int) -> float:
     """Prompts a second in batches of ``size``, from ids."""
     assert bundle.manifest.text is not None
     rows = rows_of(size, min(BATCH_TOKENS, bundle.manifest.text.max_tokens))
-    times = [_seconds(lambda _: session.run_padded(rows), call) for call in range(WARM_UP + 50)]
+    times = [_seconds(lambda _: session.run_batch(rows), call) for call in range(WARM_UP + 50)]
     return round(size / statistics.median(times[WARM_UP:]), 1)
 
 

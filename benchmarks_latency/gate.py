@@ -19,9 +19,10 @@ from pathlib import Path
 from floors import Products, read_shapes
 
 from edgeroute import Router
-from edgeroute.bench.bench import POOL, stopwatches
+from edgeroute.bench.bench import POOL
 from edgeroute.bench.prompts import mixed_prompts, prompt_of, text_of
 from edgeroute.bundle.store import shipped_folder
+from edgeroute.engine.load import StepTimes
 
 ROUNDS, TRIES = 9, 3
 HUGE = 10_000_000
@@ -120,11 +121,12 @@ def _ratio(first: Call, second: Call, times: int) -> Callable[[], float]:
 def _overhead(router: Router, prompts: list[str]) -> float:
     """The share of a call that neither the tokenizer nor the graph took."""
     shares = []
-    with stopwatches(router) as (tokenizer, run):
-        for prompt in prompts:
-            tokenizer.elapsed = run.elapsed = 0.0
-            total = _seconds(partial(router.choose, prompt))
-            shares.append(1 - (tokenizer.elapsed + run.elapsed) / total)
+    times = StepTimes()
+    timed = router.timed(times)
+    for prompt in prompts:
+        times.tokenizer_s = times.graph_s = 0.0
+        total = _seconds(partial(timed.choose, prompt))
+        shares.append(1 - (times.tokenizer_s + times.graph_s) / total)
     return statistics.median(shares)
 
 

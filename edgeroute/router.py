@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .bundle.folder import Bundle, open_bundle
-from .bundle.manifest import ChatPolicy, GraphEntry, Manifest
+from .bundle.folder import open_bundle
+from .bundle.manifest import ChatPolicy, Manifest
 from .bundle.store import locate
 from .decision import Decision, Ranking, order, select
-from .engine.calibration import share_for, threshold_for, warn_if_generated
-from .engine.deadline import Road, Roads, check_deadline, plan
-from .engine.embeddings import check_embeddings
+from .engine.calibration import read_calibration, share_for, threshold_for, warn_if_generated
+from .engine.deadline import Tiers, check_deadline, plan, tiers_of
+from .engine.embeddings import check_embeddings, takes_embeddings
 from .engine.golden import differences, warm_up
-from .engine.load import choose_graph, open_graph
-from .engine.session import Session
-from .engine.text import Prompt, TextEncoder, Tokens
+from .engine.load import LoadedGraph, StepTimes, load_graph
+from .engine.text import Prompt, Tokens
 from .errors import BundleError, CalibrationError, PromptError, ProviderError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .decision import BackendName, RoadName
+    from .engine.calibration import TrafficCalibration
     from .engine.session import Row
     from .triton.remote import Server
 
@@ -37,24 +37,30 @@ _NO_TOKENS = Tokens([], False)
 class Router:
     """Scores prompts: the probability, in [0, 1], that the strong model's answer is better.
 
-    Made by ``Router.load``. Safe to share between threads; load it after a fork, not before.
+    Made by ``Router.load``, from parts that stay as they are: ``loaded``, the graph that scores; ``tiers``, which of
+    its ways to score a prompt takes (``None`` where the graph takes embeddings); ``server``, which scores in its place
+    while it answers; ``calibration``, the traffic calibration in place of the bundle's. ``graph`` is the manifest's
+    entry with the calibration in force. Safe to share between threads; load it after a fork, not before.
     """
 
     def __init__(
-        self, bundle: Bundle, graph: GraphEntry, session: Session, text: TextEncoder | None, *, provider_reason: str
+        self,
+        loaded: LoadedGraph,
+        *,
+        tiers: Tiers | None = None,
+        server: Server | None = None,
+        calibration: TrafficCalibration | None = None,
     ) -> None:
-        self.graph = graph
-        self.provider = session.provider
-        self.provider_reason = f"{provider_reason}, {session.note}" if session.note else provider_reason
-        self.threads = session.threads
-        self._bundle = bundle
-        self._session = session
-        self._server: Server | None = None
-        self._text = text
-        self._roads = None if text is None else Roads(Road("full", text, session))
-        self._own: tuple[float, float] | None = None
-        own = bundle.manifest.text
-        self._chat = text.policy.chat if text and own and text.policy.chat != own.chat else None
+        entry, own = loaded.entry, loaded.bundle.manifest.text
+        self.loaded = loaded
+        self.tiers = tiers_of(loaded) if tiers is None else tiers
+        self.server = server
+        self.calibration = calibration
+        self.graph = entry if calibration is None else replace(entry, calibration=calibration.as_receipt())
+        self.provider = loaded.session.provider
+        self.provider_reason = loaded.reason
+        self.threads = loaded.session.threads
+        self._chat = loaded.text.policy.chat if loaded.text and own and loaded.text.policy.chat != own.chat else None
 
     @classmethod
     def load(
@@ -68,6 +74,7 @@ class Router:
         chat: ChatPolicy | None = None,
         deadline_ms: float | None = None,
         calibration: str | os.PathLike[str] | None = None,
+        sticky: bool = False,
         backend: str | None = None,
     ) -> Router:
         """Open, check and warm up a bundle.
@@ -78,52 +85,52 @@ class Router:
         ``min(4, allowed cores, cgroup quota)``; ``spinning`` ones answer sooner and burn a core between calls.
         ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds
         the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
-        and now, takes a cheaper road (``Decision.road``). ``calibration`` is a file of ``edgeroute calibrate``: shares
-        are then of its traffic, and its threshold decides where ``choose`` is told nothing. ``backend``,
-        ``triton://host:port/model``, names a server that scores in the place of the local graph, which stands in for it
-        (``Decision.backend``).
+        and now, takes a cheaper way to score (``Decision.road``). ``calibration`` is a file of ``edgeroute calibrate``:
+        shares are then of its traffic, and its threshold decides where ``choose`` is given neither share nor threshold;
+        ``sticky`` says that prompts are the beginnings of conversations, as they must then have been for the file.
+        ``backend``, ``triton://host:port/model``, names a server that scores in place of the local graph, which takes
+        over while the server does not answer (``Decision.backend``).
 
         Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``BackendError``,
-        ``CalibrationError`` for a deadline that is none or another graph's calibration. Warns ``GoldenWarning`` when
+        ``CalibrationError`` for a deadline that is none or a calibration of another graph. Warns ``GoldenWarning`` when
         scores differ from those at export, ``CalibrationWarning`` for shares of made-up prompts, ``DeadlineWarning``
-        where no road is in time, ``BackendWarning`` where no server answers.
+        where no way to score is in time, ``BackendWarning`` where no server answers.
         """
-        if deadline_ms is not None:
-            check_deadline(deadline_ms)
-        if provider not in ("auto", "cpu", "cuda", "tensorrt"):
-            raise ProviderError(f"expected a provider of auto, cpu, cuda or tensorrt, found {provider!r}")
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise ProviderError(f"expected at least one thread, found {threads!r}")
+        _check_options(provider, threads, deadline_ms)
         place = locate(name_or_path)
-        pin = digest or place.digest
+        pin = place.digest if digest is None else digest
         bundle = open_bundle(place.path, digest=pin)
-        graph, chosen, reason = choose_graph(bundle.manifest, provider)
-        try:
-            opened = open_graph(bundle, graph, chosen, threads=threads, spinning=spinning, chat=chat)
-        except ProviderError as error:
-            if provider != "auto":
-                raise
-            graph, chosen, _ = choose_graph(bundle.manifest, "cpu")
-            opened = open_graph(bundle, graph, chosen, threads=threads, spinning=spinning, chat=chat)
-            reason = f"CPU, since {error}"
-        router = cls(bundle, graph, *opened, provider_reason=reason)
-        warm_up(bundle.manifest.name, graph.golden, *opened, pinned=pin is not None)
+        manifest = bundle.manifest
+        loaded = load_graph(bundle, provider, threads=threads, spinning=spinning, chat=chat)
+        warm_up(manifest.name, loaded.entry.golden, loaded.session, loaded.text, pinned=pin is not None)
+        own = None
         if calibration is None:
-            warn_if_generated(bundle.manifest.name, graph.calibration)
+            warn_if_generated(manifest.name, loaded.entry.calibration)
         else:
-            router._recalibrate(Path(calibration), chat)
+            own = read_calibration(Path(calibration), manifest, loaded.entry, chat=chat, sticky=sticky)
+        server = None
         if backend is not None:
             from .triton.remote import connect
 
-            router._server, deadline_ms = connect(backend, bundle.manifest, graph, *opened, deadline_ms)
-        if deadline_ms is not None:
-            router._roads = plan(router._texts().full, bundle, graph, deadline_ms)
-        return router
+            server = connect(backend, loaded, deadline_ms)
+        if deadline_ms is None:
+            tiers = tiers_of(loaded)
+        else:  # the local graph has what the server leaves, at least half
+            tiers = plan(loaded, deadline_ms - server.timeout_ms if server else deadline_ms)
+        return cls(loaded, tiers=tiers, server=server, calibration=own)
+
+    def timed(self, times: StepTimes) -> Router:
+        """A router on the same parts that adds to ``times`` what its tokenizer and its graph take in each call.
+
+        For benchmarks, one call at a time. This router is not slowed down.
+        """
+        tiers = None if self.tiers is None else self.tiers.timed(times)
+        return Router(self.loaded.timed(times), tiers=tiers, server=self.server, calibration=self.calibration)
 
     @property
     def manifest(self) -> Manifest:
         """What the bundle says of itself."""
-        return self._bundle.manifest
+        return self.loaded.bundle.manifest
 
     def score(self, prompt: Prompt) -> float:
         """The strong win rate of one prompt, in [0, 1].
@@ -138,8 +145,8 @@ class Router:
         """Scores of several prompts, float32 ``[len(prompts)]``: on CPU the same bits as ``score`` one by one."""
         if isinstance(prompts, str):
             raise PromptError("expected a list of prompts, found one str: use score")
-        if self._server is not None:
-            return self._server.score_side_by_side(self.score, prompts)
+        if self.server is not None:
+            return self.server.score_side_by_side(self.score, prompts)
         taken = []
         for i, prompt in enumerate(prompts):
             try:
@@ -147,10 +154,10 @@ class Router:
             except PromptError as error:
                 raise PromptError(f"prompt {i}: {error}") from None
         scores = np.zeros(len(taken), dtype=np.float32)
-        for road in {id(road): road for road, _ in taken}.values():
-            at = [i for i, (each, _) in enumerate(taken) if each is road]
-            found = self._run_rows(road.session, [taken[i][1].ids for i in at])
-            scores[at] = [road.carried(float(score)) for score in found]
+        for tier in {id(tier): tier for tier, _ in taken}.values():
+            at = [i for i, (each, _) in enumerate(taken) if each is tier]
+            found = tier.session.run_rows([taken[i][1].ids for i in at])
+            scores[at] = [tier.carried(float(score)) for score in found]
         return scores
 
     def choose(self, prompt: Prompt, *, strong_share: float | None = None, threshold: float | None = None) -> Decision:
@@ -162,8 +169,8 @@ class Router:
         """
         start = time.perf_counter()
         limits = self.threshold(strong_share=strong_share, threshold=threshold)
-        scored, tokens, road = self._score(prompt)
-        return self._decide(scored, limits, start, tokens, road)
+        scored, tokens, tier = self._score(prompt)
+        return self._decide(scored, limits, start, tokens, tier)
 
     def score_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores of prompts that the caller embedded, float32 ``[n, width]`` → float32 ``[n]``.
@@ -173,11 +180,9 @@ class Router:
         ``BundleError`` when the bundle takes text.
         """
         rows = self._embeddings(embeddings)
-        if self._server is not None:
+        if self.server is not None:
             return np.array([self._score_row(row)[0] for row in rows], dtype=np.float32)
-        if len(rows) and self.provider == "cuda" and self.graph.precision != "int8":
-            return self._session.run_embeddings(rows)
-        return self._session.run_rows(list(rows))
+        return self.loaded.session.run_rows(list(rows))
 
     def choose_embeddings(
         self, embeddings: NDArray[np.float32], *, strong_share: float | None = None, threshold: float | None = None
@@ -190,8 +195,8 @@ class Router:
     def rank(self, prompt: Prompt, *, models: Sequence[str] | None = None) -> Ranking:
         """Order ``models``, by default all that the bundle knows (``manifest.models``), by one prompt, best first.
 
-        Always on the full road, since cheaper ones know one pair only. Raises ``BundleError`` when the bundle does not
-        rank or knows no such model, and what ``score`` raises.
+        Always by the full graph, whatever the deadline: cheaper tiers know one pair only. Raises ``BundleError`` when
+        the bundle does not rank or knows no such model, and what ``score`` raises.
         """
         start = time.perf_counter()
         columns = select(self.manifest.models, models, self.manifest.name)
@@ -230,52 +235,36 @@ class Router:
             if strong_share is not None:
                 raise CalibrationError("give a strong share or a threshold, not both")
             return float(threshold), share_for(quantiles, threshold)
-        if strong_share is None and self._own is not None:
-            return self._own
+        if strong_share is None and self.calibration is not None:
+            return self.calibration.threshold, self.calibration.strong_share
         share = self.manifest.default.strong_share if strong_share is None else strong_share
         return threshold_for(quantiles, share), float(share)
 
     def golden_differences(self, count: int | None = None) -> list[float]:
         """|score now − score at export| of the first ``count`` golden entries of the manifest."""
-        return differences(self.graph.golden, self._session, self._text, count)
-
-    def _recalibrate(self, path: Path, chat: ChatPolicy | None) -> None:
-        from .engine.calibration import read_calibration  # which a cold command line need not pay for
-
-        own = read_calibration(path, self.manifest, self.graph, chat=chat)
-        self.graph = replace(self.graph, calibration=own.as_receipt())
-        self._own = own.threshold, own.strong_share
+        return differences(self.graph.golden, self.loaded.session, self.loaded.text, count)
 
     def _score(self, prompt: Prompt) -> tuple[tuple[float, BackendName], Tokens, RoadName]:
         texts = self._texts()
-        if self._server is not None:
+        if self.server is not None:
             tokens = texts.full.text.encode(prompt)
-            if (score := self._server.score(tokens.ids)) is not None:
+            if (score := self.server.score(tokens.ids)) is not None:
                 return (score, "triton"), tokens, "full"
-        road, tokens = texts.take(prompt)
-        return (road.score(tokens.ids), "local"), tokens, road.name
+        tier, tokens = texts.take(prompt)
+        return (tier.score(tokens.ids), "local"), tokens, tier.name
 
     def _score_row(self, row: Row) -> tuple[float, BackendName]:
-        if self._server is not None and (score := self._server.score(row)) is not None:
+        if self.server is not None and (score := self.server.score(row)) is not None:
             return score, "triton"
-        return self._session.run(row), "local"
+        return self.loaded.session.run(row), "local"
 
-    def _texts(self) -> Roads:
-        if self._roads is None:
-            raise BundleError(
-                f"the bundle {self.manifest.name} takes embeddings of width {self._session.contract.width}, not text: "
-                f"embed the prompt with {self.manifest.training.base}, and use score_embeddings, choose_embeddings or "
-                "rank_embeddings; on the command line, edgeroute score --embeddings FILE.npy"
-            )
-        return self._roads
-
-    def _run_rows(self, session: Session, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        if session.provider == "cuda" and self.graph.precision != "int8":
-            return session.run_padded(rows)
-        return session.run_rows(rows)
+    def _texts(self) -> Tiers:
+        if self.tiers is None:
+            raise takes_embeddings(self.manifest)
+        return self.tiers
 
     def _embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        width = self._session.contract.width
+        width = self.loaded.session.contract.width
         if width is None:
             raise BundleError(f"the bundle {self.manifest.name} takes text, not embeddings: use score or choose")
         return check_embeddings(embeddings, width)
@@ -286,7 +275,7 @@ class Router:
         limits: tuple[float, float],
         start: float,
         tokens: Tokens = _NO_TOKENS,
-        road: RoadName = "full",
+        tier: RoadName = "full",
     ) -> Decision:
         (score, backend), (limit, share) = scored, limits
         return Decision(
@@ -297,13 +286,22 @@ class Router:
             n_tokens=len(tokens.ids),
             truncated=tokens.truncated,
             latency_ms=(time.perf_counter() - start) * 1e3,
-            road=road,
+            road=tier,
             backend=backend,
             chat=self._chat,
         )
 
     def _rank(self, row: Row, columns: Sequence[int], start: float, tokens: Tokens = _NO_TOKENS) -> Ranking:
-        served = None if self._server is None else self._server.strengths(row)
-        strengths = self._session.strengths(row) if served is None else served
+        served = None if self.server is None else self.server.strengths(row)
+        strengths = self.loaded.session.strengths(row) if served is None else served
         standings = order(self.manifest.models, strengths.tolist(), columns)
         return Ranking(standings, len(tokens.ids), tokens.truncated, (time.perf_counter() - start) * 1e3)
+
+
+def _check_options(provider: str, threads: int | None, deadline_ms: float | None) -> None:
+    if deadline_ms is not None:
+        check_deadline(deadline_ms)
+    if provider not in ("auto", "cpu", "cuda", "tensorrt"):
+        raise ProviderError(f"expected a provider of auto, cpu, cuda or tensorrt, found {provider!r}")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ProviderError(f"expected at least one thread, found {threads!r}")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -253,3 +254,21 @@ def _graph_entry(file: str, precision: str, encoder: TextEncoder, session: Sessi
         "calibration": {"sample": "random words", "n": len(scores), "quantiles": list(fit_quantiles(scores, 21))},
         "golden": {"tolerance": 0.001, "scores": golden},
     }
+
+
+def run_padded(graph: bytes, ids: Any, mask: Any) -> Any:
+    """The scores of a batch of ids ``[n, tokens]`` under a mask of any shape, straight from onnxruntime."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    return session.run(["score"], {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def with_data(location: str = "model.data") -> tuple[bytes, bytes]:
+    """The fp32 graph with its embedding table moved into a file, and that file."""
+    model = make_graph("fp32")
+    (words,) = (each for each in model.graph.initializer if each.name == "words")
+    data = words.raw_data
+    words.ClearField("raw_data")
+    words.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": "0", "length": str(len(data))}.items():
+        words.external_data.add(key=key, value=value)
+    return model.SerializeToString(), data

@@ -173,7 +173,7 @@ def test_the_async_twins_say_the_same(router: Router) -> None:
 @pytest.mark.parametrize("method", ["ascore", "achoose"])
 def test_the_event_loop_never_waits(router: Router, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     release, caller = threading.Event(), threading.get_ident()
-    real = router._session.run
+    real = router.loaded.session.run
 
     def slow(ids: list[int]) -> float:
         assert threading.get_ident() != caller
@@ -188,7 +188,7 @@ def test_the_event_loop_never_waits(router: Router, monkeypatch: pytest.MonkeyPa
         release.set()
         await task
 
-    monkeypatch.setattr(router._session, "run", slow)
+    monkeypatch.setattr(router.loaded.session, "run", slow)
     asyncio.run(scenario())
 
 

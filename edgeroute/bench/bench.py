@@ -12,16 +12,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Barrier, Thread
-from typing import Any
 
 import numpy as np
 
+from ..engine.load import StepTimes
 from ..engine.machine import Machine, describe_machine, resident_mib
-from ..engine.session import SHORT
 from ..engine.text import Prompt
 from ..errors import EdgeRouteError
 from ..router import Router
@@ -39,7 +37,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds from prompt to decision over ``calls``; ``tokens`` scored at the median; calls by road taken."""
+    """Milliseconds from prompt to decision over ``calls``; ``tokens`` is the median scored, ``roads`` calls by tier."""
 
     calls: int
     tokens: int
@@ -255,13 +253,14 @@ def time_batch(router: Router, prompts: Sequence[Prompt]) -> Batch:
 def time_overhead(router: Router, prompts: Sequence[Prompt]) -> Overhead:
     """Split calls into the tokenizer's own time, the graph's, and the rest, each within the same call."""
     rows: list[tuple[float, float, float, float]] = []
-    with stopwatches(router) as (tokenizer, run):
-        for prompt in prompts:
-            tokenizer.elapsed = run.elapsed = 0.0
-            start = time.perf_counter()
-            router.choose(prompt)
-            total = time.perf_counter() - start
-            rows.append((total, tokenizer.elapsed, run.elapsed, total - tokenizer.elapsed - run.elapsed))
+    times = StepTimes()
+    timed = router.timed(times)
+    for prompt in prompts:
+        times.tokenizer_s = times.graph_s = 0.0
+        start = time.perf_counter()
+        timed.choose(prompt)
+        total = time.perf_counter() - start
+        rows.append((total, times.tokenizer_s, times.graph_s, total - times.tokenizer_s - times.graph_s))
     return Overhead(*(round(float(value) * 1e6, 1) for value in np.median(rows, axis=0)))
 
 
@@ -278,53 +277,3 @@ def time_cold(arguments: Sequence[str], rounds: int = 10) -> float:
 def _round(value: float) -> float:
     """Milliseconds to the microsecond."""
     return round(float(value), 3)
-
-
-LONG = 512
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds that stopwatches added up."""
-
-    elapsed: float = 0.0
-
-
-class Stopwatch:
-    """Stands before ``inner`` and adds the seconds spent in its method ``timed`` to a clock."""
-
-    def __init__(self, inner: Any, timed: str, clock: Clock) -> None:
-        self._inner, self._call, self._clock = inner, getattr(inner, timed), clock
-        setattr(self, timed, self._measured)  # found at once: what the watch itself takes counts as the rest
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def _measured(self, *args: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return self._call(*args, **options)
-        finally:
-            self._clock.elapsed += time.perf_counter() - start
-
-
-@contextmanager
-def stopwatches(router: Router) -> Iterator[tuple[Clock, Clock]]:
-    """Time the tokenizer's ``encode`` and onnxruntime's ``run``, or a device's, while the context lasts."""
-    text, session = router._text, router._session
-    assert text is not None
-    router.score_batch([prompt_of(SHORT, seed=0), prompt_of(LONG, seed=0)])
-    session.settle(text.encode(prompt_of(LONG, seed=0)).ids)  # by now it has made all that it runs on
-    clocks = Clock(), Clock()
-    tokenizer, before = text._tokenizer, (session._session, session._opened, session._buckets)
-    text._tokenizer = Stopwatch(tokenizer, "encode", clocks[0])
-    session._session = Stopwatch(session._session, "run", clocks[1])
-    session._opened = {key: Stopwatch(each, "run", clocks[1]) for key, each in session._opened.items()}
-    if session._buckets is not None:
-        buckets: Any = Stopwatch(session._buckets, "run", clocks[1])
-        session._buckets = buckets
-    try:
-        yield clocks
-    finally:
-        text._tokenizer = tokenizer
-        session._session, session._opened, session._buckets = before

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BundleNotFoundError, IntegrityError
-from .manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from .manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, is_digest, parse_manifest
 
 _CHUNK = 1 << 20
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -56,6 +56,10 @@ def open_bundle(path: str | os.PathLike[str], *, digest: str | None = None) -> B
 
     ``digest`` (``sha256:…``) pins the bundle. Raises ``BundleNotFoundError``, ``ManifestError`` or ``IntegrityError``.
     """
+    if digest is not None and not is_digest(digest):
+        raise IntegrityError(
+            f"expected a digest of sha256: and 64 hex digits, found {digest!r}; to pin nothing, leave it out"
+        )
     folder = Path(path)
     if not os.path.isdir(folder):  # Path.is_dir raises where the name is too long or a parent may not be searched
         raise BundleNotFoundError(f"no bundle at {folder}: not a folder")

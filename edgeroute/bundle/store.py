@@ -28,16 +28,20 @@ class Place:
 def locate(name_or_path: str | os.PathLike[str] | None = None) -> Place:
     """Find a bundle: ``None`` is the default one; a name is looked up among shipped, then pulled bundles.
 
-    Anything with a path separator, and any folder that is no known name, is taken as a path. Raises
-    ``BundleNotFoundError`` listing the names there are.
+    A string without a path separator is a name, never a folder that happens to lie here: that one is ``./NAME``.
+    Raises ``BundleNotFoundError`` listing the names there are.
     """
-    name = os.fspath(shipped_index()["default"] if name_or_path is None else name_or_path)
-    if is_flat_name(name):
-        if place := find_shipped(name) or find_pulled(name):
-            return place
-        if not Path(name).is_dir():
-            raise BundleNotFoundError(_unknown(name, shipped_index()))
-    return Place(Path(name), None)
+    name = shipped_index()["default"] if name_or_path is None else name_or_path
+    if not isinstance(name, str) or is_path(name):
+        return Place(Path(name), None)
+    if is_flat_name(name) and (place := find_shipped(name) or find_pulled(name)):
+        return place
+    raise BundleNotFoundError(_unknown(name, shipped_index()))
+
+
+def is_path(text: str) -> bool:
+    """Whether ``text`` says where a bundle lies, and not its name."""
+    return text in (".", "..") or any(separator in text for separator in ("/", os.sep, os.altsep) if separator)
 
 
 @cache
@@ -113,4 +117,6 @@ def _unknown(name: str, index: dict[str, Any]) -> str:
     message = f"no bundle named {name!r}; here are {', '.join(here) or 'none'}"
     if pullable:
         message += f"; `edgeroute pull` can fetch {', '.join(pullable)}"
+    if Path(name).is_dir():
+        return f"{message}; for the folder of that name write .{os.sep}{name}"
     return message + (f"; did you mean {near[0]}?" if near else "")

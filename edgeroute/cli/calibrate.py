@@ -125,7 +125,7 @@ def _open(options: _Options, prompts: Sequence[Prompt]) -> tuple[Settings | None
         settings = dataclasses.replace(settings, calibration=None)
         if options.model is not None:
             settings = dataclasses.replace(settings, bundle=options.model, digest=None)
-        _, router = load_router(settings, Path(config).parent if options.model is None else Path())
+        router = load_router(settings, Path(config).parent if options.model is None else Path())
     else:
         router = Router.load(options.model)
     scores = _score(router, [_begun(each) for each in prompts] if settings and settings.sticky else prompts)

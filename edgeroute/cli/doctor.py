@@ -55,7 +55,8 @@ def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
     if config is None:
         router = Router.load()
     else:
-        settings, router = load_router(read_settings(config, keys=False)[0], Path(config).parent)
+        settings = read_settings(config, keys=False)[0]
+        router = load_router(settings, Path(config).parent)
         if settings.rank is not None:
             raise CalibrationError(f"{config} chooses by rank: win rates have no calibration to drift from")
         limit = edges_of(settings, router)[-1]

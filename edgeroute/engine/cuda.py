@@ -1,14 +1,17 @@
-"""Runs on a device, in buckets: a row is padded to the next of a few lengths, so that the device sees few shapes.
+"""A graph on a CUDA or TensorRT device.
 
-Each bucket binds its buffers on the device once; a run copies ids and mask into them and one score out. With CUDA
-graphs each bucket is captured at warm-up and replayed from then on. onnxruntime captures by thread and replays on the
-addresses of the capture, memory between operators included, and forbids runs of such a session from several threads:
-one thread then does all of them. Only for graphs without dynamic scales, which padding would change. The device is a
-name: on ``cpu`` the same code runs without a GPU.
+A row is padded to the next of a few lengths, its bucket, so that the device sees few shapes. Each bucket binds its
+buffers on the device once; a run copies ids and mask into them and one score out. With CUDA graphs each bucket is
+captured at warm-up and replayed from then on. onnxruntime captures by thread and replays on the addresses of the
+capture, memory between operators included, and forbids runs of such a session from several threads: one thread then
+does all of them. Only for graphs without dynamic scales, which padding would change. The device is a name: on ``cpu``
+the same code runs without a GPU.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..errors import ProviderError, ScoreError
+from ..errors import GraphError, ProviderError, ScoreError
+from .contract import SCORE, TOKENS, contract_of
+from .providers import DEVICES, PROVIDERS, Device, brief, onnxruntime, options_for, raised_by_library, why_no_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +92,100 @@ def _tensorrt_options(shapes: Shapes | None) -> dict[str, str]:
     }
 
 
-class Buckets:
+class DeviceRunner:
+    """Runs a graph on a device: one session, single rows of tokens in length buckets, and batches as they come.
+
+    ``shapes`` is ``None`` where rows may not be padded. CUDA graphs are captured where that works; ``note`` says why
+    not. Raises ``ProviderError`` when the device fails, ``GraphError`` when the graph breaks the contract.
+    """
+
+    def __init__(
+        self,
+        graph: bytes,
+        provider: Device,
+        threads: int,
+        *,
+        data: tuple[str, bytes] | None = None,
+        spinning: bool = False,
+        shapes: Shapes | None = None,
+    ) -> None:
+        self.note: str | None = None
+        options = options_for(threads, spinning=spinning, data=data)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        captures = provider == "cuda" and shapes is not None and shapes.graphs
+        try:
+            self._session, self.buckets = _open(graph, provider, options, shapes, graphs=captures)
+        except (ProviderError, ScoreError) as error:
+            if not captures:
+                raise
+            self._session, self.buckets = _open(graph, provider, options, shapes, graphs=False)
+            self.note = f"without CUDA graphs, since {error}"
+        self.contract = contract_of(self._session)
+
+    def run(self, output: str, feed: dict[str, NDArray[Any]], *, alone: bool = True, one_thread: bool = False) -> Any:
+        """One output, at the bucket of its length for the score of a single row; the device is one, whoever asks."""
+        if self.buckets is None:
+            return self._session.run([output], feed)[0]
+        if output == SCORE and self.buckets.takes(feed[TOKENS[0]]):
+            return self.buckets.run(feed[TOKENS[0]][0])
+        return self.buckets.run_exact(output, feed)
+
+    def settled(self, tokens: int) -> bool:
+        """There is nothing to learn."""
+        return True
+
+
+def _open(
+    graph: bytes, provider: Device, options: Any, shapes: Shapes | None, *, graphs: bool
+) -> tuple[Any, LengthBuckets | None]:
+    """A session on the device and, where rows may be padded, its warm buckets: as CUDA ``graphs`` or plainly."""
+    session = _create(graph, provider, options, shapes, graphs=graphs)
+    if shapes is None or contract_of(session).width is not None:
+        return session, None
+    try:
+        buckets = LengthBuckets(onnxruntime(), session, shapes.max_tokens, device="cuda", graphs=graphs)
+        buckets.warm_up()
+    except ScoreError as error:
+        raise error if graphs else GraphError(f"the graph does not heed its mask: {error}") from None
+    except Exception as error:
+        if not raised_by_library(error):
+            raise
+        raise ProviderError(f"{DEVICES[provider]} was asked for, but fails: {brief(error)}") from None
+    return session, buckets
+
+
+def _create(graph: bytes, provider: Device, options: Any, shapes: Shapes | None, *, graphs: bool) -> Any:
+    wanted, asked = PROVIDERS[provider], f"{DEVICES[provider]} was asked for"
+    if reason := why_no_device(provider):
+        raise ProviderError(f"{asked}, but {reason}")
+    # TensorRT leaves to CUDA the operators that it does not know.
+    providers = [wanted, PROVIDERS["cuda"]] if provider == "tensorrt" else [wanted]
+    chosen = {"providers": providers, "provider_options": device_options(providers, shapes, graphs=graphs)}
+    ort = onnxruntime()
+    with contextlib.redirect_stdout(sys.stderr):
+        ort.preload_dlls()
+    try:
+        session = ort.InferenceSession(graph, options, **chosen, enable_fallback=0, read_config_from_model=0)
+    except Exception as error:
+        if not raised_by_library(error):
+            raise
+        raise ProviderError(f"{asked}, but does not load: {brief(error)} ({NEEDS[provider]})") from None
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(f"{asked}, but onnxruntime took {session.get_providers()[0]}: {NEEDS[provider]}")
+    _refuse_unused(session, wanted)
+    session._model_bytes = None  # held for a fallback that is off, and as large as the graph
+    return session
+
+
+def _refuse_unused(session: Any, wanted: str) -> None:
+    """Raise ``ProviderError`` where a provider loads and is given no node; before 1.24 onnxruntime does not tell."""
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        used = {each.ep_name for each in session.get_provider_graph_assignment_info()}
+        if wanted not in used:
+            raise ProviderError(f"{wanted} was asked for, but the graph runs on {', '.join(sorted(used))}")
+
+
+class LengthBuckets:
     """The buckets of one onnxruntime ``session`` of a token graph, on ``device``; safe to share between threads.
 
     ``ort`` is the onnxruntime module. ``graphs``: the session captures CUDA graphs. Raises what onnxruntime raises
@@ -104,7 +202,7 @@ class Buckets:
 
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgeroute-cuda")
         self._buckets = [
-            _Bucket(ort, session, length, device, _options(ort, number if graphs else None))
+            _LengthBucket(ort, session, length, device, _options(ort, number if graphs else None))
             for number, length in enumerate(self.lengths, 1)
         ]
 
@@ -130,7 +228,7 @@ class Buckets:
             full, row = [0] * bucket.length, np.ones((1, bucket.length // 2 + 1), np.int64)
             self._in_turn(lambda bucket=bucket, full=full: bucket.run(full))  # type: ignore[misc]
             found = self._in_turn(lambda bucket=bucket, row=row: bucket.run(row[0]))  # type: ignore[misc]
-            alone = self.run_exact("score", {"input_ids": row, "attention_mask": row})
+            alone = self.run_exact(SCORE, dict.fromkeys(TOKENS, row))
             if alone.shape != (1,) or not abs(float(found[0]) - float(alone[0])) <= TOLERANCE:
                 raise ScoreError(f"{row.size} tokens padded to {bucket.length} score otherwise than alone")
 
@@ -141,7 +239,7 @@ class Buckets:
         return done
 
 
-class _Bucket:
+class _LengthBucket:
     """One length: ids, mask and score on the device, bound once; ``options`` name its CUDA graph, if any."""
 
     def __init__(self, ort: Any, session: Any, length: int, device: str, options: Any) -> None:

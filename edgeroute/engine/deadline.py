@@ -1,29 +1,32 @@
-"""Roads: ways to score a prompt, and which of them a deadline affords.
+"""Deadline tiers: ways to score a prompt, and which of them a deadline affords.
 
 ``full`` is the bundle's graph on what its text policy keeps of a prompt, ``shortened`` the same graph under a smaller
-token cap, ``nano`` the cheaper bundle that the manifest names as its fallback. A cheaper road's score is carried onto
-the full road's scale through the quantiles of both on one and the same sample, so that one threshold serves all.
-(Quantiles per road would erase "long prompts need the strong model", since only long prompts take a cheap road.)
+token cap, ``nano`` the cheaper bundle that the manifest names as its fallback. The score of a cheaper tier is
+carried onto the scale of the full one through the quantiles of both on one and the same sample, so that one threshold
+serves all. (Quantiles per tier would erase "long prompts need the strong model", since only long prompts take a cheap
+one.)
 
-What is affordable is measured once, at load: from then on the token count alone picks the road, so that a prompt's
-decision does not depend on its neighbours or on a busy moment.
+What is affordable is measured once, at load: from then on the token count alone picks the tier, so that a prompt's
+decision does not depend on its neighbours or on a busy moment. ``Decision.road`` names it.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle.folder import Bundle, open_bundle
+from ..bundle.folder import open_bundle
 from ..bundle.manifest import Fallback, GraphEntry, Manifest, Pair
 from ..bundle.store import find_shipped, pulled_folder
 from ..decision import RoadName
 from ..errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning
 from .calibration import carry
-from .load import choose_graph, open_graph
+from .embeddings import takes_embeddings
+from .load import LoadedGraph, StepTimes, choose_graph, open_graph
 from .session import Session
 from .text import Prompt, TextEncoder, Tokens
 
@@ -40,8 +43,8 @@ _DENSE = "\u6c34\u706b"
 
 
 @dataclass(frozen=True, slots=True)
-class Road:
-    """One way to score; ``scales`` are its own quantiles and those of the full road, on one sample."""
+class Tier:
+    """One way to score; ``scales`` are its own quantiles and those of the full tier, on one sample."""
 
     name: RoadName
     text: TextEncoder
@@ -49,28 +52,44 @@ class Road:
     scales: tuple[Sequence[float], Sequence[float]] | None = None
 
     def score(self, ids: Sequence[int]) -> float:
-        """The score of token ids on the full road's scale."""
+        """The score of token ids on the full tier's scale."""
         return self.carried(self.session.run(ids))
 
     def carried(self, score: float) -> float:
-        """A score of this road's graph on the full road's scale."""
+        """A score of this tier's graph on the full tier's scale."""
         return score if self.scales is None else carry(score, *self.scales)
+
+    def timed(self, times: StepTimes) -> Tier:
+        """The same tier, which adds to ``times`` what its steps take."""
+        return replace(self, text=self.text.timed(times.add_tokenizer), session=self.session.timed(times.add_graph))
 
 
 @dataclass(frozen=True, slots=True)
-class Roads:
-    """The full road and, under a deadline, the cheaper one for prompts of more than ``affordable`` tokens."""
+class Tiers:
+    """The full tier and, under a deadline, the cheaper one for prompts of more than ``affordable`` tokens."""
 
-    full: Road
-    cheaper: Road | None = None
+    full: Tier
+    cheaper: Tier | None = None
     affordable: int = 0
 
-    def take(self, prompt: Prompt) -> tuple[Road, Tokens]:
-        """The road of a prompt, and its tokens there. Raises what ``TextEncoder.encode`` raises."""
+    def take(self, prompt: Prompt) -> tuple[Tier, Tokens]:
+        """The tier of a prompt, and its tokens there. Raises what ``TextEncoder.encode`` raises."""
         tokens = self.full.text.encode(prompt)
         if self.cheaper is None or len(tokens.ids) <= self.affordable:
             return self.full, tokens
         return self.cheaper, self.cheaper.text.encode(prompt)
+
+    def timed(self, times: StepTimes) -> Tiers:
+        """The same tiers, which add to ``times`` what their steps take."""
+        return replace(self, full=self.full.timed(times), cheaper=self.cheaper and self.cheaper.timed(times))
+
+
+Measure = Callable[[Tier, int], float]
+
+
+def tiers_of(loaded: LoadedGraph) -> Tiers | None:
+    """The full tier alone; ``None`` where the graph takes embeddings."""
+    return None if loaded.text is None else Tiers(Tier("full", loaded.text, loaded.session))
 
 
 def check_deadline(deadline_ms: Any) -> None:
@@ -80,38 +99,49 @@ def check_deadline(deadline_ms: Any) -> None:
         raise CalibrationError(f"expected a deadline above 0 ms, found {deadline_ms!r}")
 
 
-def plan(full: Road, bundle: Bundle, graph: GraphEntry, deadline_ms: float) -> Roads:
-    """Measure what ``deadline_ms`` affords, and pick the cheaper road: the longest shortened one that fits, else nano.
+def plan(loaded: LoadedGraph, deadline_ms: float, *, measure: Measure | None = None) -> Tiers:
+    """Measure what ``deadline_ms`` affords, and pick the cheaper tier: the longest shortened one that fits, else nano.
 
-    ``full`` runs ``graph`` of ``bundle``. Takes some ten deadlines' time. Raises ``BundleError`` when the fallback that
-    the manifest names is not here or does not fit. Warns ``DeadlineWarning`` where no road is fast enough; the cheapest
-    is taken then.
+    Takes about ten times the deadline, unless ``measure`` gives the milliseconds of a tier and token count in place of
+    ``fastest_ms``. Raises ``BundleError`` where the graph takes embeddings, and when the fallback that
+    the manifest names is not here or does not fit. Warns ``DeadlineWarning``, for the caller's caller, where no tier is
+    fast enough; the cheapest is taken then.
     """
-    nano = None if bundle.manifest.fallback is None else _open_nano(bundle, graph, bundle.manifest.fallback, full)
-    budget_ms = deadline_ms / RESERVE
-    affordable = _affordable(full, budget_ms)
+    tiers = tiers_of(loaded)
+    if tiers is None:
+        raise takes_embeddings(loaded.bundle.manifest)
+    full, graph, fallback = tiers.full, loaded.entry, loaded.bundle.manifest.fallback
+    nano = None if fallback is None else _open_nano(loaded, full, fallback)
+    measure = measure or fastest_ms
+    affordable = _affordable(full, deadline_ms / RESERVE, measure)
     if affordable >= full.text.policy.max_tokens:
-        return Roads(full)
+        return tiers
     caps = [each.max_tokens for each in graph.shortened]
     if fitting := [cap for cap in caps if cap <= affordable]:
-        return Roads(full, _shortened(full, graph, max(fitting)), affordable)
+        return Tiers(full, _shortened(full, graph, max(fitting)), affordable)
     cheaper = nano or (_shortened(full, graph, min(caps)) if caps else None)
+    _warn_if_late(cheaper, deadline_ms, affordable, measure)
+    return Tiers(full, cheaper, affordable)
+
+
+def _warn_if_late(cheaper: Tier | None, deadline_ms: float, affordable: int, measure: Measure) -> None:
+    """Warn where even the cheapest tier misses the deadline, for the caller of ``Router.load``."""
     held = f"a deadline of {deadline_ms:g} ms holds up to {affordable} tokens on this machine"
     if cheaper is None:
-        warnings.warn(f"{held}, and the bundle has no cheaper road", DeadlineWarning, stacklevel=3)
-    elif (taken := _fastest_ms(cheaper, cheaper.text.policy.max_tokens)) > budget_ms:
+        warnings.warn(f"{held}, and the bundle has no cheaper road", DeadlineWarning, stacklevel=4)
+    elif (taken := measure(cheaper, cheaper.text.policy.max_tokens)) > deadline_ms / RESERVE:
         message = f"{held}, and the cheapest road, {cheaper.name}, took {taken:.2f} ms"
-        warnings.warn(message, DeadlineWarning, stacklevel=3)
-    return Roads(full, cheaper, affordable)
+        warnings.warn(message, DeadlineWarning, stacklevel=4)
 
 
-def _shortened(full: Road, graph: GraphEntry, cap: int) -> Road:
+def _shortened(full: Tier, graph: GraphEntry, cap: int) -> Tier:
     (own,) = [each.quantiles for each in graph.shortened if each.max_tokens == cap]
-    return Road("shortened", full.text.capped(cap), full.session, (own, graph.calibration.quantiles))
+    return Tier("shortened", full.text.capped(cap), full.session, (own, graph.calibration.quantiles))
 
 
-def _open_nano(bundle: Bundle, graph: GraphEntry, fallback: Fallback, full: Road) -> Road:
-    """The bundle's fallback as a road: the one of that digest in the wheel, pulled, or beside the bundle."""
+def _open_nano(loaded: LoadedGraph, full: Tier, fallback: Fallback) -> Tier:
+    """The bundle's fallback as a tier: the one of that digest in the wheel, pulled, or in the same folder."""
+    bundle = loaded.bundle
     shipped = find_shipped(fallback.name)
     places = [pulled_folder(fallback.digest), bundle.path.parent / fallback.name]
     if shipped is not None and shipped.digest == fallback.digest:
@@ -122,11 +152,11 @@ def _open_nano(bundle: Bundle, graph: GraphEntry, fallback: Fallback, full: Road
             f"a deadline needs the fallback {fallback.name}, which is not here: run `edgeroute pull {fallback.name}`"
         )
     other = open_bundle(place, digest=fallback.digest)
-    own = graph.calibration
-    cheap = check_fallback(other.manifest, bundle.manifest.pair, own.sample, own.n)
-    session, text = open_graph(other, cheap, "cpu", threads=full.session.threads, chat=full.text.policy.chat)
-    assert text is not None  # as checked
-    return Road("nano", text, session, (cheap.calibration.quantiles, own.quantiles))
+    own = loaded.entry.calibration
+    entry = check_fallback(other.manifest, bundle.manifest.pair, own.sample, own.n)
+    cheap = open_graph(other, entry, "cpu", threads=full.session.threads, chat=full.text.policy.chat)
+    assert cheap.text is not None  # as checked
+    return Tier("nano", cheap.text, cheap.session, (entry.calibration.quantiles, own.quantiles))
 
 
 def check_fallback(cheaper: Manifest, pair: Pair, sample: str, n: int) -> GraphEntry:
@@ -148,30 +178,30 @@ def check_fallback(cheaper: Manifest, pair: Pair, sample: str, n: int) -> GraphE
     return graph
 
 
-def _affordable(road: Road, budget_ms: float) -> int:
+def _affordable(tier: Tier, budget_ms: float, measure: Measure) -> int:
     """The largest token count that fits, between two that were measured by a straight line."""
     last, last_ms = 0, 0.0
-    most = road.text.policy.max_tokens
+    most = tier.text.policy.max_tokens
     for tokens in [*(each for each in LENGTHS if each < most), most]:
-        taken = _fastest_ms(road, tokens)
+        taken = measure(tier, tokens)
         if taken > budget_ms:
             return int(last + (tokens - last) * (budget_ms - last_ms) / (taken - last_ms)) if last else 0
         last, last_ms = tokens, taken
     return most
 
 
-def _fastest_ms(road: Road, tokens: int) -> float:
+def fastest_ms(tier: Tier, tokens: int) -> float:
     """From a dense text to a score at ``tokens`` tokens, in milliseconds, the fastest of several."""
-    text = _DENSE * (road.text.policy.max_tokens * 5)
-    ids = [road.text.highest_id] * tokens
-    road.session.settle(ids)
+    text = _DENSE * (tier.text.policy.max_tokens * 5)
+    ids = [tier.text.highest_id] * tokens
+    tier.session.settle(ids)
     times = []
     for _ in range(TRIES + 1):  # the first touches memory that the others find
         start = time.perf_counter()
-        if tokens == road.text.policy.max_tokens:
-            road.text.encode(text)
+        if tokens == tier.text.policy.max_tokens:
+            tier.text.encode(text)
         else:
-            road.text.encode(text[:tokens])
-        road.session.run(ids)
+            tier.text.encode(text[:tokens])
+        tier.session.run(ids)
         times.append((time.perf_counter() - start) * 1e3)
     return min(times[1:])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from ..errors import InputFileError, PromptError
+from ..bundle.manifest import Manifest
+from ..errors import BundleError, InputFileError, PromptError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +23,16 @@ MAX_EMBEDDING_BYTES = 4 << 30
 MAX_NUMBER = 1e6
 """No embedding holds more. Bytes of another type read as float32 do, and what overflows inside the graph may still give
 a score: the sigmoid of infinity is 1."""
+
+
+def takes_embeddings(manifest: Manifest) -> BundleError:
+    """What to raise where a prompt is given to a bundle that takes embeddings."""
+    width = manifest.input.width if manifest.input else 0
+    return BundleError(
+        f"the bundle {manifest.name} takes embeddings of width {width}, not text: embed the prompt with "
+        f"{manifest.training.base}, and use score_embeddings, choose_embeddings or rank_embeddings; on the command "
+        "line, edgeroute score --embeddings FILE.npy"
+    )
 
 
 def check_embeddings(embeddings: NDArray[np.float32], width: int) -> NDArray[np.float32]:

@@ -1,9 +1,10 @@
-"""Steps of ``Router.load``: which graph to take, and how to open it, two things side by side."""
+"""Steps of ``Router.load``: which graph of a bundle to take, and how to open it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from threading import Thread
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -11,8 +12,9 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest
 from ..bundle.store import cache_folder
 from ..errors import PromptError, ProviderError
+from .contract import check_manifest
 from .providers import Device, onnxruntime, why_no_cuda, why_no_device
-from .session import Session, check_manifest
+from .session import Session
 from .text import TextEncoder
 
 if TYPE_CHECKING:
@@ -22,7 +24,43 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 
-def beside(first: Callable[[], _A], second: Callable[[], _B]) -> tuple[_A, _B]:
+@dataclass(slots=True)
+class StepTimes:
+    """Seconds that a timed router has spent in its tokenizer and in its graph; set them to 0 between calls."""
+
+    tokenizer_s: float = 0.0
+    graph_s: float = 0.0
+
+    def add_tokenizer(self, seconds: float) -> None:
+        """Add what the tokenizer took."""
+        self.tokenizer_s += seconds
+
+    def add_graph(self, seconds: float) -> None:
+        """Add what the graph took."""
+        self.graph_s += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedGraph:
+    """A graph of a bundle, ready to run: its files are checked, and it takes and gives what the manifest says.
+
+    ``entry`` is the manifest's; ``text`` is ``None`` where the graph takes embeddings; ``reason`` says in words why it
+    runs on its provider.
+    """
+
+    bundle: Bundle
+    entry: GraphEntry
+    session: Session
+    text: TextEncoder | None
+    reason: str
+
+    def timed(self, times: StepTimes) -> LoadedGraph:
+        """The same graph, which adds to ``times`` what its steps take."""
+        text = None if self.text is None else self.text.timed(times.add_tokenizer)
+        return replace(self, text=text, session=self.session.timed(times.add_graph))
+
+
+def side_by_side(first: Callable[[], _A], second: Callable[[], _B]) -> tuple[_A, _B]:
     """Run ``first`` on a thread while this one runs ``second``; return both results, or raise what one raised."""
     found: list[_A] = []
     failed: list[BaseException] = []
@@ -95,32 +133,58 @@ def shapes_of(bundle: Bundle, graph: GraphEntry) -> Shapes | None:
     return Shapes(text.max_tokens, graph.precision == "fp16", engines)
 
 
-def open_graph(
+def load_graph(
     bundle: Bundle,
-    graph: GraphEntry,
-    provider: Device,
+    provider: Literal["auto"] | Device,
     *,
     threads: int | None = None,
     spinning: bool = False,
     chat: ChatPolicy | None = None,
-) -> tuple[Session, TextEncoder | None]:
-    """A graph of the bundle and its tokenizer, files checked and read once; no tokenizer where it takes embeddings.
+) -> LoadedGraph:
+    """Choose a graph and open it; ``auto`` takes the CPU where CUDA fails.
 
     Raises ``BundleError`` and its kinds, ``ProviderError``, ``PromptError`` for a chat policy where there are no chats.
     """
+    entry, device, reason = choose_graph(bundle.manifest, provider)
+    try:
+        return open_graph(bundle, entry, device, threads=threads, spinning=spinning, chat=chat, reason=reason)
+    except ProviderError as error:
+        if provider != "auto":
+            raise
+        entry, device, _ = choose_graph(bundle.manifest, "cpu")
+        reason = f"CPU, since {error}"
+    return open_graph(bundle, entry, device, threads=threads, spinning=spinning, chat=chat, reason=reason)
+
+
+def open_graph(
+    bundle: Bundle,
+    entry: GraphEntry,
+    device: Device,
+    *,
+    threads: int | None = None,
+    spinning: bool = False,
+    chat: ChatPolicy | None = None,
+    reason: str = "",
+) -> LoadedGraph:
+    """Open one graph of a bundle, its files checked and read once. Raises what ``load_graph`` raises."""
     policy = bundle.manifest.text
     if policy is None and chat is not None:
         raise PromptError(f"the bundle {bundle.manifest.name} takes embeddings: it reads no chats")
-    names = [*([TOKENIZER] if policy else []), graph.file, *([graph.data] if graph.data else [])]
+    names = [*([TOKENIZER] if policy else []), entry.file, *([entry.data] if entry.data else [])]
     # Hashing and onnxruntime let go of the GIL: each overlap saves a tenth of a cold start.
-    files, _ = beside(lambda: bundle.read(*names), onnxruntime)
-    data = (graph.data, files[graph.data]) if graph.data else None
-    shapes = None if provider == "cpu" else shapes_of(bundle, graph)
-    session, text = beside(
+    files, _ = side_by_side(lambda: bundle.read(*names), onnxruntime)
+    data = (entry.data, files[entry.data]) if entry.data else None
+    session, text = side_by_side(
         lambda: Session(
-            files[graph.file], provider=provider, threads=threads, spinning=spinning, data=data, shapes=shapes
+            files[entry.file],
+            provider=device,
+            threads=threads,
+            spinning=spinning,
+            data=data,
+            shapes=None if device == "cpu" else shapes_of(bundle, entry),
+            may_batch=entry.precision != "int8",
         ),
         lambda: TextEncoder(files[TOKENIZER], policy, chat=chat) if policy else None,
     )
     check_manifest(session.contract, bundle.manifest)
-    return session, text
+    return LoadedGraph(bundle, entry, session, text, f"{reason}, {session.note}" if session.note else reason)

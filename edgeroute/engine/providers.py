@@ -80,6 +80,31 @@ def probe_providers() -> dict[str, str | None]:
     return found
 
 
+def options_for(threads: int, *, spinning: bool = False, data: tuple[str, bytes] | None = None) -> Any:
+    """onnxruntime's options for a session of so many intra-op threads; ``data`` is the graph's external file."""
+    options = onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # Bytes 4 to 7 alone would select the ORT format, which check_graph does not read.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    if data is not None:
+        name, content = data
+        options.add_external_initializers_from_files_in_memory([name], [content], [len(content)])
+    return options
+
+
+def raised_by_library(error: BaseException) -> bool:
+    """Whether onnxruntime or tokenizers raised it, and not a signal handler or another thread while they ran.
+
+    A soft time limit is an exception of somebody else's class, and reaches its caller as it is.
+    """
+    kind = type(error)
+    ours = kind in (Exception, RuntimeError, ValueError, TypeError, MemoryError, IndexError, OverflowError)
+    return ours or kind.__name__ == "PanicException" or kind.__module__.startswith("onnxruntime")
+
+
 def brief(error: Exception) -> str:
     """One line of onnxruntime's message."""
     lines = _SIGNATURE.sub("", str(error).strip()).splitlines()

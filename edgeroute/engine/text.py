@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from ..bundle.manifest import ChatPolicy, TextPolicy
 from ..errors import GraphError, PromptError
+from .providers import raised_by_library
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,8 +52,12 @@ class TextEncoder:
         self._tokenizer = _load(tokenizer)
         start, end = self._special_ids()
         self._before, self._after = (self.policy.template or "{prompt}").split("{prompt}")
-        self._opening = start + (self._run(self._before) if self._before else [])
-        self._closing = (self._run(self._after) if self._after else []) + end
+        before, after = self._template_ids()
+        self._opening, self._closing = start + before, after + end
+        # From here on text is text: `[CLS]` in a prompt is three word pieces, and only a template's is a control token.
+        self._tokenizer.encode_special_tokens = True
+        same = self._template_ids() == (before, after)
+        self._template_tokenizer = self._tokenizer if same else _load(tokenizer)
         room = policy.max_tokens - len(self._opening) - len(self._closing)
         self._room = _checked_room(room, policy.max_tokens)
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -66,11 +72,23 @@ class TextEncoder:
                 return whole[:i], whole[i + len(text) :]
         raise GraphError("the tokenizer does not give a text, with special tokens around it")
 
+    def _template_ids(self) -> tuple[list[int], list[int]]:
+        before, after = (self._run(part) if part else [] for part in (self._before, self._after))
+        return before, after
+
     def capped(self, max_tokens: int) -> TextEncoder:
         """The same under a smaller token cap; the tokenizer is shared. Raises ``GraphError`` where no text fits in."""
         other = copy.copy(self)
         other.policy = dataclasses.replace(self.policy, max_tokens=max_tokens)
         other._room = _checked_room(self._room - self.policy.max_tokens + max_tokens, max_tokens)
+        return other
+
+    def timed(self, add: Callable[[float], None]) -> TextEncoder:
+        """The same encoder, which tells ``add`` the seconds of each run of the tokenizer; this one does not."""
+        other = copy.copy(self)
+        other._tokenizer = cast("Tokenizer", _Timed(self._tokenizer, add))
+        if self._template_tokenizer is self._tokenizer:
+            other._template_tokenizer = other._tokenizer
         return other
 
     def encode(self, prompt: Prompt) -> Tokens:
@@ -144,14 +162,19 @@ class TextEncoder:
         if len(text) > self._limit() or self._is_dense(text):
             # The two ends are tokenized apart; each has characters enough for its share of the tokens.
             return Tokens(self._assemble(self._end(text, head, last=False), self._end(text, tail, last=True)), True)
-        if self.policy.template is not None:
-            whole = self._run(self._before + text + self._after, special=True)
-            if len(whole) <= self.policy.max_tokens:
-                return Tokens(whole, False)
+        if self.policy.template is not None and len(whole := self._in_template(text)) <= self.policy.max_tokens:
+            return Tokens(whole, False)
         body = self._run(text)
         if len(body) <= self._room:
             return Tokens(self._assemble(body), False)
         return Tokens(self._assemble(body[:head], _last(body, tail)), True)
+
+    def _in_template(self, text: str) -> list[int]:
+        """A text and its template as one run gives them: word pieces may reach from one into the other."""
+        tokenizer = self._template_tokenizer
+        if tokenizer is not self._tokenizer and _encoded(tokenizer, text).ids != (body := self._run(text)):
+            return self._assemble(body)  # the text holds what that tokenizer would read as control tokens
+        return cast("list[int]", _encoded(tokenizer, self._before + text + self._after, special=True).ids)
 
     def _is_dense(self, text: str) -> bool:
         """Whether two characters a token already overflow the room; looked at where plain ASCII cannot be sure."""
@@ -190,10 +213,21 @@ class TextEncoder:
         return cast("list[int]", self._encoded(text, special=special).ids)
 
     def _encoded(self, text: str, *, special: bool = False) -> Any:
+        return _encoded(self._tokenizer, text, special=special)
+
+
+class _Timed:
+    """A tokenizer that tells the seconds of each of its runs."""
+
+    def __init__(self, tokenizer: Tokenizer, add: Callable[[float], None]) -> None:
+        self._encode, self._add = tokenizer.encode, add
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Any:
+        start = time.perf_counter()
         try:
-            return self._tokenizer.encode(text, add_special_tokens=special)
-        except BaseException as error:
-            raise _translated(error, "the tokenizer failed on a prompt") from None
+            return self._encode(text, add_special_tokens=add_special_tokens)
+        finally:
+            self._add(time.perf_counter() - start)
 
 
 def _checked_room(room: int, max_tokens: int) -> int:
@@ -211,7 +245,9 @@ def _load(data: bytes) -> Tokenizer:
         tokenizer.no_padding()
         return tokenizer
     except BaseException as error:
-        raise _translated(error, "the tokenizer does not load") from None
+        if not raised_by_library(error):
+            raise
+        raise GraphError(f"the tokenizer does not load: {type(error).__name__}") from None
 
 
 def _unknown_id(tokenizer: Tokenizer, data: bytes) -> int | None:
@@ -228,11 +264,13 @@ def _unknown_id(tokenizer: Tokenizer, data: bytes) -> int | None:
     return None if found.get("byte_fallback") else found.get("unk_id")
 
 
-def _translated(error: BaseException, what: str) -> BaseException:
-    """A ``GraphError`` for what the tokenizer raised; its Rust panics are no ``Exception``."""
-    if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-        return GraphError(f"{what}: {type(error).__name__}")
-    return error  # KeyboardInterrupt and the like
+def _encoded(tokenizer: Tokenizer, text: str, *, special: bool = False) -> Any:
+    try:
+        return tokenizer.encode(text, add_special_tokens=special)
+    except BaseException as error:  # a Rust panic is no Exception
+        if not raised_by_library(error):
+            raise
+        raise GraphError(f"the tokenizer failed on a prompt: {type(error).__name__}") from None
 
 
 def _clean(text: str, limit: int) -> str:

@@ -12,10 +12,11 @@ from ..bundle.manifest import TOKENIZER, GraphEntry, Manifest, Provider
 from ..bundle.store import locate
 from ..decision import sigmoid
 from ..errors import BundleError, BundleNotFoundError, EdgeRouteError
+from .contract import check_manifest
 from .golden import golden_entries, golden_row
 from .load import shapes_of
 from .providers import why_no_cuda
-from .session import Session, check_manifest
+from .session import Session
 from .text import TextEncoder
 
 STRENGTHS_TOLERANCE = 0.005

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.folder import open_bundle
-from ..bundle.store import locate
-from ..engine.calibration import read_calibration
+from ..bundle.store import is_path, locate
 from ..errors import BudgetError, CalibrationError, CalibrationWarning, EdgeRouteError, ScoreError
 from ..router import Router
 from .budget import Budget, Reservation
@@ -84,7 +83,7 @@ class Chooser:
         if old is not None and _same_router(settings, old, folder):
             router = old.router
         else:
-            settings, router = load_router(settings, folder)
+            router = load_router(settings, folder)
         path = settings.budget_file
         cap = settings.daily_budget_usd
         return cls(settings, router, None if cap is None else Budget(cap, folder / path if path else None))
@@ -226,39 +225,31 @@ def _same_router(settings: Settings, old: Chooser, folder: Path) -> bool:
     if settings.calibration is not None or any(getattr(settings, key) != getattr(old.settings, key) for key in keys):
         return False  # a calibration's file may have changed, and it sets a threshold as well
     place = locate(_bundle_of(settings, folder))
-    return open_bundle(place.path, digest=settings.digest or place.digest).manifest.digest == old.router.manifest.digest
+    pin = place.digest if settings.digest is None else settings.digest
+    return open_bundle(place.path, digest=pin).manifest.digest == old.router.manifest.digest
 
 
-def _bundle_of(settings: Settings, folder: Path) -> str | None:
-    if settings.bundle is not None and (folder / settings.bundle).is_dir():
-        return str(folder / settings.bundle)
-    return settings.bundle
+def _bundle_of(settings: Settings, folder: Path) -> str | Path | None:
+    """A path is seen from ``folder``; a name is never a folder."""
+    return folder / settings.bundle if settings.bundle is not None and is_path(settings.bundle) else settings.bundle
 
 
-def load_router(settings: Settings, folder: Path) -> tuple[Settings, Router]:
-    """The settings' router, with the calibration on the user's own traffic in the place of the bundle's.
+def load_router(settings: Settings, folder: Path) -> Router:
+    """The router of the settings, whose relative paths are seen from ``folder``, that of the TOML.
 
-    The settings come back with the calibration's threshold where they set no limit. Relative paths are seen from
-    ``folder``, that of the TOML. Raises what ``Router.load`` raises, and ``CalibrationError``.
+    Raises what ``Router.load`` raises.
     """
-    router = Router.load(
+    return Router.load(
         _bundle_of(settings, folder),
         provider=settings.provider,
         threads=settings.threads,
         digest=settings.digest,
         chat=settings.chat,
         deadline_ms=settings.score_deadline_ms,
+        calibration=None if settings.calibration is None else folder / settings.calibration,
+        sticky=settings.sticky,
         backend=settings.backend,
     )
-    if settings.calibration is None:
-        return settings, router
-    own = read_calibration(
-        folder / settings.calibration, router.manifest, router.graph, chat=settings.chat, sticky=settings.sticky
-    )
-    router.graph = dataclasses.replace(router.graph, calibration=own.as_receipt())
-    if settings.strong and settings.strong_share is None and settings.threshold is None:
-        settings = dataclasses.replace(settings, threshold=min(own.threshold, 1.0))
-    return settings, router
 
 
 def _warn_of_one_target(threshold: float, router: Router) -> None:

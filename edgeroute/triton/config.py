@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..bundle.manifest import GraphEntry, Manifest, Provider
+from ..engine.contract import EMBEDDING, SCORE, STRENGTHS, TOKENS
 from ..engine.cuda import bucket_lengths
-from ..engine.session import EMBEDDING, SCORE, STRENGTHS, TOKENS
 from ..errors import BackendError
 
 BUNDLE, DIGEST, GRAPH, PRECISION, PADDING = (

@@ -19,10 +19,10 @@ import numpy as np
 
 from ..bundle.manifest import GraphEntry, Manifest
 from ..engine.calibration import carry
+from ..engine.contract import EMBEDDING, SCORE, STRENGTHS, TOKENS
 from ..engine.cuda import bucket_lengths
 from ..engine.golden import WARM_UP, golden_entries, golden_row, warn_if_other
-from ..engine.session import EMBEDDING, SCORE, STRENGTHS, TOKENS, Session
-from ..engine.text import TextEncoder
+from ..engine.load import LoadedGraph
 from ..errors import BackendError, BackendWarning, ForkError, PromptError
 from ..net.breaker import COOLDOWN_S, Breaker
 from .address import parse_address
@@ -121,13 +121,13 @@ class Server:
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="edgeroute-triton") as pool:
             return np.fromiter(pool.map(one, enumerate(prompts)), np.float32, len(prompts))
 
-    def compare_golden(self, session: Session, text: TextEncoder | None) -> None:
+    def compare_golden(self, loaded: LoadedGraph) -> None:
         """Ask for the first golden scores of the graph that is served; warns ``GoldenWarning`` where others come."""
         if self._served is None:
             return
         golden, differences = self._served.graph.golden, [0.0]
         for each in golden_entries(golden)[:WARM_UP]:
-            found = self._ask(SCORE, golden_row(each, session, text), _checked_score, LOAD_TIMEOUT_S)
+            found = self._ask(SCORE, golden_row(each, loaded.session, loaded.text), _checked_score, LOAD_TIMEOUT_S)
             if found is not None:
                 differences.append(abs(found[0] - each.score))
         where = f"{self._manifest.name}: the server's scores"
@@ -205,23 +205,17 @@ class Server:
         return strengths
 
 
-def connect(
-    url: str,
-    manifest: Manifest,
-    graph: GraphEntry,
-    session: Session,
-    text: TextEncoder | None,
-    deadline_ms: float | None,
-) -> tuple[Server, float | None]:
-    """The server of a router, and what is left of its deadline for the local graph: at least half.
+def connect(url: str, loaded: LoadedGraph, deadline_ms: float | None = None) -> Server:
+    """The server behind ``url`` for a router on ``loaded``; it may take half of a deadline.
 
     Raises ``BackendError``, ``MissingExtraError``. Warns ``BackendWarning`` where the server does not answer,
     ``GoldenWarning`` where it scores otherwise than the graph did at export.
     """
-    server = Server(url, manifest, graph, timeout_ms=None if deadline_ms is None else deadline_ms / 2)
+    timeout_ms = None if deadline_ms is None else deadline_ms / 2
+    server = Server(url, loaded.bundle.manifest, loaded.entry, timeout_ms=timeout_ms)
     if server.connect():
-        server.compare_golden(session, text)
-    return server, None if deadline_ms is None else deadline_ms - server.timeout_ms
+        server.compare_golden(loaded)
+    return server
 
 
 def _checked_score(answer: NDArray[np.float32]) -> float:

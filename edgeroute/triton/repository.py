@@ -18,7 +18,8 @@ import numpy as np
 from ..bundle.folder import Bundle, open_bundle
 from ..bundle.manifest import GraphEntry, is_flat_name
 from ..bundle.store import locate
-from ..engine.session import Session, check_manifest
+from ..engine.contract import check_manifest
+from ..engine.session import Session
 from ..errors import BackendError
 from .config import Model, Settings, config_text, mask_files, models_of
 
@@ -54,7 +55,7 @@ def export_repository(
     """
     settings = settings or Settings()
     place = locate(name_or_path)
-    bundle = open_bundle(place.path, digest=digest or place.digest)
+    bundle = open_bundle(place.path, digest=place.digest if digest is None else digest)
     manifest = bundle.manifest
     models = models_of(manifest, manifest.name if name is None else name)
     for model in models:

@@ -56,10 +56,10 @@ def renew(place: Path, manifest: dict[str, Any]) -> str:
     """Measure a bundle and write it again in its own place; returns the new digest."""
     bundle = open_bundle(place)
     chosen, _, _ = choose_graph(bundle.manifest, "cpu")
-    session, text = open_graph(bundle, chosen, "cpu")
+    loaded = open_graph(bundle, chosen, "cpu")
     entry = next(graph for graph in manifest["graphs"] if graph["file"] == chosen.file)
-    if text is not None:
-        entry["latency"] = as_record(receipts.latency(session, text))
+    if loaded.text is not None:
+        entry["latency"] = as_record(receipts.latency(loaded.session, loaded.text))
     files = {name: (place / name).read_bytes() for name in manifest.pop("files") if name != CARD}
     del manifest["digest"]
     draft = place.with_name(f"{place.name}.renewed")

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundles import FP32, INT8, make_bundle, reseal
-from test_session import with_data
+from bundles import FP32, INT8, make_bundle, reseal, with_data
 
 from edgeroute.bundle import folder as bundle_module
 from edgeroute.bundle.folder import Bundle, open_bundle

@@ -60,7 +60,7 @@ def test_no_way_to_run_gives_out_a_bad_score(value: float) -> None:
     with pytest.raises(ScoreError, match="not a number from 0 to 1"):
         session.run_rows([[1, 2], [3]])
     with pytest.raises(ScoreError, match="not a number from 0 to 1"):
-        session.run_padded([[1, 2], [3]])
+        session.run_batch([[1, 2], [3]])
 
 
 def test_one_bad_row_fails_its_batch() -> None:
@@ -69,7 +69,7 @@ def test_one_bad_row_fails_its_batch() -> None:
     with pytest.raises(ScoreError):
         session.run_rows([[1], [1, 2, 3, 4], [1, 2]])
     with pytest.raises(ScoreError):
-        session.run_padded([[1], [1, 2, 3, 4]])
+        session.run_batch([[1], [1, 2, 3, 4]])
 
 
 @given(st.floats(width=32))
@@ -106,22 +106,22 @@ def test_an_embedding_that_would_overflow_is_refused(embedding_bundle: Path) -> 
     router = Router.load(embedding_bundle)
     huge = np.full((2, EMBEDDING), 3e38, np.float32)
     huge[:, ::2] *= -1
-    assert 0 <= router._session.run(huge[0]) <= 1  # a score of nothing
+    assert 0 <= router.loaded.session.run(huge[0]) <= 1  # a score of nothing
     for method in (router.score_embeddings, router.choose_embeddings, router.rank_embeddings):
         with pytest.raises(PromptError, match="a number beyond"):
             method(huge)
     with pytest.raises(ScoreError, match="a strength that is not a finite number"):
-        router._session.strengths(huge[0])
+        router.loaded.session.strengths(huge[0])
 
 
 def test_one_bad_embedding_fails_its_batch() -> None:
     session = Session(scaled(1), threads=2)
     rows = np.zeros((3, EMBEDDING), np.float32)
     rows[:, 0] = [0.25, 0.5, 1]
-    assert session.run_rows(list(rows)).tolist() == session.run_embeddings(rows).tolist() == [0.25, 0.5, 1]
+    assert session.run_rows(list(rows)).tolist() == session.run_batch(rows).tolist() == [0.25, 0.5, 1]
     for bad in BAD:
         rows[1, 0] = bad
-        for run in (lambda: session.run_rows(list(rows)), lambda: session.run_embeddings(rows)):
+        for run in (lambda: session.run_rows(list(rows)), lambda: session.run_batch(rows)):
             with pytest.raises(ScoreError, match="not a number from 0 to 1"):
                 run()
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import make_model, reseal, sample_prompts, set_graph
+from devices import CUDA, Fake, offer_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -66,23 +67,27 @@ def test_threads_give_the_same_bits(base_bundle: Path, fp32_bundle: Path) -> Non
         assert [one.score(prompt) for prompt in PROMPTS] == [two.score(prompt) for prompt in PROMPTS]
 
 
-def test_a_real_batch_of_fp32_is_within_1e_5(fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What CUDA would run for graphs without dynamic scales, here on the CPU."""
+def test_a_real_batch_of_fp32_is_within_1e_5(fp32_bundle: Path) -> None:
+    """What CUDA runs for graphs without dynamic scales, here on the CPU."""
     router = Router.load(fp32_bundle, threads=1)
+    assert router.loaded.text is not None
+    rows = [router.loaded.text.encode(prompt).ids for prompt in PROMPTS]
     alone = [router.score(prompt) for prompt in PROMPTS]
-    monkeypatch.setattr(router._session, "provider", "cuda")
-    monkeypatch.setattr(router._session, "run_rows", None)
-    assert np.abs(router.score_batch(PROMPTS) - alone).max() <= 1e-5
+    assert np.abs(router.loaded.session.run_batch(rows) - alone).max() <= 1e-5
 
 
-def test_dynamic_int8_never_runs_as_a_real_batch(base_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    router = Router.load(base_bundle, threads=1)
+def test_dynamic_int8_never_runs_as_a_real_batch(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """test_promise_10_devices has the same for a bundle that takes int8 to CUDA."""
+    router = Router.load(bundle, threads=1)
+    assert router.loaded.text is not None
     alone = [router.score(prompt) for prompt in PROMPTS]
-    rows = [router._text.encode(prompt).ids for prompt in PROMPTS]
-    assert np.abs(router._session.run_padded(rows) - alone).max() > 1e-5
+    rows = [router.loaded.text.encode(prompt).ids for prompt in PROMPTS]
+    assert np.abs(router.loaded.session.run_batch(rows) - alone).max() > 1e-5
+    reseal(bundle, lambda manifest: manifest["graphs"].pop(1))
+    reseal(bundle, lambda manifest: manifest["graphs"][0].update(providers=["cpu", "cuda"]))
+    offer_cuda(monkeypatch, loaded=CUDA)
     for provider in ("cpu", "cuda"):
-        monkeypatch.setattr(router, "provider", provider)
-        assert router.score_batch(PROMPTS).tolist() == alone
+        assert Router.load(bundle, provider=provider).score_batch(PROMPTS).tolist() == alone  # type: ignore[arg-type]
 
 
 # Embeddings and rankings.
@@ -108,7 +113,7 @@ def test_embeddings_give_the_same_bits_in_any_batch(wide: Router) -> None:
     assert [each.score for each in wide.choose_embeddings(X)] == alone
     with ThreadPoolExecutor(6) as pool:
         assert all(found.tolist() == alone for found in pool.map(wide.score_embeddings, [X] * 20))
-    assert np.abs(wide._session.run_embeddings(X) - alone).max() <= 1e-5
+    assert np.abs(wide.loaded.session.run_batch(X) - alone).max() <= 1e-5
 
 
 def test_embeddings_of_a_graph_with_dynamic_scales_never_share_a_run(
@@ -136,17 +141,31 @@ def test_embeddings_of_a_graph_with_dynamic_scales_never_share_a_run(
     router = Router.load(folder, threads=2)
     x = sample_embeddings(9) * np.geomspace(0.1, 10, 9, dtype=np.float32)[:, None]
     alone = [float(router.score_embeddings(row[None])[0]) for row in x]
-    assert np.abs(router._session.run_embeddings(x) - alone).max() > 1e-5
+    assert np.abs(router.loaded.session.run_batch(x) - alone).max() > 1e-5
+    reseal(folder, lambda manifest: manifest["graphs"][0].update(providers=["cpu", "cuda"]))
+    offer_cuda(monkeypatch, loaded=CUDA)
     for provider in ("cpu", "cuda"):
-        monkeypatch.setattr(router, "provider", provider)
-        assert router.score_embeddings(x).tolist() == alone
+        assert Router.load(folder, provider=provider).score_embeddings(x).tolist() == alone  # type: ignore[arg-type]
 
 
-def test_cuda_takes_embeddings_as_one_batch_within_1e_5(wide: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = wide.score_embeddings(X)
-    monkeypatch.setattr(wide, "provider", "cuda")
-    monkeypatch.setattr(wide._session, "run_rows", None)
-    assert np.abs(wide.score_embeddings(X) - alone).max() <= 1e-5
+def test_cuda_takes_embeddings_as_one_batch_within_1e_5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_embedding_bundle(tmp_path / "b", width=1536)
+    reseal(folder, lambda manifest: manifest["graphs"][0].update(providers=["cpu", "cuda"]))
+    alone = Router.load(folder, provider="cpu").score_embeddings(X)
+    ran: list[int] = []
+
+    class Noted(Fake):
+        def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+            session = super().__call__(*arguments, **keywords)
+            run = session.run
+            session.run = lambda outputs, feed: ran.append(len(feed["embedding"])) or run(outputs, feed)
+            return session
+
+    offer_cuda(monkeypatch, CUDA, Noted(CUDA))
+    router = Router.load(folder, provider="cuda")
+    ran.clear()
+    assert np.abs(router.score_embeddings(X) - alone).max() <= 1e-5
+    assert ran == [len(X)]
 
 
 def test_a_ranking_never_depends_on_what_else_is_ranked(ranking_bundle: Path) -> None:

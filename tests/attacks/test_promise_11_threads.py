@@ -7,11 +7,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 from bundles import sample_prompts
 
-from edgeroute.engine import session as session_module
+from edgeroute.engine import cpu
 from edgeroute.router import Router
 
 PROMPTS = [*sample_prompts(60, seed=5), "milk " * 400, "é\ud800" * 300]
@@ -24,7 +26,6 @@ expected = router.score("hello")
 child = os.fork()
 if child == 0:
     signal.alarm(20)  # a hang is a failure
-    router._session._lock.acquire()  # as if another thread had held it when the process forked
     calls = [
         lambda: router.score("hello"),
         lambda: router.choose("hello"),
@@ -113,24 +114,24 @@ def test_eight_threads_equal_serial(base_bundle: Path, threads: int) -> None:
 def test_the_other_session_is_made_once_whoever_comes_first(
     base_bundle: Path, monkeypatch: pytest.MonkeyPatch, small: bool
 ) -> None:
+    made: list[Any] = []
+
+    class Noted(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            super().__init__(*arguments, **keywords)
+            made.append(self)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Noted)
+    monkeypatch.setattr(cpu, "SHORT", 0)
     if not small:
-        monkeypatch.setattr(session_module, "SMALL", 0)
+        monkeypatch.setattr(cpu, "SMALL", 0)
     router = Router.load(base_bundle, threads=2)
-    monkeypatch.setattr(session_module, "SHORT", 0)
-    real, made = router._session._create, []
-
-    def create(threads: int) -> object:
-        made.append(threads)
-        return real(threads)
-
-    monkeypatch.setattr(router._session, "_create", create)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: router.score_batch(PROMPTS[:3]), range(16)))
     for _ in range(2):  # on one thread, then on two
         router.score(PROMPTS[0])
-    assert made == ([2] if small else [1])
-    assert router._session._graph == b""  # held no longer than it is needed
-    assert router._session._session._model_bytes is None  # by onnxruntime neither
+    threads = [each.get_session_options().intra_op_num_threads for each in made]
+    assert threads == ([1, 2] if small else [2, 1])
 
 
 def test_threads_do_not_outlive_a_batch(router: Router) -> None:

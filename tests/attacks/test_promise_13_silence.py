@@ -8,6 +8,7 @@ import os
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from bundles import make_bundle, reseal, set_tokenizer
 from test_promise_06_scores import constant
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgeroute.engine.deadline import Road, Roads
 from edgeroute.engine.session import Session
 from edgeroute.errors import EdgeRouteError
 from edgeroute.router import Router
@@ -112,7 +112,7 @@ class Talkative:
 
 
 def test_a_tokenizer_that_quotes_the_prompt_is_not_quoted(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router._text, "_tokenizer", Talkative())
+    monkeypatch.setattr(router.loaded.text, "_tokenizer", Talkative())
     with pytest.raises(EdgeRouteError, match="the tokenizer failed on a prompt: ValueError") as caught:
         router.score(TEXT)
     assert SECRET not in "".join(traceback.format_exception(caught.value)).replace(Path(__file__).read_text(), "")
@@ -120,13 +120,12 @@ def test_a_tokenizer_that_quotes_the_prompt_is_not_quoted(router: Router, monkey
 
 
 @pytest.fixture
-def wide_router(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Router:
+def wide_router(bundle: Path, tmp_path: Path) -> Router:
     """A router whose text is cut at 64 tokens and whose graph takes 32."""
     router = Router.load(bundle)
-    text = Router.load(make_bundle(tmp_path / "wide", text={"max_tokens": 64}))._text
+    text = Router.load(make_bundle(tmp_path / "wide", text={"max_tokens": 64})).loaded.text
     assert text is not None
-    monkeypatch.setattr(router, "_roads", Roads(Road("full", text, router._session)))
-    return router
+    return Router(replace(router.loaded, text=text))
 
 
 def test_a_graph_that_fails_does_not(wide_router: Router) -> None:
@@ -135,12 +134,10 @@ def test_a_graph_that_fails_does_not(wide_router: Router) -> None:
     assert SECRET not in everything(caught.value)
 
 
-def test_a_graph_without_a_score_does_not(wide_router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert wide_router._text is not None
-    road = Road("full", wide_router._text, Session(constant(float("nan"))))
-    monkeypatch.setattr(wide_router, "_roads", Roads(road))
+def test_a_graph_without_a_score_does_not(wide_router: Router) -> None:
+    router = Router(replace(wide_router.loaded, session=Session(constant(float("nan")))))
     with pytest.raises(EdgeRouteError, match="not a number from 0 to 1") as caught:
-        wide_router.score(TEXT)
+        router.score(TEXT)
     assert SECRET not in everything(caught.value)
 
 
@@ -167,10 +164,10 @@ def test_golden_prompts_are_not_repeated_either(bundle: Path) -> None:
 def test_reprs_hold_no_prompt(router: Router) -> None:
     decision = router.choose(TEXT)
     router.score_batch([TEXT, CHAT])
-    tokens = router._text.encode(TEXT)
-    for each in (router, decision, tokens, router._text, router._session, router.graph, router.manifest):
+    tokens = router.loaded.text.encode(TEXT)
+    for each in (router, decision, tokens, router.loaded.text, router.loaded.session, router.graph, router.manifest):
         assert SECRET not in repr(each) + str(each)
-    for holder in (router, router._text, router._session):
+    for holder in (router, router.loaded.text, router.loaded.session):
         assert SECRET not in repr(vars(holder))  # and nothing remembers one
 
 

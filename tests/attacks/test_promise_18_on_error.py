@@ -48,7 +48,7 @@ def test_the_call_goes_where_the_operator_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with load(tmp_path, base_bundle, upstream.url, on_error) as gateway:
-        monkeypatch.setattr(gateway._chooser.router._session, "run", raising(fault))
+        monkeypatch.setattr(gateway._chooser.router.loaded.session, "run", raising(fault))
         answer = gateway.complete("hello")
         assert (answer.endpoint, answer.choice.target, answer.choice.score) == (endpoint, on_error, None)
         assert answer.choice.reason.startswith(f"scoring failed ({type(fault).__name__}")
@@ -59,7 +59,7 @@ def test_or_the_error_is_the_callers(
     fault: Exception, tmp_path: Path, base_bundle: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with load(tmp_path, base_bundle, upstream.url, "raise") as gateway:
-        monkeypatch.setattr(gateway._chooser.router._session, "run", raising(fault))
+        monkeypatch.setattr(gateway._chooser.router.loaded.session, "run", raising(fault))
         with pytest.raises(type(fault) if isinstance(fault, EdgeRouteError) else ScoreError):
             gateway.complete("hello")
     assert upstream.asked == []

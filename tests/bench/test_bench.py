@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
 from edgeroute import Router
-from edgeroute.bench.bench import bench, stopwatches, time_batch, time_callers, time_cold, time_overhead, time_rows
+from edgeroute.bench.bench import bench, time_batch, time_callers, time_cold, time_overhead, time_rows
 from edgeroute.bench.tables import aligned, describe, markdown, tables
+from edgeroute.engine.load import StepTimes
 from edgeroute.engine.machine import describe_machine, resident_mib
 from edgeroute.errors import EdgeRouteError, PromptError
 
 PROMPTS = ["hello", "What is the capital of Peru?", "write a poem " * 20]
 
 
-class Slow:
-    """A session whose ``run`` takes some milliseconds more."""
-
-    def __init__(self, inner: Any, seconds: float) -> None:
-        self._inner, self._seconds = inner, seconds
-
-    def run(self, *args: Any) -> Any:
-        time.sleep(self._seconds)
-        return self._inner.run(*args)
-
-
 @pytest.fixture
-def slow(base_bundle: Path) -> Router:
+def slow(base_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Router:
     """A router of its own for five callers at a time, 10 ms slower in the graph than it is."""
-    router = Router.load(base_bundle, provider="cpu", threads=4)
-    session = router._session
-    session._opened = {threads: Slow(session._with(threads), 0.01) for threads in (1, 4)}
-    return router
+
+    class Slow(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def run(self, *arguments: Any) -> Any:
+            time.sleep(0.01)
+            return super().run(*arguments)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Slow)
+    return Router.load(base_bundle, provider="cpu", threads=4)
 
 
 def test_rows_hold_every_call_with_its_tokens_and_road(router: Router) -> None:
@@ -74,16 +70,17 @@ def test_the_rest_of_a_call_is_what_neither_tokenizer_nor_graph_took(
     assert found.total_us == pytest.approx(found.rest_us + found.tokenizer_us + found.run_us, rel=0.2)
 
 
-def test_stopwatches_change_no_score_and_go_away(router: Router) -> None:
-    before = [router.score(prompt) for prompt in PROMPTS]
-    with stopwatches(router) as (tokenizer, run):
-        assert [router.score(prompt) for prompt in PROMPTS] == before
-        assert tokenizer.elapsed > 0
-        assert run.elapsed > 0
-        with pytest.raises(PromptError):
-            router.score("")
-    assert type(router._session._session).__name__ == "InferenceSession"
-    assert [router.score(prompt) for prompt in PROMPTS] == before
+def test_a_timed_router_scores_the_same_and_leaves_the_other_alone(router: Router) -> None:
+    times = StepTimes()
+    timed = router.timed(times)
+    assert [timed.score(prompt) for prompt in PROMPTS] == [router.score(prompt) for prompt in PROMPTS]
+    assert times.tokenizer_s > 0
+    assert times.graph_s > 0
+    with pytest.raises(PromptError):
+        timed.score("")
+    before = dataclasses.replace(times)
+    router.score_batch(PROMPTS)
+    assert times == before
 
 
 def test_callers_share_the_prompts_and_wait(slow: Router) -> None:

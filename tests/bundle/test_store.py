@@ -74,12 +74,16 @@ def test_a_pulled_bundle_is_found_by_name_and_pinned(shipped: Path, bundle: Path
         Router.load("far")
 
 
-def test_a_shipped_bundle_comes_before_a_pulled_one_and_both_before_a_folder(shipped: Path, bundle: Path) -> None:
+def test_a_shipped_bundle_comes_before_a_pulled_one_and_a_folder_needs_a_separator(shipped: Path, bundle: Path) -> None:
     pull(bundle, "tiny")
     shutil.copytree(bundle, "tiny")
     shutil.copytree(bundle, "mine")
     assert locate("tiny").path == shipped / "tiny"
-    assert locate("mine") == Place(Path("mine"), None)
+    with pytest.raises(
+        BundleNotFoundError, match=r"no bundle named 'mine'; .* for the folder of that name write \./mine"
+    ):
+        locate("mine")
+    assert locate(Path("mine")) == locate("./mine") == Place(Path("mine"), None)
     assert locate("./tiny") == Place(Path("./tiny"), None)
 
 

@@ -1,4 +1,4 @@
-"""Buckets: padding changes no score, whatever the length, the thread or the other buckets. On the CPU, as on a GPU."""
+"""CUDA length buckets: padding changes no score, whatever the length or the thread. On the CPU, as on a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from bundles import graph_parts, make_graph, make_model, vocabulary_size
 from onnx import helper
 
-from edgeroute.engine.cuda import GRAPH_ID, Buckets, Shapes, bucket_lengths, device_options
+from edgeroute.engine.cuda import GRAPH_ID, LengthBuckets, Shapes, bucket_lengths, device_options
 from edgeroute.engine.session import Session
 from edgeroute.errors import ProviderError, ScoreError
 
@@ -33,9 +33,9 @@ def session() -> Any:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "graphs"])
-def buckets(request: pytest.FixtureRequest, session: Any) -> Buckets:
+def buckets(request: pytest.FixtureRequest, session: Any) -> LengthBuckets:
     """With CUDA graphs all runs go through one thread; the CPU ignores the option itself."""
-    buckets = Buckets(onnxruntime, session, CAP, device="cpu", graphs=request.param)
+    buckets = LengthBuckets(onnxruntime, session, CAP, device="cpu", graphs=request.param)
     buckets.warm_up()
     return buckets
 
@@ -59,21 +59,21 @@ def test_lengths_double_up_to_the_cap(most: int, lengths: tuple[int, ...]) -> No
     assert bucket_lengths(8192)[-2:] == (4096, 8192)
 
 
-def test_a_padded_row_scores_as_alone_at_every_edge(buckets: Buckets, session: Any) -> None:
+def test_a_padded_row_scores_as_alone_at_every_edge(buckets: LengthBuckets, session: Any) -> None:
     for row in rows(EVERY_EDGE):
         score = buckets.run(row)
         assert (score.shape, score.dtype) == ((1,), np.float32)
         assert float(score[0]) == pytest.approx(alone(session, row), abs=1e-5)
 
 
-def test_nothing_of_a_longer_row_is_left_for_the_next(buckets: Buckets, session: Any) -> None:
+def test_nothing_of_a_longer_row_is_left_for_the_next(buckets: LengthBuckets, session: Any) -> None:
     long, short = rows([31, 17])
     first = float(buckets.run(short)[0])
     buckets.run(long)
     assert float(buckets.run(short)[0]) == first == pytest.approx(alone(session, short), abs=1e-5)
 
 
-def test_a_score_given_out_is_not_overwritten(buckets: Buckets) -> None:
+def test_a_score_given_out_is_not_overwritten(buckets: LengthBuckets) -> None:
     one, two = rows([5, 6])
     score = buckets.run(one)
     kept = float(score[0])
@@ -81,7 +81,7 @@ def test_a_score_given_out_is_not_overwritten(buckets: Buckets) -> None:
     assert float(score[0]) == kept
 
 
-def test_threads_do_not_disturb_each_other(buckets: Buckets, session: Any) -> None:
+def test_threads_do_not_disturb_each_other(buckets: LengthBuckets, session: Any) -> None:
     ragged = rows([1 + 7 * i % CAP for i in range(80)], seed=2) + rows([20] * 80, seed=3)  # many in one bucket
     expected = [alone(session, row) for row in ragged]
     with ThreadPoolExecutor(8) as pool:
@@ -103,7 +103,7 @@ def test_the_shortest_bucket_that_fits_is_taken(session: Any) -> None:
             seen.append(binding._bound_inputs["input_ids"].shape()[1])
             session.run_with_iobinding(binding, options)
 
-    spied = Buckets(onnxruntime, Spy(), CAP, device="cpu")
+    spied = LengthBuckets(onnxruntime, Spy(), CAP, device="cpu")
     for row in rows([1, 16, 17, 32, 33, 256, 257, 300]):
         spied.run(row)
     assert seen == [16, 16, 32, 32, 64, 256, 300, 300]
@@ -131,7 +131,7 @@ def test_with_graphs_one_thread_runs_all_and_each_bucket_has_its_number(session:
             self.note(options)
             session.run_with_iobinding(binding, options)
 
-    spied = Buckets(onnxruntime, Spy(), 64, device="cpu", graphs=True)
+    spied = LengthBuckets(onnxruntime, Spy(), 64, device="cpu", graphs=True)
     spied.warm_up()
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(spied.run, rows([5, 20, 40, 60] * 5)))
@@ -148,21 +148,21 @@ def test_a_graph_that_ignores_its_mask_does_not_warm_up() -> None:
     nodes[at].input[0] = "ones"
     constants |= {"nothing": np.float32(0), "unit": np.float32(1)}
     deaf = make_model([*nodes[:at], ones, add, *nodes[at:]], constants)
-    buckets = Buckets(onnxruntime, open_graph(deaf), 32, device="cpu")
+    buckets = LengthBuckets(onnxruntime, open_graph(deaf), 32, device="cpu")
     with pytest.raises(ScoreError, match="9 tokens padded to 16 score otherwise than alone"):
         buckets.warm_up()
 
 
 def test_dynamic_scales_are_why_int8_is_not_padded() -> None:
     session = open_graph(make_graph("int8"))
-    buckets = Buckets(onnxruntime, session, 32, device="cpu")
+    buckets = LengthBuckets(onnxruntime, session, 32, device="cpu")
     off = max(abs(float(buckets.run(row)[0]) - alone(session, row)) for row in rows([1, 1, 2, 2, 3, 17]))
     assert off > 1e-5
 
 
 def test_a_device_without_memory_is_refused(session: Any) -> None:
     with pytest.raises(RuntimeError):
-        Buckets(onnxruntime, session, CAP, device="cuda")
+        LengthBuckets(onnxruntime, session, CAP, device="cuda")
 
 
 # On the CPU a session keeps the exact length, bit for bit; where it has buckets, all that it checks still holds.
@@ -175,7 +175,6 @@ def shapes(tmp_path: Path, *, half: bool = False) -> Shapes:
 def test_a_session_on_the_cpu_pads_nothing(tmp_path: Path) -> None:
     graph = make_graph("fp32", max_tokens=CAP).SerializeToString()
     plain, told = Session(graph, threads=1), Session(graph, threads=1, shapes=shapes(tmp_path))
-    assert told._buckets is None
     assert [told.run(row) for row in rows(EVERY_EDGE)] == [plain.run(row) for row in rows(EVERY_EDGE)]
 
 

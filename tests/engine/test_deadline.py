@@ -1,4 +1,4 @@
-"""The deadline's roads: which one a prompt takes, and what its score there means."""
+"""Deadline tiers: which one a prompt takes, and what its score there means."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.manifest import MANIFEST, TextPolicy
-from edgeroute.engine import deadline as roads
+from edgeroute.engine import deadline
 from edgeroute.engine.calibration import carry, fit_quantiles
-from edgeroute.engine.deadline import Road
+from edgeroute.engine.deadline import RESERVE, Tier, fastest_ms
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import (
     BundleError,
@@ -36,15 +36,15 @@ CAPS = (16, 8)
 MAX_TOKENS = 32
 
 
-def with_roads(folder: Path, *, fallback: bool = True, shortened: bool = True) -> Path:
-    """The tiny bundle with its roads: caps 16 and 8, and a fallback ``cheap`` beside it."""
+def with_tiers(folder: Path, *, fallback: bool = True, shortened: bool = True) -> Path:
+    """The tiny bundle with its tiers: caps 16 and 8, and a fallback ``cheap`` beside it."""
     place = make_bundle(folder / "tiny", precisions=["int8"])
     router = Router.load(place, threads=1)
-    assert router._text is not None
+    assert router.loaded.text is not None
     scales = []
     for cap in CAPS:
-        text = router._text.capped(cap)
-        scores = [router._session.run(text.encode(prompt).ids) for prompt in sample_prompts()]
+        text = router.loaded.text.capped(cap)
+        scores = [router.loaded.session.run(text.encode(prompt).ids) for prompt in sample_prompts()]
         scales.append({"max_tokens": cap, "quantiles": list(fit_quantiles(scores, 21))})
     cheap = make_bundle(folder / "cheap", name="cheap", precisions=["fp32"])
     digest = open_bundle(cheap).manifest.digest
@@ -60,51 +60,53 @@ def with_roads(folder: Path, *, fallback: bool = True, shortened: bool = True) -
 
 
 @pytest.fixture(scope="module")
-def roaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``with_roads``, read only."""
-    return with_roads(tmp_path_factory.mktemp("roads"))
+def tiered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``with_tiers``, read only."""
+    return with_tiers(tmp_path_factory.mktemp("tiers"))
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets what a token costs on the full and shortened roads, in ms; nano costs 0.1 ms whatever it is given."""
+    """Sets what a token costs on the full and shortened tiers, in ms; nano costs 0.1 ms whatever it is given."""
 
     def set_cost(per_token_ms: float) -> None:
-        def cost(road: Road, tokens: int) -> float:
-            return 0.1 if road.name == "nano" else per_token_ms * tokens
+        def cost(tier: Tier, tokens: int) -> float:
+            return 0.1 if tier.name == "nano" else per_token_ms * tokens
 
-        monkeypatch.setattr(roads, "_fastest_ms", cost)
+        monkeypatch.setattr(deadline, "fastest_ms", cost)
 
     return set_cost
 
 
 def deadline_for(tokens: float, per_token_ms: float = 1.0) -> float:
     """The deadline that affords so many tokens at that cost, the reserve included."""
-    return tokens * per_token_ms * roads.RESERVE
+    return tokens * per_token_ms * RESERVE
 
 
-# Which road.
+# Which tier.
 
 
-def test_the_fastest_of_several_runs_counts(roaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    road = Router.load(roaded)._texts().full
-    real, calls = road.session.run, iter(range(1000))
+def test_the_fastest_of_several_runs_counts(tiered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiers = Router.load(tiered).tiers
+    assert tiers is not None
+    full = tiers.full
+    real, calls = full.session.run, iter(range(1000))
 
     def disturbed(row: Sequence[int]) -> float:
         time.sleep(0 if next(calls) == 3 else 0.05)
         return real(row)
 
-    monkeypatch.setattr(road.session, "run", disturbed)
-    assert 0 < roads._fastest_ms(road, 8) < 50
+    monkeypatch.setattr(full.session, "run", disturbed)
+    assert 0 < fastest_ms(full, 8) < 50
 
 
-def test_without_a_deadline_nothing_changes(roaded: Path) -> None:
-    router = Router.load(roaded)
+def test_without_a_deadline_nothing_changes(tiered: Path) -> None:
+    router = Router.load(tiered)
     assert {router.choose(prompt).road for prompt in PROMPTS} == {"full"}
 
 
-def test_a_deadline_that_everything_meets_changes_nothing(roaded: Path) -> None:
-    plain, bound = Router.load(roaded), Router.load(roaded, deadline_ms=1e6)
+def test_a_deadline_that_everything_meets_changes_nothing(tiered: Path) -> None:
+    plain, bound = Router.load(tiered), Router.load(tiered, deadline_ms=1e6)
     for prompt in PROMPTS:
         decision = bound.choose(prompt)
         assert (decision.road, decision.score) == ("full", plain.score(prompt))
@@ -114,11 +116,11 @@ def test_a_deadline_that_everything_meets_changes_nothing(roaded: Path) -> None:
     ("afforded", "most", "cheaper", "cap"),
     [(20.5, 20, "shortened", 16), (16.5, 16, "shortened", 16), (15.5, 15, "shortened", 8), (7.5, 0, "nano", 32)],
 )
-def test_the_token_count_picks_the_road(
-    roaded: Path, slow: Callable[[float], None], afforded: float, most: int, cheaper: str, cap: int
+def test_the_token_count_picks_the_tier(
+    tiered: Path, slow: Callable[[float], None], afforded: float, most: int, cheaper: str, cap: int
 ) -> None:
     slow(1.0)
-    router, plain = Router.load(roaded, deadline_ms=deadline_for(afforded)), Router.load(roaded)
+    router, plain = Router.load(tiered, deadline_ms=deadline_for(afforded)), Router.load(tiered)
     seen = set()
     for prompt in PROMPTS:
         decision, length = router.choose(prompt), plain.choose(prompt).n_tokens
@@ -130,27 +132,27 @@ def test_the_token_count_picks_the_road(
     assert seen == ({"full", cheaper} if most else {cheaper})
 
 
-def test_exactly_what_is_affordable_takes_the_full_road(roaded: Path, slow: Callable[[float], None]) -> None:
+def test_exactly_what_is_affordable_takes_the_full_tier(tiered: Path, slow: Callable[[float], None]) -> None:
     slow(1.0)
-    router = Router.load(roaded, deadline_ms=deadline_for(20.001))
+    router = Router.load(tiered, deadline_ms=deadline_for(20.001))
     assert router.choose("milk " * 18).road == "full"  # 20 tokens with the two special ones
     assert router.choose("milk " * 19).road == "shortened"
 
 
-def test_a_really_measured_deadline_that_nothing_meets_takes_the_cheapest_road_and_says_so(roaded: Path) -> None:
+def test_a_really_measured_deadline_that_nothing_meets_takes_the_cheapest_tier_and_says_so(tiered: Path) -> None:
     with pytest.warns(DeadlineWarning, match=r"0.0001 ms holds up to 0 tokens .* cheapest road, nano, took"):
-        router = Router.load(roaded, deadline_ms=1e-4)
+        router = Router.load(tiered, deadline_ms=1e-4)
     assert {router.choose(prompt).road for prompt in PROMPTS} == {"nano"}
 
 
-def test_without_a_cheaper_road_the_full_one_is_taken_and_said(base_bundle: Path) -> None:
+def test_without_a_cheaper_tier_the_full_one_is_taken_and_said(base_bundle: Path) -> None:
     with pytest.warns(DeadlineWarning, match="has no cheaper road"):
         router = Router.load(base_bundle, deadline_ms=1e-4)
     assert router.choose(PROMPTS[0]).road == "full"
 
 
-def test_without_a_fallback_the_shortest_cap_is_the_last_road(tmp_path: Path, slow: Callable[[float], None]) -> None:
-    place = with_roads(tmp_path, fallback=False)
+def test_without_a_fallback_the_shortest_cap_is_the_last_tier(tmp_path: Path, slow: Callable[[float], None]) -> None:
+    place = with_tiers(tmp_path, fallback=False)
     slow(1.0)
     with pytest.warns(DeadlineWarning, match=r"shortened, took 8.00 ms"):
         router = Router.load(place, deadline_ms=deadline_for(3))
@@ -158,7 +160,7 @@ def test_without_a_fallback_the_shortest_cap_is_the_last_road(tmp_path: Path, sl
 
 
 def test_without_caps_nano_follows_at_once(tmp_path: Path, slow: Callable[[float], None]) -> None:
-    place = with_roads(tmp_path, shortened=False)
+    place = with_tiers(tmp_path, shortened=False)
     slow(1.0)
     router = Router.load(place, deadline_ms=deadline_for(20))
     assert {router.choose(prompt).road for prompt in PROMPTS} == {"full", "nano"}
@@ -168,20 +170,20 @@ def test_without_caps_nano_follows_at_once(tmp_path: Path, slow: Callable[[float
 
 
 def test_a_shortened_score_is_that_of_the_smaller_cap_on_the_full_scale(
-    roaded: Path, tokenizer_bytes: bytes, slow: Callable[[float], None]
+    tiered: Path, tokenizer_bytes: bytes, slow: Callable[[float], None]
 ) -> None:
     slow(1.0)
-    router = Router.load(roaded, deadline_ms=deadline_for(16.5))
+    router = Router.load(tiered, deadline_ms=deadline_for(16.5))
     text = TextEncoder(tokenizer_bytes, TextPolicy(16, "head_tail", "last_user"))
     own, full = router.graph.shortened[0].quantiles, router.graph.calibration.quantiles
     for prompt in (each for each in PROMPTS if router.choose(each).road == "shortened"):
-        expected = np.interp(router._session.run(text.encode(prompt).ids), [0, *own, 1], [0, *full, 1])
+        expected = np.interp(router.loaded.session.run(text.encode(prompt).ids), [0, *own, 1], [0, *full, 1])
         assert router.score(prompt) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_nano_score_is_the_fallbacks_on_the_full_scale(roaded: Path, slow: Callable[[float], None]) -> None:
+def test_a_nano_score_is_the_fallbacks_on_the_full_scale(tiered: Path, slow: Callable[[float], None]) -> None:
     slow(1e9)
-    router, cheap = Router.load(roaded, deadline_ms=1), Router.load(roaded.parent / "cheap")
+    router, cheap = Router.load(tiered, deadline_ms=1), Router.load(tiered.parent / "cheap")
     own, full = cheap.graph.calibration.quantiles, router.graph.calibration.quantiles
     for prompt in PROMPTS:
         decision = router.choose(prompt)
@@ -190,26 +192,26 @@ def test_a_nano_score_is_the_fallbacks_on_the_full_scale(roaded: Path, slow: Cal
         assert decision.target == ("strong" if decision.score >= decision.threshold else "weak")
 
 
-def test_a_batch_takes_each_prompts_own_road(roaded: Path, slow: Callable[[float], None]) -> None:
+def test_a_batch_takes_each_prompts_own_tier(tiered: Path, slow: Callable[[float], None]) -> None:
     slow(1.0)
-    router = Router.load(roaded, deadline_ms=deadline_for(12))
+    router = Router.load(tiered, deadline_ms=deadline_for(12))
     assert {router.choose(prompt).road for prompt in PROMPTS} == {"full", "shortened"}
     np.testing.assert_array_equal(router.score_batch(PROMPTS), np.float32([router.score(each) for each in PROMPTS]))
 
 
-def test_a_strong_share_holds_on_every_road(roaded: Path, slow: Callable[[float], None]) -> None:
+def test_a_strong_share_holds_on_every_tier(tiered: Path, slow: Callable[[float], None]) -> None:
     slow(1e9)
-    router = Router.load(roaded, deadline_ms=1)
+    router = Router.load(tiered, deadline_ms=1)
     sample = sample_prompts()
     for share in (0.1, 0.3, 0.5, 0.8):
         strong = np.mean([router.choose(prompt, strong_share=share).target == "strong" for prompt in sample])
         assert strong == pytest.approx(share, abs=0.04)
 
 
-def test_the_chat_policy_holds_on_the_cheaper_road(roaded: Path, slow: Callable[[float], None]) -> None:
+def test_the_chat_policy_holds_on_the_cheaper_tier(tiered: Path, slow: Callable[[float], None]) -> None:
     slow(1e9)
     chat = [{"role": "user", "content": "prove"}, {"role": "assistant", "content": "milk"}]
-    router = Router.load(roaded, deadline_ms=1, chat="last_message")
+    router = Router.load(tiered, deadline_ms=1, chat="last_message")
     assert router.choose(chat).road == "nano"
     assert router.score(chat) == router.score("milk")
 
@@ -240,13 +242,13 @@ def test_carrying_to_the_same_scale_changes_nothing(own: list[float], score: flo
 
 
 @pytest.mark.parametrize("deadline", [0, -1, float("nan"), float("inf"), "10", True, [10]])
-def test_a_deadline_is_a_positive_number(roaded: Path, deadline: Any) -> None:
+def test_a_deadline_is_a_positive_number(tiered: Path, deadline: Any) -> None:
     with pytest.raises(CalibrationError, match="expected a deadline above 0 ms, found"):
-        Router.load(roaded, deadline_ms=deadline)
+        Router.load(tiered, deadline_ms=deadline)
 
 
 def test_a_missing_fallback_says_what_to_pull(tmp_path: Path) -> None:
-    place = with_roads(tmp_path)
+    place = with_tiers(tmp_path)
     (tmp_path / "cheap").rename(tmp_path / "elsewhere")
     with pytest.raises(BundleNotFoundError, match="run `edgeroute pull cheap`"):
         Router.load(place, deadline_ms=10)
@@ -254,7 +256,7 @@ def test_a_missing_fallback_says_what_to_pull(tmp_path: Path) -> None:
 
 
 def test_another_fallback_than_the_manifests_is_refused(tmp_path: Path) -> None:
-    place = with_roads(tmp_path)
+    place = with_tiers(tmp_path)
     reseal(tmp_path / "cheap", lambda manifest: manifest.update(version="2"))
     with pytest.raises(IntegrityError, match="expected the bundle sha256"):
         Router.load(place, deadline_ms=10)
@@ -271,7 +273,7 @@ def test_another_fallback_than_the_manifests_is_refused(tmp_path: Path) -> None:
 def test_a_fallback_that_does_not_fit_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    place = with_roads(tmp_path)
+    place = with_tiers(tmp_path)
     digest = reseal(tmp_path / "cheap", change)
     reseal(place, lambda manifest: manifest["fallback"].update(digest=digest))
     with pytest.raises(BundleError, match=message):
@@ -296,7 +298,7 @@ def test_embeddings_have_no_roads(embedding_bundle: Path) -> None:
     ],
 )
 def test_scales_that_are_none_are_refused(tmp_path: Path, shortened: list[dict[str, Any]]) -> None:
-    place = with_roads(tmp_path)
+    place = with_tiers(tmp_path)
     reseal(place, lambda manifest: manifest["graphs"][0].update(shortened=shortened))
     with pytest.raises(ManifestError, match="shortened"):
         open_bundle(place)
@@ -326,12 +328,12 @@ def test_a_text_in_two_ends_has_the_tokens_that_the_whole_has(text: str) -> None
         assert body[31:] == whole[-31:]
 
 
-def test_the_manifest_keeps_its_size(roaded: Path) -> None:
-    assert len((roaded / MANIFEST).read_bytes()) < 64 * 1024
-    assert json.loads((roaded / MANIFEST).read_bytes())["graphs"][0]["shortened"][0]["max_tokens"] == 16
+def test_the_manifest_keeps_its_size(tiered: Path) -> None:
+    assert len((tiered / MANIFEST).read_bytes()) < 64 * 1024
+    assert json.loads((tiered / MANIFEST).read_bytes())["graphs"][0]["shortened"][0]["max_tokens"] == 16
 
 
-def test_a_deadline_in_reach_warns_of_nothing(roaded: Path) -> None:
+def test_a_deadline_in_reach_warns_of_nothing(tiered: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Router.load(roaded, deadline_ms=1000)
+        Router.load(tiered, deadline_ms=1000)

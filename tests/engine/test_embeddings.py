@@ -80,7 +80,7 @@ def test_text_and_embeddings_each_say_what_to_use(embedded: Router, router: Rout
         with pytest.raises(BundleError, match="the bundle tiny takes text, not embeddings: use score or choose"):
             wrong(X)
     with pytest.raises(PromptError, match="takes embeddings: it reads no chats"):
-        Router.load(embedded._bundle.path, chat="last_user")
+        Router.load(embedded.loaded.bundle.path, chat="last_user")
 
 
 # Golden vectors, verify.
@@ -98,7 +98,7 @@ def test_golden_vectors_are_the_documented_bytes() -> None:
 
 def test_golden_vectors_are_replayed_at_load_and_by_verify(embedded: Router, tmp_path: Path) -> None:
     assert embedded.golden_differences() == [0.0] * 4
-    assert [check.what for check in verify(embedded._bundle.path).checks if check.ok] == [
+    assert [check.what for check in verify(embedded.loaded.bundle.path).checks if check.ok] == [
         "manifest", "files", "graph model.fp32.onnx on cpu",
     ]  # fmt: skip
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from bundles import WIDTH, make_graph, make_model
+from bundles import WIDTH, make_graph, make_model, with_data
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeroute.engine import session as session_module
+from edgeroute.engine import cpu
 from edgeroute.engine.machine import installed_builds, usable_threads
 from edgeroute.engine.providers import brief, probe_providers, why_no_cuda
 from edgeroute.engine.providers import onnxruntime as load_onnxruntime
@@ -58,9 +60,9 @@ def test_rows_are_the_same_bits_as_one_by_one(int8: bytes, fp32: bytes) -> None:
 
 def test_a_padded_batch_is_within_1e_5_on_fp32_and_not_for_dynamic_int8(int8: bytes, fp32: bytes) -> None:
     exact = Session(fp32, threads=1)
-    assert exact.run_padded(ROWS) == pytest.approx(exact.run_rows(ROWS), abs=1e-5)
+    assert exact.run_batch(ROWS) == pytest.approx(exact.run_rows(ROWS), abs=1e-5)
     dynamic = Session(int8, threads=1)
-    assert np.abs(dynamic.run_padded(ROWS) - dynamic.run_rows(ROWS)).max() > 1e-5  # why rows run singly
+    assert np.abs(dynamic.run_batch(ROWS) - dynamic.run_rows(ROWS)).max() > 1e-5  # why rows run singly
 
 
 def test_threads_are_those_asked_for_or_usable(int8: bytes) -> None:
@@ -82,7 +84,7 @@ def test_sessions_are_made_with_bounded_threads_and_without_spinning(
         return real(graph, options, **keywords)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
-    monkeypatch.setattr(session_module, "SHORT", 4)
+    monkeypatch.setattr(cpu, "SHORT", 4)
     session = Session(int8, threads=2)
     session.run(ROWS[1])
     session.run_rows(ROWS)
@@ -92,7 +94,7 @@ def test_sessions_are_made_with_bounded_threads_and_without_spinning(
     assert {session.run(ROWS[2]) for _ in range(9)} == {alone} == {session.run_rows(ROWS)[2]}
     assert made == [(1, 1, "0", "ONNX"), (2, 1, "0", "ONNX")]  # made once, when first tried
     made.clear()
-    monkeypatch.setattr(session_module, "SMALL", 0)
+    monkeypatch.setattr(cpu, "SMALL", 0)
     session = Session(int8, threads=2)
     session.run(ROWS[1])
     assert made == [(2, 1, "0", "ONNX")]  # a large graph is not held twice for a little time
@@ -103,62 +105,74 @@ def test_sessions_are_made_with_bounded_threads_and_without_spinning(
     assert made == [(1, 1, "0", "ONNX")]
 
 
+class Watched:
+    """onnxruntime's sessions, which note the threads that each run had, and run as long as ``seconds`` says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float] = lambda _: 0.0) -> None:
+        self.ran: list[int] = []
+        watched = self
+
+        class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
+            def run(self, *arguments: Any) -> Any:
+                threads = self.get_session_options().intra_op_num_threads
+                watched.ran.append(threads)
+                time.sleep(seconds(threads))
+                return super().run(*arguments)
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+
+
 @pytest.mark.parametrize("spinning", [False, True])
 def test_a_long_row_beside_others_runs_on_one_thread(
     int8: bytes, monkeypatch: pytest.MonkeyPatch, spinning: bool
 ) -> None:
-    monkeypatch.setattr(session_module, "SHORT", 4)
+    monkeypatch.setattr(cpu, "SHORT", 4)
+    watched = Watched(monkeypatch, lambda _: 0.02)
     session = Session(int8, threads=2, spinning=spinning)
-
-    def threads(alone: bool) -> int:
-        return session._paced(ROWS[2], alone, lambda found: int(found.get_session_options().intra_op_num_threads))
-
-    assert [threads(False) for _ in range(3)] == [2 if spinning else 1] * 3
-    assert [threads(True) for _ in range(3)] == ([2, 2, 2] if spinning else [1, 2, 1])
+    for _ in range(3):
+        session.run(ROWS[2])
+    assert watched.ran == ([2, 2, 2] if spinning else [1, 2, 1])
+    watched.ran.clear()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(session.run, [ROWS[2]] * 3))
+    assert watched.ran[1:] == [2 if spinning else 1] * 2
 
 
 @pytest.mark.parametrize("better", [1, 2])
 def test_a_long_row_alone_runs_on_what_is_faster_for_its_length(
     int8: bytes, monkeypatch: pytest.MonkeyPatch, better: int
 ) -> None:
-    monkeypatch.setattr(session_module, "SHORT", 4)
+    monkeypatch.setattr(cpu, "SHORT", 4)
+    watched = Watched(monkeypatch, lambda threads: 0.001 if threads == better else 0.02)
     session = Session(int8, threads=2)
-    ran: list[int] = []
-
-    def run(found: Any) -> None:
-        ran.append(found.get_session_options().intra_op_num_threads)
-        time.sleep(0.001 if ran[-1] == better else 0.02)
-
     for _ in range(2 * TRIALS + 3):
-        session._paced(ROWS[2], True, run)
-    assert ran == [1, 2] * TRIALS + [better] * 3
-    session._paced([*ROWS[2], *ROWS[2]], True, run)  # another octave has to learn for itself
-    assert ran[-1] == 1
+        session.run(ROWS[2])
+    assert watched.ran == [1, 2] * TRIALS + [better] * 3
+    session.run(ROWS[2][:9])  # another octave has to learn for itself
+    assert watched.ran[-1] == 1
 
 
 def test_a_length_can_be_settled_beforehand(int8: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "SHORT", 4)
+    monkeypatch.setattr(cpu, "SHORT", 4)
+    watched = Watched(monkeypatch)
     session = Session(int8, threads=2)
     session.settle(ROWS[1])  # short: nothing to learn
-    assert session._paces == {}
+    assert watched.ran == []
     for _ in range(2):
         session.settle(ROWS[2])
-    (pace,) = session._paces.values()
-    assert pace.settled
-    assert pace._rows == 2 * TRIALS
+    assert watched.ran == [1, 2] * TRIALS
     Session(int8, threads=1).settle(ROWS[2])
+    assert len(watched.ran) == 2 * TRIALS
 
 
-def with_data(location: str = "model.data") -> tuple[bytes, bytes]:
-    """The fp32 graph with its embedding table moved into a file, and that file."""
-    model = make_graph("fp32")
-    (words,) = (each for each in model.graph.initializer if each.name == "words")
-    data = words.raw_data
-    words.ClearField("raw_data")
-    words.data_location = TensorProto.EXTERNAL
-    for key, value in {"location": location, "offset": "0", "length": str(len(data))}.items():
-        words.external_data.add(key=key, value=value)
-    return model.SerializeToString(), data
+def test_a_timed_session_tells_what_its_graph_takes(int8: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    Watched(monkeypatch, lambda _: 0.01)
+    session, took = Session(int8, threads=2), list[float]()
+    timed = session.timed(took.append)
+    assert timed.run(ROWS[0]) == session.run(ROWS[0])
+    assert timed.run_rows(ROWS[:3]).tolist() == session.run_rows(ROWS[:3]).tolist()
+    assert len(took) == 4
+    assert min(took) >= 0.01
 
 
 def test_external_data_comes_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fp32: bytes) -> None:

@@ -5,27 +5,27 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.engine.threads import TRIALS, WORTH, Pace, band
+from edgeroute.engine.threads import TRIALS, WORTH, ThreadChoice, band
 
 times = st.floats(1e-6, 1.0)
 
 
-def learn(one: list[float], several: list[float]) -> Pace:
-    pace = Pace()
+def learn(one: list[float], several: list[float]) -> ThreadChoice:
+    choice = ThreadChoice()
     for a, b in zip(one, several, strict=True):
-        assert not pace.settled
-        assert not pace.several
-        pace.took(False, a)
-        assert pace.several
-        pace.took(True, b)
-    return pace
+        assert not choice.settled
+        assert not choice.several
+        choice.took(False, a)
+        assert choice.several
+        choice.took(True, b)
+    return choice
 
 
 @given(st.lists(times, min_size=TRIALS, max_size=TRIALS), st.lists(times, min_size=TRIALS, max_size=TRIALS))
 def test_the_fastest_rows_decide(one: list[float], several: list[float]) -> None:
-    pace = learn(one, several)
-    assert pace.settled
-    assert pace.several == (min(several) < WORTH * min(one))
+    choice = learn(one, several)
+    assert choice.settled
+    assert choice.several == (min(several) < WORTH * min(one))
 
 
 def test_one_disturbed_row_decides_nothing() -> None:
@@ -34,10 +34,10 @@ def test_one_disturbed_row_decides_nothing() -> None:
 
 
 def test_late_rows_of_callers_side_by_side_change_nothing_but_a_faster_one() -> None:
-    pace = learn([1.0] * TRIALS, [2.0] * TRIALS)
-    pace.took(True, 1.5)
-    assert pace.settled
-    assert pace.several is False
+    choice = learn([1.0] * TRIALS, [2.0] * TRIALS)
+    choice.took(True, 1.5)
+    assert choice.settled
+    assert choice.several is False
 
 
 @given(st.integers(2, 10_000))

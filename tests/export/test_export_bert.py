@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from bundles import make_tokenizer  # noqa: E402
+from bundles import make_tokenizer, run_padded  # noqa: E402
 from classifiers import EASY, HARD, SEPARATES, SHORT, export_tiny, scores_of, train_tiny  # noqa: E402
 
 from edgeroute import BundleError, Router  # noqa: E402
@@ -79,16 +79,16 @@ def test_fp32_graph_equals_the_published_formula(tmp_path: Path, family: str, la
     assert np.ptp(expected) > 0.02
     np.testing.assert_allclose([session.run(row) for row in rows], expected, atol=1e-5)
     for batch in (1, 2, 5):  # padded with 0, which is not XLM-RoBERTa's padding
-        np.testing.assert_allclose(session.run_padded(rows[:batch]), expected[:batch], atol=1e-5)
+        np.testing.assert_allclose(session.run_batch(rows[:batch]), expected[:batch], atol=1e-5)
     seven = rows_of(3, 30, 5, 5, 17, 4, 9)
-    np.testing.assert_allclose(session.run_padded(seven), [routellm_score(checkpoint, r) for r in seven], atol=1e-5)
+    np.testing.assert_allclose(session.run_batch(seven), [routellm_score(checkpoint, r) for r in seven], atol=1e-5)
 
 
 def test_padding_reads_as_the_checkpoints_own(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt", family="xlm")
-    session = Session(serialize(kind.trace(checkpoint, ("a", "b"), strong="0").graph, "fp32").graph)
+    graph = serialize(kind.trace(checkpoint, ("a", "b"), strong="0").graph, "fp32").graph
     ids, mask = np.array([[2, 9, 8, 3, 7, 7]]), np.array([[1, 1, 1, 1, 0, 0]])
-    assert session._call(session._session, ids, mask)[0] == pytest.approx(session.run([2, 9, 8, 3]), abs=1e-6)
+    assert run_padded(graph, ids, mask)[0] == pytest.approx(Session(graph).run([2, 9, 8, 3]), abs=1e-6)
 
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", 40), ("xlm", 34)])
@@ -203,5 +203,5 @@ def test_a_trained_student_becomes_a_bundle(trained: Path, labels: tuple[Path, P
     assert fp32.parity.max_abs <= 1e-5
     expected = scores_of(trained, "bert", SHORT)
     session = Session((tmp_path / "out" / "model.fp32.onnx").read_bytes())
-    found = [session.run(router._text.encode(prompt).ids) for prompt in SHORT]
+    found = [session.run(router.loaded.text.encode(prompt).ids) for prompt in SHORT]
     np.testing.assert_allclose(found, expected, atol=1e-5)

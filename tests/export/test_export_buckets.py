@@ -16,7 +16,7 @@ from sw_forms import train as train_sw
 from test_export_bert import make_checkpoint, rows_of
 from test_export_causal import make_checkpoint as make_decoder
 
-from edgeroute.engine.cuda import Buckets
+from edgeroute.engine.cuda import LengthBuckets
 from edgeroute.engine.session import Session
 from edgeroute_export.build import serialize
 from edgeroute_export.kinds import bert as bert_kind
@@ -50,8 +50,9 @@ def graph(
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_padding_to_a_bucket_changes_no_score(graph: onnx.ModelProto, precision: str) -> None:
-    session = Session(serialize(graph, precision).graph, threads=1)  # type: ignore[arg-type]
-    buckets = Buckets(onnxruntime, session._session, CAP, device="cpu", graphs=True)
+    made = serialize(graph, precision).graph  # type: ignore[arg-type]
+    session, device = Session(made, threads=1), onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    buckets = LengthBuckets(onnxruntime, device, CAP, device="cpu", graphs=True)
     buckets.warm_up()
     rows = rows_of(3, 4, 7, 15, 16, 17, 29, 30)
     found = [float(buckets.run(row)[0]) for row in rows]

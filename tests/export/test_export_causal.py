@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from bundles import make_tokenizer  # noqa: E402
+from bundles import make_tokenizer, run_padded  # noqa: E402
 from classifiers import EASY, HARD, SEPARATES, SHORT, export_tiny, scores_of, train_tiny  # noqa: E402
 
 from edgeroute import BundleError, Router  # noqa: E402
@@ -50,7 +50,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(checkpoint: Path) -> Session:
-    return Session(serialize(kind.trace(checkpoint, template=TEMPLATE).graph, "fp32").graph)
+    return Session(fp32_graph(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def fp32_bytes(checkpoint: Path) -> bytes:
+    return fp32_graph(checkpoint)
+
+
+def fp32_graph(checkpoint: Path) -> bytes:
+    return serialize(kind.trace(checkpoint, template=TEMPLATE).graph, "fp32").graph
 
 
 def routellm_score(checkpoint: Path, ids: list[int], threshold: int = 4) -> float:
@@ -82,10 +91,12 @@ def padded(rows: list[list[int]], side: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_fp32_graph_equals_the_published_formula(session: Session, checkpoint: Path, batch: int, side: str) -> None:
+def test_fp32_graph_equals_the_published_formula(
+    session: Session, fp32_bytes: bytes, checkpoint: Path, batch: int, side: str
+) -> None:
     rows = rows_of(3, 30, 5, 5, 17, 4, 48)[:batch]
     expected = [routellm_score(checkpoint, row) for row in rows]
-    np.testing.assert_allclose(session._call(session._session, *padded(rows, side)), expected, atol=1e-5)
+    np.testing.assert_allclose(run_padded(fp32_bytes, *padded(rows, side)), expected, atol=1e-5)
     np.testing.assert_allclose(session.run_rows(rows), expected, atol=1e-5)
 
 
@@ -146,5 +157,5 @@ def test_a_trained_student_becomes_a_bundle(bert: Path, labels: tuple[Path, Path
     assert auc(router.score_batch(HARD + EASY), SEPARATES) > 0.9
     expected = scores_of(trained, "causal", SHORT)
     session = Session((tmp_path / "out" / "model.fp32.onnx").read_bytes())
-    found = [session.run(router._text.encode(prompt).ids) for prompt in SHORT]
+    found = [session.run(router.loaded.text.encode(prompt).ids) for prompt in SHORT]
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -71,7 +71,7 @@ def test_ragged_batches_equal_single_rows(exported: Path, batch: int) -> None:
     session = Session((exported / "model.fp32.onnx").read_bytes())
     rng = np.random.default_rng(batch)
     rows = [rng.integers(5, 80, rng.integers(3, 33)).tolist() for _ in range(batch)]
-    np.testing.assert_allclose(session.run_padded(rows), [session.run(row) for row in rows], atol=1e-5)
+    np.testing.assert_allclose(session.run_batch(rows), [session.run(row) for row in rows], atol=1e-5)
 
 
 @pytest.mark.parametrize("checkpoint", ["plain"], indirect=True)  # random weights give the gates nothing to see

@@ -57,7 +57,7 @@ def test_scores_are_routellms(router: Router, net: Factorization, batch: int) ->
     x = sample_embeddings(batch, 1536, seed=batch) * np.float32(3)  # OpenAI's have unit length; nothing normalises
     expected = [net.win_rate(24, 36, row) for row in x]
     np.testing.assert_allclose(router.score_embeddings(x), expected, atol=1e-5)
-    np.testing.assert_allclose(router._session.run_embeddings(x), expected, atol=1e-5)
+    np.testing.assert_allclose(router.loaded.session.run_batch(x), expected, atol=1e-5)
     assert router.score_embeddings(x).tolist() == [router.score_embeddings(row[None])[0] for row in x]
 
 
@@ -83,7 +83,7 @@ def test_the_bundle_says_what_it_is(router: Router) -> None:
     assert parity.max_abs is not None
     assert parity.max_abs <= 1e-5
     assert (parity.sample, parity.claim, parity.flips) == ("generated unit vectors", "numerical parity only", {})
-    assert verify(router._bundle.path).ok
+    assert verify(router.loaded.bundle.path).ok
 
 
 @pytest.mark.parametrize("trainer", [False, True], ids=["released", "trainer"])
@@ -327,6 +327,6 @@ def test_options_of_the_other_form_are_usage_errors(folder: Path, tmp_path: Path
 
 
 def test_the_graph_alone_takes_any_batch(router: Router) -> None:
-    session = Session((router._bundle.path / "model.fp32.onnx").read_bytes(), threads=1)
+    session = Session((router.loaded.bundle.path / "model.fp32.onnx").read_bytes(), threads=1)
     assert (session.contract.width, session.contract.models) == (1536, 64)
     assert session.strengths(sample_embeddings(1, 1536)[0]).shape == (64,)

@@ -98,7 +98,7 @@ def test_ragged_batches_equal_single_rows(bundled: Path, batch: int) -> None:
     rows = [rng.integers(4, 80, rng.integers(3, 33)).tolist() for _ in range(batch)]
     for precision in ("fp32", "int8"):
         session = Session((bundled / f"model.{precision}.onnx").read_bytes())
-        np.testing.assert_allclose(session.run_padded(rows), [session.run(row) for row in rows], atol=1e-6)
+        np.testing.assert_allclose(session.run_batch(rows), [session.run(row) for row in rows], atol=1e-6)
 
 
 def test_int8_holds_the_table_in_bytes_and_no_encoder(bundled: Path) -> None:

@@ -145,7 +145,7 @@ def test_ragged_batches_equal_single_rows(graphs: dict[str, Path], form: str, ba
     session = Session((graphs[form] / "model.fp32.onnx").read_bytes())
     rng = np.random.default_rng(batch)
     rows = [rng.integers(4, 80, rng.integers(3, 33)).tolist() for _ in range(batch)]
-    np.testing.assert_allclose(session.run_padded(rows), [session.run(row) for row in rows], atol=1e-5)
+    np.testing.assert_allclose(session.run_batch(rows), [session.run(row) for row in rows], atol=1e-5)
 
 
 def test_the_receipt_says_how_close_each_graph_is(graphs: dict[str, Path]) -> None:

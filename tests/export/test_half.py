@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from bundles import run_padded  # noqa: E402
 from exporting import export  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from sw_forms import train as train_sw  # noqa: E402
@@ -46,20 +47,20 @@ def test_classifiers_are_within_two_thousandths(tmp_path: Path, family: str) -> 
     session, rows = Session(half), rows_of(3, 4, 7, 19, 32)
     expected = [routellm_score(checkpoint, row) for row in rows]
     np.testing.assert_allclose([session.run(row) for row in rows], expected, atol=2e-3)
-    np.testing.assert_allclose(session.run_padded(rows), expected, atol=2e-3)
+    np.testing.assert_allclose(session.run_batch(rows), expected, atol=2e-3)
 
 
 def test_decoders_are_within_two_thousandths_with_padding_on_either_side(tmp_path: Path) -> None:
     router = causal.trace(make_decoder(tmp_path / "ckpt"), template="Q {prompt} A")
-    session = Session(serialize(router.graph, "fp16").graph)
+    graph = serialize(router.graph, "fp16").graph
     rows = rows_of(3, 5, 17, 30)
     assert router.reference is not None
     expected = router.reference(rows)
-    np.testing.assert_allclose(session.run_padded(rows), expected, atol=2e-3)
+    np.testing.assert_allclose(Session(graph).run_batch(rows), expected, atol=2e-3)
     ids, mask = (np.zeros((len(rows), 30), np.int64) for _ in range(2))
     for i, row in enumerate(rows):
         ids[i, 30 - len(row) :], mask[i, 30 - len(row) :] = row, 1
-    np.testing.assert_allclose(session._call(session._session, ids, mask), expected, atol=2e-3)
+    np.testing.assert_allclose(run_padded(graph, ids, mask), expected, atol=2e-3)
 
 
 def pooled(level: float) -> onnx.ModelProto:

@@ -32,10 +32,10 @@ from edgeroute import (
     MissingExtraError,
     PromptError,
     Router,
-    cli,
 )
+from edgeroute.cli.main import run
 from edgeroute.engine.calibration import carry
-from edgeroute.engine.deadline import Road, Roads
+from edgeroute.engine.deadline import RESERVE, Tier, plan
 from edgeroute.net.breaker import COOLDOWN_S
 from edgeroute.triton import remote as served
 from edgeroute.triton.config import Settings
@@ -86,9 +86,9 @@ class Clock:
     """The breaker's clock: real time, and what a test adds to it."""
 
     def __init__(self, router: Router) -> None:
-        assert router._server is not None
+        assert router.server is not None
         self.ahead = 0.0
-        router._server._clock = lambda: time.monotonic() + self.ahead
+        router.server._clock = lambda: time.monotonic() + self.ahead
 
 
 def load(bundle: Path, running: Running, model: str = "tiny-int8", **options: Any) -> Router:
@@ -101,12 +101,9 @@ def shortened(manifest: dict[str, Any]) -> None:
     graph["shortened"] = [{"max_tokens": 8, "quantiles": graph["calibration"]["quantiles"]}]
 
 
-def cheaper(router: Router) -> Roads:
-    """Roads on which eight tokens are affordable."""
-    assert router._text is not None
-    own = router.graph.calibration.quantiles
-    full = Road("full", router._text, router._session)
-    return Roads(full, Road("shortened", router._text.capped(8), router._session, (own, own)), 8)
+def eight_tokens(tier: Tier, tokens: int) -> float:
+    """What a token costs where a deadline of 1 ms holds eight of them, in ms."""
+    return tokens / 8.5 / RESERVE
 
 
 def test_a_server_gives_the_bits_of_the_local_graph(base_bundle: Path, running: Running, router: Router) -> None:
@@ -243,14 +240,15 @@ def test_the_url_bounds_the_wait_too(base_bundle: Path, running: Running) -> Non
     assert 55 <= found.latency_ms <= 180
 
 
-def test_a_prompt_too_long_for_the_local_graph_takes_the_full_road_on_the_server(tmp_path: Path, scheme: str) -> None:
-    """The server scores what the deadline would shorten here; without it the cheaper road is taken."""
+def test_a_prompt_too_long_for_the_local_graph_takes_the_full_tier_on_the_server(tmp_path: Path, scheme: str) -> None:
+    """The server scores what the deadline would shorten here; without it the cheaper tier is taken."""
     bundle = make_bundle(tmp_path / "b", precisions=["fp32"], change=shortened)
     export_repository(bundle, tmp_path / "m")
     long = " ".join(["theorem"] * 30)
     with serving(tmp_path / "m", scheme) as running:
-        remote = load(bundle, running, "tiny")
-        remote._roads = cheaper(remote)
+        loaded = load(bundle, running, "tiny")
+        tiers = plan(loaded.loaded, 1.0, measure=eight_tokens)
+        remote = Router(loaded.loaded, tiers=tiers, server=loaded.server)
         found = remote.choose(long)
         assert (found.backend, found.road, found.n_tokens) == ("triton", "full", 32)
         running.repository.fault = "error"
@@ -417,9 +415,9 @@ def test_without_tritonclient_the_extra_is_named(base_bundle: Path, monkeypatch:
 
 def test_the_command_line(base_bundle: Path, running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{running.url}/tiny-int8"
-    assert cli.run(["score", "hello", "--model", str(base_bundle), "--backend", url]) == 0
+    assert run(["score", "hello", "--model", str(base_bundle), "--backend", url]) == 0
     assert capsys.readouterr().out.rstrip().endswith("ms  triton")
-    assert cli.run(["score", "hello", "--model", str(base_bundle), "--backend", url, "--json"]) == 0
+    assert run(["score", "hello", "--model", str(base_bundle), "--backend", url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["backend"] == "triton"
-    assert cli.run(["score", "hello", "--model", str(base_bundle), "--backend", "http://x/y"]) == 1
+    assert run(["score", "hello", "--model", str(base_bundle), "--backend", "http://x/y"]) == 1
     assert "expected a backend such as triton://" in capsys.readouterr().err

@@ -48,9 +48,9 @@ def test_each_graph_becomes_a_model_and_int8_is_never_batched(base_bundle: Path,
         assert len(config.model_warmup) == 2
     router = Router.load(base_bundle)
     assert parameters(int8) == {
-        "edgeroute.bundle.folder": "tiny",
+        "edgeroute.bundle": "tiny",
         "edgeroute.digest": router.manifest.digest,
-        "edgeroute.bundle.onnx_file": INT8,
+        "edgeroute.graph": INT8,
         "edgeroute.precision": "int8",
         "edgeroute.padding": "none",
         "intra_op_thread_count": "2",
@@ -66,7 +66,7 @@ def test_the_models_run_as_their_configs_say(
         models = ModelRepository(tmp_path / str(number)).models
         router = Router.load(bundle)
         for model in models.values():
-            ids = np.array([router._text.encode(sample_prompts(1)[0]).ids])  # type: ignore[union-attr]
+            ids = np.array([router.loaded.text.encode(sample_prompts(1)[0]).ids])  # type: ignore[union-attr]
             found = model.infer({"input_ids": ids, "attention_mask": np.ones_like(ids)})
             assert found["score"].shape == ((1, 1) if model.batch else (1,))
             assert router.manifest.models == () or found["strengths"].shape == (1, len(router.manifest.models))

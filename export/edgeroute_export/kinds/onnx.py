@@ -80,7 +80,7 @@ def _check_batching(session: Session, highest: int, most: int) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, highest + 1, min(length, most)).tolist() for length in _BATCH]
     apart = np.array([session.run(row) for row in rows], np.float32)
-    off = float(np.abs(session.run_padded(rows) - apart).max())
+    off = float(np.abs(session.run_batch(rows) - apart).max())
     if off > MAX_ABS["fp16"]:
         raise BundleError(f"rows padded together score otherwise than apart, by {off:.2g}: is the mask used?")
 
