@@ -13,12 +13,30 @@ pytest.importorskip("transformers")
 import onnxruntime  # noqa: E402
 
 from edgeroute import BundleError  # noqa: E402
-from edgeroute_export.graph.assemble import attach_head  # noqa: E402
+from edgeroute_export.graph import trace  # noqa: E402
+from edgeroute_export.graph.assemble import attach_head, fuse  # noqa: E402
 from edgeroute_export.graph.heads import linear_head  # noqa: E402
 from edgeroute_export.graph.trace import trace_encoder  # noqa: E402
 
 
-def test_traced_layers_are_the_encoders_hidden_states(bert: Path) -> None:
+@pytest.fixture(params=["optimum", "torch"])
+def exporter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both roads of the seam, where optimum is installed."""
+    if request.param == "optimum" and not trace.has_optimum():
+        pytest.skip("without optimum torch traces")
+    monkeypatch.setattr(trace, "has_optimum", lambda: request.param == "optimum")
+    return str(request.param)
+
+
+def test_both_exporters_graphs_fuse_alike(exporter: str, bert: Path) -> None:
+    fused = fuse(trace_encoder(bert), heads=4, width=64)
+    kinds = [node.op_type for node in fused.graph.node]
+    assert kinds.count("Attention") == 2
+    assert kinds.count("EmbedLayerNormalization") == 1
+    assert kinds.count("SkipLayerNormalization") == 4
+
+
+def test_traced_layers_are_the_encoders_hidden_states(exporter: str, bert: Path) -> None:
     from transformers import BertModel
 
     model = trace_encoder(bert, layers=(1, 2))
@@ -36,7 +54,7 @@ def test_traced_layers_are_the_encoders_hidden_states(bert: Path) -> None:
         assert np.abs(real).max() < 1e-5
 
 
-def test_a_shallower_graph_is_smaller(bert: Path) -> None:
+def test_a_shallower_graph_is_smaller(exporter: str, bert: Path) -> None:
     assert trace_encoder(bert, layers=(1,)).ByteSize() < trace_encoder(bert).ByteSize()
 
 
