@@ -160,7 +160,9 @@ def scores_of(
 
     def score(pair: tuple[str, str], chosen: Sequence[str]) -> Floats:
         embeddings = torch.from_numpy(texts.unit[[at[prompt] for prompt in chosen]]).float()
-        return reference(checkpoint, pair, embeddings, [frozen.text.encode(each).ids for each in chosen], table)
+        return reference(
+            checkpoint, pair, embeddings, [frozen.text.encode_whatever(each).ids for each in chosen], table
+        )
 
     return score
 
