@@ -11,7 +11,8 @@ from typing import Any
 
 from targets import targets
 
-from edgeroute.bench.tables import callers_table, describe, markdown, timing_table
+from edgeroute.bench.tables import callers_table, describe, timing_table
+from edgeroute.cli.table import markdown
 
 Found = dict[str, Any]
 HERE = Path(__file__).parent

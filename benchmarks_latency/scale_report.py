@@ -6,9 +6,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from edgeroute.cli.table import markdown
+
 DOCUMENT = Path(__file__).parents[1] / "docs" / "ray.md"
 BEGIN, END = "<!-- measured: benchmarks_latency/scale.py report -->", "<!-- end -->"
 PROMPTS = 100_000_000
+CORES = (2, 8, 16, 64)
 _NAMES = {
     "plain1": "one plain process",
     "plain2": "two plain processes",
@@ -75,12 +78,11 @@ def _sheet(found: dict[str, Any]) -> str:
         f"One prompt costs {cost * 1e3:.2f} ms of a core: {PROMPTS / 1e6:.0f}M prompts are {hours:.0f} core-hours.",
         f"With the {efficiency:.2f} that a Ray worker keeps of a process, by machines and their cores:",
         "",
-        "| machines | 2 cores | 8 cores | 16 cores | 64 cores |",
-        "|---|---|---|---|---|",
     ]
+    rows: list[list[object]] = [["machines", *(f"{cores} cores" for cores in CORES)]]
     for machines in (1, 4, 16):
-        cells = [f"{hours / (machines * cores * efficiency):.1f} h" for cores in (2, 8, 16, 64)]
-        lines.append(f"| {machines} | {' | '.join(cells)} |")
+        rows.append([machines, *(f"{hours / (machines * cores * efficiency):.1f} h" for cores in CORES)])
+    lines += markdown(rows)
     lines += [
         "",
         "| what | a core asks for | found here | cores until it is full |",

@@ -32,6 +32,7 @@ from serving import milliseconds, resident_mb, wrk
 from serving_stub import ANSWER
 from serving_stub import Upstream as Stub
 
+from edgeroute.cli.table import markdown
 from edgeroute.engine.machine import describe_machine
 
 HERE = Path(__file__).parent
@@ -237,8 +238,7 @@ def _replicas(found: dict[str, Any]) -> str:
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown([heads, *rows]))
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgeroute import Router
+from edgeroute.cli.table import markdown
 from edgeroute.data.labels import Battle, read_battles
 from edgeroute.evaluation.benchmarks import Benchmark, read_benchmarks
 from edgeroute.evaluation.evaluate import baseline_scores, evaluate, length_scores, score_all
@@ -268,7 +269,7 @@ _COSTS = (
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(each)} |" for each in [header, ["---"] * len(header), *rows])
+    return "\n".join(markdown([header, *rows]))
 
 
 def _interval(each: Found) -> str:

@@ -1,8 +1,8 @@
-"""What ``bench`` found, as tables: aligned for a terminal, or Markdown."""
+"""What ``bench`` found, as rows of tables; ``cli/table.py`` draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 Found = Mapping[str, Any]
@@ -62,26 +62,6 @@ def callers_table(report: Found) -> Table:
         [str(each["callers"]), f"{each['per_s']:.0f}", f"{each['p50_ms']:.3g}", f"{each['p99_ms']:.3g}"]
         for each in report["callers"]
     ]
-
-
-def aligned(table: Table) -> list[str]:
-    """Lines with the first column to the left and the others to the right, but for a last one of words."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    last = len(widths) - 1
-    left = {0} | ({last} if not table[-1][last][:1].isdigit() else set())
-    return [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
-
-
-def markdown(table: Sequence[Iterable[str]]) -> list[str]:
-    """The table's first row as its head."""
-    rows = [list(row) for row in table]
-    return [f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
 
 
 def _mib(value: int | None) -> str:

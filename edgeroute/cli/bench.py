@@ -9,7 +9,7 @@ import click
 
 from ..bench.bench import CHARACTERS, LENGTHS, Report
 from ..bench.bench import bench as measure
-from ..bench.tables import aligned, describe, markdown, tables
+from ..bench.tables import describe, tables
 from ..data.prompts import BadLine, format_of, read_prompts
 from ..errors import InputFileError
 from ..router import Router
@@ -17,6 +17,7 @@ from .commands import CORE
 from .output import echo, write_json
 from .progress import Progress
 from .reading import opened_input
+from .table import aligned, markdown
 
 if TYPE_CHECKING:
     from ..engine.text import Prompt

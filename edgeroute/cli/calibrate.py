@@ -28,6 +28,7 @@ from ..traffic.routellm import share_of
 from .commands import CORE
 from .output import counted, echo, say
 from .reading import opened_input, refuse_same
+from .table import aligned
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CHUNK = 256
@@ -242,9 +243,10 @@ def _show(options: _Options, made: TrafficCalibration, traffic: Traffic, outcome
             else (f"at least {options.quality:.1%} of others at {sure} confidence, the choice included")
         )
         echo(f"quality       {quality['value']:.1%} of the strong model's on {quality['n']} outcomes; {kept}")
-    echo("\nshare  threshold  usd/1k")
-    for row in table:
-        money = "-" if row.usd_per_1k is None else f"{row.usd_per_1k:.2f}"
-        echo(f"{row.strong_share:>5.0%}  {row.threshold:>9.5f}  {money:>6}")
+    rows = [("share", "threshold", "usd/1k")] + [
+        (f"{row.strong_share:.0%}", f"{row.threshold:.5f}", "-" if row.usd_per_1k is None else f"{row.usd_per_1k:.2f}")
+        for row in table
+    ]
+    echo("\n".join(["", *aligned(rows)]))
     if options.output is not None:
         say(f'\nWritten. In the TOML: calibration = "{options.output}"')

@@ -18,6 +18,7 @@ from ..engine.verify import verify
 from ..errors import CalibrationError, EdgeRouteError
 from .commands import CORE
 from .output import FAILED, OK, echo, write_json
+from .table import aligned
 
 
 @click.command(short_help=CORE["doctor"])
@@ -89,8 +90,7 @@ def _as_text(found: Diagnosis) -> list[str]:
         ("cache folder", str(found.cache)),
         ("default bundle", found.default_bundle or "none"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}  {value}" for name, value in rows] + [f"WRONG: {each}" for each in found.problems]
+    return aligned(rows, head=False) + [f"WRONG: {each}" for each in found.problems]
 
 
 PACKAGES = ("numpy", "tokenizers", "click", "requests")

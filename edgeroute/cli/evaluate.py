@@ -28,6 +28,7 @@ from ..router import Router
 from .commands import CORE
 from .output import echo, opened_output, write_json
 from .progress import Progress
+from .table import aligned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -215,7 +216,7 @@ def write_tables(results: Results) -> None:
     ):
         if len(rows) > 1:
             echo(f"\n{title}" if title else "")
-            echo("\n".join(_table(rows)))
+            echo("\n".join(aligned(rows)))
 
 
 def write_csv(path: str, evaluations: Iterable[Evaluation]) -> None:
@@ -329,11 +330,6 @@ def _languages(found: Sequence[Probed]) -> list[Row]:
     return [("router", *LANGUAGES)] + [
         (each.router, *(_number(each.by_language[name].auc) for name in LANGUAGES)) for each in found
     ]
-
-
-def _table(rows: Sequence[Row]) -> Iterable[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _interval(value: Interval | None) -> str:

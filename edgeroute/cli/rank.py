@@ -15,6 +15,7 @@ from ..router import Router
 from .commands import CORE
 from .output import counted, echo, say
 from .reading import read_prompt
+from .table import aligned
 
 
 @click.command(short_help=CORE["rank"])
@@ -79,8 +80,8 @@ def _knows(manifest: Manifest) -> str:
 def _render(ranking: Ranking, *, as_json: bool, row: int | None = None) -> str:
     if as_json:
         return json.dumps(({} if row is None else {"row": row}) | asdict(ranking))
-    width = max(len(each.model) for each in ranking.standings)
-    lines = [f"{each.model:<{width}}  {each.win_rate:.3f}  {each.strength:+.3f}" for each in ranking.standings]
+    rows = [(each.model, f"{each.win_rate:.3f}", f"{each.strength:+.3f}") for each in ranking.standings]
+    lines = aligned(rows, head=False)
     if ranking.truncated:
         lines.append("(the prompt was cut)")
     return "\n".join(lines if row is None else [f"row {row}", *lines])

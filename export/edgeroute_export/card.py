@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeroute.cli.table import markdown
+
 CARD = "README.md"
 _FRONT = re.compile(r"---\r?\n(.*?)\r?\n---", re.DOTALL)
 _LICENCE = re.compile(r"^licen[sc]e:[ \t]*[\"']?([A-Za-z0-9][\w.+-]*)[\"']?[ \t]*$", re.MULTILINE)
@@ -28,9 +30,10 @@ def card(manifest: Mapping[str, Any]) -> str:
     ]
     if training["data"]:
         rows = ((each["name"], each["rows"], each["sha256"][:16]) for each in training["data"])
-        parts.append(_table(("data", "rows", "sha256"), rows))
+        parts.append("\n".join(markdown([("data", "rows", "sha256"), *rows])))
     if manifest.get("quality"):
-        parts += ["## Quality", _table(("benchmark", "n", "metric", "value", "95% interval"), _quality(manifest))]
+        head = ("benchmark", "n", "metric", "value", "95% interval")
+        parts += ["## Quality", "\n".join(markdown([head, *_quality(manifest)]))]
     for graph in manifest["graphs"]:
         parts += [f"## {graph['file']}", *_graph(graph)]
     return "\n\n".join([*parts, "## Limits", "\n".join(_limits(manifest))]) + "\n"
@@ -107,8 +110,3 @@ def _parity(parity: Mapping[str, Any]) -> str:
     if parity.get("claim") == "numerical parity only":
         said += "; numerical parity only, no shares are promised"
     return f"{said}."
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

@@ -14,7 +14,8 @@ import pytest
 
 from edgeroute import Router
 from edgeroute.bench.bench import bench, time_batch, time_callers, time_cold, time_overhead, time_rows
-from edgeroute.bench.tables import aligned, describe, markdown, tables
+from edgeroute.bench.tables import describe, tables
+from edgeroute.cli.table import aligned, markdown
 from edgeroute.engine.load import StepTimes
 from edgeroute.engine.machine import describe_machine, resident_mib
 from edgeroute.errors import EdgeRouteError, PromptError
