@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ClosedError, ForkError
@@ -42,6 +43,8 @@ class Portal:
         future = self._started().start_task_soon(work)
         try:
             return future.result()
+        except CancelledError:
+            raise ClosedError("this gateway was closed while a call was under way") from None
         finally:
             future.cancel()  # says nothing once it is done
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import gzip
 import time
 import tracemalloc
@@ -235,3 +237,18 @@ def test_threads_share_a_gateway_while_an_endpoint_misbehaves(load: Load, evil: 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: gateway.complete(ASK), range(40)))
     assert {answer.text for answer in answers} == {"Lima is the capital."}
+
+
+def test_no_call_waits_for_a_connection_of_our_own(load: Load, evil: Upstream, good: Upstream) -> None:
+    """Waiting for one of 256 connections once counted as the endpoint's silence, and opened its breaker."""
+    evil.wait_s = 5.0
+    gateway = load(fallback=False)
+    slow = dataclasses.replace(gateway.endpoints["evil"], timeout_s=9.5, retries=0)
+    gateway.endpoints = {**gateway.endpoints, "evil": slow}
+
+    async def many() -> list[str]:
+        async with gateway:
+            return [each.text for each in await asyncio.gather(*(gateway.acomplete(ASK) for _ in range(300)))]
+
+    assert asyncio.run(many()) == ["Lima is the capital."] * 300
+    assert len(evil.asked) == 300
