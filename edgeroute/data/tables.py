@@ -28,8 +28,8 @@ def read_json_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``("file, line n", object)`` of a JSON Lines file; blank lines are passed over.
 
-    Raises ``InputFileError`` naming file and line. With ``skipped`` a line that is no object is passed over instead,
-    and ``skipped`` is told its place.
+    Raises ``InputFileError`` naming file and line. With ``skipped`` a line that is no object is skipped instead, and
+    ``skipped`` is called with its place.
     """
     name = Path(path).name
     try:

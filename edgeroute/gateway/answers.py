@@ -202,7 +202,7 @@ class AsyncStream:
             self._end()
 
     async def aclose(self) -> None:
-        """Give the answer up: the endpoint is told by the connection's end."""
+        """Stop reading: the connection is closed, which tells the endpoint to stop."""
         await self._chunks.aclose()
         self._end()  # where no chunk was taken, nothing else has
 
@@ -256,7 +256,7 @@ class Stream:
             self.close()
 
     def close(self) -> None:
-        """Give the rest of the answer up."""
+        """Stop reading the rest of the answer."""
         try:
             self._portal.run(self._inner.aclose)
         except ClosedError:  # with its gateway, which ended the connection

@@ -170,7 +170,7 @@ class Budget:
         self._failing = bool(self._unwritten)
 
     def _follow(self) -> None:
-        """Read what was added to the file since the last look, by whomever."""
+        """Read what any process has added to the file since the last read."""
         if self.path is None:
             return
         try:

@@ -1,7 +1,7 @@
 """Which target a call goes to: the operator's rules first, then the budget, then the router's score.
 
-Targets stand in order from weak to strong. Two of them, or score bands, are one thing: edges between targets, and a
-score belongs to the last target whose edge it reaches (RouteLLM's ``score >= threshold``).
+Targets are ordered from weak to strong. Two lists and score bands work alike: there is an edge between neighbouring
+targets, and a score belongs to the last target whose edge it reaches (RouteLLM's ``score >= threshold``).
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Chooser:
         if settings.rank is not None:
             router.rank("a", models=list(self._targets))  # names that the bundle does not know are an error now
         self._names = list(self._targets)
-        dearer = {endpoint for name in self._names[1:] for endpoint in self._targets[name]}
-        self._beyond_cap = tuple(each for each in self._targets[self._names[0]] if each not in dearer)
+        expensive = {endpoint for name in self._names[1:] for endpoint in self._targets[name]}
+        self._beyond_cap = tuple(each for each in self._targets[self._names[0]] if each not in expensive)
         self._patterns = [re.compile(rule.pattern) if rule.pattern else None for rule in settings.rules]
         self._edges = edges_of(settings, router)
         if settings.threshold is not None and 0 < settings.threshold < 1:
@@ -157,7 +157,9 @@ class Chooser:
 
     def _cheapest(self) -> Choice:
         if not self._beyond_cap:
-            raise BudgetError(f"{self._spent()}, and {self._names[0]} has no endpoint that no dearer target has")
+            raise BudgetError(
+                f"{self._spent()}, and {self._names[0]} has no endpoint that only the cheapest target uses"
+            )
         return Choice(self._names[0], self._beyond_cap, self._spent(), capped=True)
 
     def _rule(self, chat: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Choice | None:

@@ -1,4 +1,4 @@
-"""Read the operator's TOML: strict, and every problem is told at once, each with the path of its key."""
+"""Read the operator's TOML: strict, and every problem is reported at once, each with the path of its key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_settings(
 ) -> tuple[Settings, dict[str, Endpoint]]:
     """The settings of a file and its endpoints, keys read from ``environment`` (by default the process's own).
 
-    Without ``keys`` none is read, and none is missed: for who looks at prices and calls nobody.
+    Without ``keys`` no key is read and a missing one is no error: for commands that need prices and call no endpoint.
     Raises ``ConfigError`` that lists everything that is wrong, each with the path of its key.
     """
     name = os.fspath(path)
@@ -44,8 +44,8 @@ def read_settings(
             endpoints[key], missing = make_endpoint(key, table, os.environ if environment is None else environment)
             problems += [(f".endpoints.{key}.{each}", why) for each, why in missing.items() if keys]
     if problems:
-        told = [f"{name}: {where.removeprefix('.') or 'the file'}: {what}" for where, what in sorted(problems)]
-        raise ConfigError("\n".join(told))
+        lines = [f"{name}: {where.removeprefix('.') or 'the file'}: {what}" for where, what in sorted(problems)]
+        raise ConfigError("\n".join(lines))
     return settings, endpoints
 
 
@@ -90,4 +90,4 @@ _TABLES: dict[str, Any] = {
     r"\.rank": Rank,
     r"\.serve": Serve,
 }
-"""The table that stands at a path of the file."""
+"""The table at each path of the file."""

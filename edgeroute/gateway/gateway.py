@@ -49,7 +49,7 @@ class Gateway:
         self.endpoints = endpoints
         self.breakers = {name: Breaker() for name in endpoints}
         self.observe: Callable[[str, Failed | None, float], None] = lambda _name, _failed, _seconds: None
-        """Told of each call: the endpoint, what failed, and the seconds to the first byte."""
+        """Called after each call of an endpoint with its name, what failed, and the seconds to the first byte."""
         self._chooser = chooser
         self._transport = Transport()
         self._portal = Portal()
@@ -100,7 +100,7 @@ class Gateway:
         return self._chooser.named(endpoints)
 
     def go_on_from(self, other: Gateway) -> None:
-        """Count on where another gateway stands with the daily budget, when this one takes its place."""
+        """Take over the daily budget of the gateway that this one replaces, with what it has counted."""
         mine, theirs = self._chooser.budget, other._chooser.budget
         if mine is not None and theirs is not None and mine.path == theirs.path:
             theirs.usd_per_day = mine.usd_per_day  # and calls under way there still count here
@@ -125,7 +125,7 @@ class Gateway:
 
     async def acomplete(self, messages: Messages, **fields: Any) -> Completion:
         """``complete`` for event loops."""
-        options, fields = _parted(fields)
+        options, fields = _split_options(fields)
         if fields.get("stream"):  # before it costs anything
             raise ConfigError("complete gives whole answers: for stream=True there are stream and astream")
         answer, deadline = await self._open(messages, options, fields)
@@ -141,7 +141,7 @@ class Gateway:
 
     async def astream(self, messages: Messages, **fields: Any) -> AsyncStream:
         """``stream`` for event loops: ``async for chunk in await gateway.astream(...)``."""
-        options, fields = _parted(fields)
+        options, fields = _split_options(fields)
         return AsyncStream(*await self._open(messages, options, {**fields, "stream": True}))
 
     async def _open(
@@ -183,7 +183,7 @@ class Gateway:
         return await self._call(record, path, render, deadline)
 
     async def _call(self, record: CallRecord, path: str, render: Callable[[str], bytes], deadline: float) -> Answer:
-        """The plan says whom to call and how long to wait; here it is done."""
+        """Do what the plan says: call an endpoint, or wait."""
         route = [self.endpoints[name] for name in record.choice.endpoints]
         left = deadline - time.monotonic()
         steps = plan(route, self.breakers, deadline_s=left, clock=time.monotonic, jitter=random.random)
@@ -254,7 +254,7 @@ class Gateway:
         await self.aclose()
 
 
-def _parted(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_options(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of ``choose``, and the fields that go to the endpoint."""
     if "model" in fields:
         raise ConfigError("the model is the endpoint's own: choose another with target=")

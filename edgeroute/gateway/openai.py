@@ -13,7 +13,7 @@ from .chats import tokens_of, tokens_of_bytes, tokens_of_json
 MAX_EVENT_BYTES = 16 << 20
 """The longest line of an event stream: an image in base64 fits."""
 MAX_TOKENS = 10**8
-"""An endpoint that counts more tells nonsense, and money is counted by it."""
+"""A larger count is not believed: money is counted by it."""
 MAX_PARSED_BYTES = 256 << 10
 """Of larger answers and events only the usage is looked for: to build all values would hold up every other call."""
 DONE = b"[DONE]"
@@ -169,7 +169,7 @@ def _find_usage(data: bytes) -> Tokens | None:
         if at < 0:
             break
         after = data[at + 7 : at + 4096].decode("utf-8", "replace").lstrip()
-        if after.startswith(":") and data[at - 1 : at] != b"\\":  # with a backslash it stands in a text
+        if after.startswith(":") and data[at - 1 : at] != b"\\":  # after a backslash it is part of a text
             with contextlib.suppress(ValueError, RecursionError):
                 usage = usage_of({"usage": _DECODER.raw_decode(after[1:].lstrip())[0]})
                 if usage is not None:

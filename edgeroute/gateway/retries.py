@@ -5,8 +5,7 @@ endpoint answered; when none did it raises one ``UpstreamError`` that lists the 
 so a test drives it with a clock of its own.
 
 An answer of 4xx other than 401, 403, 408 and 429 is an answer: the request is wrong, and would be wrong again. Once
-bytes of an answer arrived there is an answer too, and ``plan`` is done: nothing is asked twice that may have been told
-once.
+bytes of an answer arrived there is an answer too, and ``plan`` is done: no call is repeated that was answered.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Clock = Callable[[], float]
 """Seconds that never go back."""
 
 MAX_WAIT_S, LAST_MAX_WAIT_S = 2.0, 10.0
-"""Who must wait longer than this goes to the next endpoint; for the last there is more patience."""
+"""A call that must wait longer goes to the next endpoint; at the last one it may wait longer."""
 BACKOFF_S, MAX_BACKOFF_S = 0.25, 4.0
 
 
@@ -167,11 +166,11 @@ class _Planned:
 
 def _all_down(failures: Sequence[tuple[str, Failed]]) -> UpstreamError:
     causes = tuple((name, failed.reason) for name, failed in failures)
-    told = "; ".join(f"{name} {reason}" for name, reason in causes) or "there is none to call"
+    listed = "; ".join(f"{name} {reason}" for name, reason in causes) or "there is none to call"
     statuses = [failed.status for _, failed in failures if failed.status is not None]
     waits = [failed.retry_after_s for _, failed in failures if failed.retry_after_s is not None]
     return UpstreamError(
-        f"no endpoint answered: {told}",
+        f"no endpoint answered: {listed}",
         causes=causes,
         status=statuses[-1] if statuses else None,
         retry_after_s=min(waits) if waits else None,

@@ -1,6 +1,6 @@
 """The operator's TOML: endpoints, and which prompt goes where.
 
-Exactly one way to choose is given: two lists ``strong`` and ``weak``; ``[[tiers]]`` from cheap to strong, parted by
+Exactly one way to choose is given: two lists ``strong`` and ``weak``; ``[[tiers]]`` from cheap to strong, separated by
 score or by share; or ``[rank]`` over models that the bundle knows. Every list of endpoints is a fallback order.
 """
 
@@ -104,7 +104,7 @@ class Settings:
 
     @property
     def strongest(self) -> str:
-        """The target that all others are measured by: the last, and for ``rank`` the dearest."""
+        """The target that all others are compared with: the last, and for ``rank`` the most expensive."""
         return list(self.targets)[-1]
 
     def _price(self, endpoints: tuple[str, ...]) -> float:
@@ -147,7 +147,7 @@ def _check_targets(settings: Settings) -> Iterator[Problem]:
             if name not in settings.endpoints:
                 yield where, f"no endpoint is named {name!r}; there are {', '.join(settings.endpoints)}"
             if names.count(name) > 1:
-                yield where, f"the endpoint {name!r} stands twice"
+                yield where, f"the endpoint {name!r} appears twice"
     yield from _check_tiers(settings.tiers)
 
 

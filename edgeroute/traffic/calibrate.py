@@ -1,7 +1,7 @@
 """A threshold for the user's own traffic: from a log of prompts, with what it costs and, given outcomes, what it keeps.
 
 A bundle's calibration sample is somebody else's traffic. The share that a threshold sends to the strong model is only
-known for prompts like those it was set on, and even then within an interval, which is told.
+known for prompts like those it was set on, and even then within an interval, which is reported.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Traffic:
 
     def cost(self, threshold: float) -> float | None:
         """Estimated dollars a thousand prompts cost at a threshold; long prompts cost more, wherever they go."""
-        dear, cheap = self._usd(self.strong), self._usd(self.weak)
-        if dear is None or cheap is None:
+        expensive, cheap = self._usd(self.strong), self._usd(self.weak)
+        if expensive is None or cheap is None:
             return None
-        return float(np.where(self.scores >= threshold, dear, cheap).mean() * 1000)
+        return float(np.where(self.scores >= threshold, expensive, cheap).mean() * 1000)
 
     def _usd(self, endpoint: Priced | None) -> NDArray[np.float64] | None:
         """What a call of each prompt costs: a price for the call, and one for each token of the prompt."""

@@ -66,8 +66,8 @@ def now() -> str:
 class DecisionLog:
     """Appends lines to a file, each in one write, so that several processes may share it.
 
-    They are written on a thread of its own: a disk or a reader that stops holds no call up. ``lost`` is told of each
-    line that could not be written or found no room; it may be called from any thread.
+    They are written on a thread of its own: a disk or a reader that stops holds no call up. ``lost`` is called, from
+    any thread, for each line that could not be written or found no room.
     """
 
     def __init__(self, path: Path, lost: Callable[[], object] = lambda: None) -> None:
@@ -107,8 +107,8 @@ def read_decisions(
 ) -> Iterator[tuple[str, Logged]]:
     """Yield (place, decision) of a log; unknown fields are left alone.
 
-    A line that is no decision, such as one that a full disk has torn, is passed over, and ``skipped`` is told its
-    place. Raises ``InputFileError`` when the file cannot be read.
+    A line that is no decision, such as one that a full disk has cut short, is skipped, and ``skipped`` is called with
+    its place. Raises ``InputFileError`` when the file cannot be read.
     """
     names = {each.name for each in dataclasses.fields(Logged)}
     for where, row in read_json_rows(path, skipped):

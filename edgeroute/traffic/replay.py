@@ -88,8 +88,8 @@ def replay_log(
 
 def _cost(rows: list[Logged], strong: NDArray[np.bool_]) -> float | None:
     """Strong calls at the strong price of their tokens; weak ones at the mean that a weak token cost in this log."""
-    dear = [each.usd_strong for each in rows]
-    if any(usd is None for usd in dear):
+    strong_usd = [each.usd_strong for each in rows]
+    if any(usd is None for usd in strong_usd):
         return None
     weak = [each for each in rows if (each.score or 0.0) < (each.threshold or 0.0)]
     # In shadow mode a weak decision was paid for at the strong price: what counts is what its target would have cost.
@@ -98,7 +98,7 @@ def _cost(rows: list[Logged], strong: NDArray[np.bool_]) -> float | None:
     if not known and not strong.all():
         return None
     ratio = sum(usd for usd, _ in known) / sum(most for _, most in known) if known else 1.0
-    return float(sum((usd or 0.0) * (1.0 if each else ratio) for usd, each in zip(dear, strong, strict=True)))
+    return float(sum((usd or 0.0) * (1.0 if each else ratio) for usd, each in zip(strong_usd, strong, strict=True)))
 
 
 def _prompts(path: str | os.PathLike[str], rows: list[Logged], given: str | os.PathLike[str] | None) -> list[Any]:

@@ -141,7 +141,7 @@ def test_a_budget_that_is_spent_means_the_weak_model(load: Load, strong: Upstrea
 def test_no_cheaper_endpoint_is_an_error(load: Load) -> None:
     gateway = load("daily_budget_usd = 0.0001", lists='strong = ["big"]\nweak = ["big"]')
     gateway.complete(TEXT)
-    with pytest.raises(BudgetError, match="is spent, and weak has no endpoint"):
+    with pytest.raises(BudgetError, match="is spent, and weak shares all its endpoints"):
         gateway.choose(TEXT)
 
 

@@ -75,7 +75,7 @@ CASES = {
         'edgeroute.toml: strong_share: expected float, found "2026-01-01"'
     ),
     '    "small",|    "smal",': "edgeroute.toml: weak: no endpoint is named 'smal'; there are big, small.one, small",
-    '    "big",|    "small",': "edgeroute.toml: weak: the endpoint 'small' stands twice",
+    '    "big",|    "small",': "edgeroute.toml: weak: the endpoint 'small' appears twice",
     'strong = ["big"]|strong = []': "edgeroute.toml: strong: expected at least one endpoint, in fallback order",
     'model = "llama"\n\n[endpoints.small]|models = "llama"\n\n[endpoints.small]': (
         "edgeroute.toml: endpoints.small.one.models: no such key; did you mean model?"
