@@ -32,7 +32,7 @@ def golden_row(each: GoldenScore | GoldenVector, session: Session, text: TextEnc
         return golden_vector(each.seed, session.contract.width or 0)
     if text is None:
         raise BundleError("a golden prompt needs a tokenizer")
-    return text.encode_whatever(each.prompt).ids
+    return text.encode_unchecked(each.prompt).ids
 
 
 def warn_if_other(worst: float, golden: Golden, where: str, advice: str) -> None:

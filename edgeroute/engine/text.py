@@ -96,18 +96,18 @@ class TextEncoder:
 
         Raises ``PromptError`` for anything that is no prompt, has no text, or is mostly unknown to the tokenizer.
         """
-        return self._tokens(prompt, whatever=False)
+        return self._tokens(prompt, unchecked=False)
 
-    def encode_whatever(self, prompt: Prompt) -> Tokens:
+    def encode_unchecked(self, prompt: Prompt) -> Tokens:
         """``encode`` where it does not matter how much of the prompt the tokenizer knows, as for golden scores."""
-        return self._tokens(prompt, whatever=True)
+        return self._tokens(prompt, unchecked=True)
 
-    def _tokens(self, prompt: Prompt, *, whatever: bool) -> Tokens:
+    def _tokens(self, prompt: Prompt, *, unchecked: bool) -> Tokens:
         newest, older, cut = self._select(prompt)
         if not newest.strip():
             raise PromptError("the prompt is empty: there is nothing to score")
         tokens = self._encode_text(newest)
-        if not whatever and self._unknown in tokens.ids:
+        if not unchecked and self._unknown in tokens.ids:
             self._refuse_unreadable(newest)
         return self._prepend(tokens, newest, older, cut) if older else tokens
 

@@ -174,14 +174,14 @@ def serialize(
 def smoothing_rows(text: TextEncoder, recipe: Recipe) -> Rows:
     """Token ids of generated prompts, where the recipe smooths: no data file decides on a graph's bytes."""
     prompts = [*GOLDEN_PROMPTS, *generate_prompts(SMOOTHING_PROMPTS)] if recipe.smooth else []
-    return [text.encode_whatever(prompt).ids for prompt in prompts]
+    return [text.encode_unchecked(prompt).ids for prompt in prompts]
 
 
 def reference_scores(router: Traced, text: TextEncoder, sample: Sample) -> Floats | None:
     """PyTorch's scores of a sample, float32 ``[n]``, or ``None`` where the router has no reference."""
     if router.reference is None:
         return None
-    return router.reference([text.encode_whatever(prompt).ids for prompt in sample.prompts])
+    return router.reference([text.encode_unchecked(prompt).ids for prompt in sample.prompts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class _Graph:
     text: TextEncoder
 
     def score(self, prompts: Sequence[Prompt]) -> Floats:
-        return self.session.run_rows([self.text.encode_whatever(prompt).ids for prompt in prompts])
+        return self.session.run_rows([self.text.encode_unchecked(prompt).ids for prompt in prompts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +278,7 @@ def _quality(
     for path in files:
         progress(f"quality on {benchmark_name(path)}")
         outcomes = quality_outcomes(path, pair)
-        scores = session.run_rows([text.encode_whatever(each.prompt).ids for each in outcomes])
+        scores = session.run_rows([text.encode_unchecked(each.prompt).ids for each in outcomes])
         yield receipts.quality(benchmark_name(path), outcomes, scores, pair, _commit())
 
 

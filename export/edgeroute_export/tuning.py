@@ -130,7 +130,7 @@ def _graphs(
 
 
 def _parity(session: Session, text: TextEncoder, sample: Sample, expected: Floats | None) -> Parity:
-    scores = session.run_rows([text.encode_whatever(prompt).ids for prompt in sample.prompts])
+    scores = session.run_rows([text.encode_unchecked(prompt).ids for prompt in sample.prompts])
     return receipts.parity(scores, expected, sample=sample.name, real=sample.real, outcomes=sample.outcomes, hashes={})
 
 

@@ -72,7 +72,7 @@ def train_classifier(
     examples = gather(kept, student.scheme)
     text = TextEncoder(student.tokenizer_json, student.policy)
     say(f"{len(examples.prompts)} rows to train on, {len(held)} held out")
-    ids = [text.encode_whatever(prompt).ids for prompt in examples.prompts]
+    ids = [text.encode_unchecked(prompt).ids for prompt in examples.prompts]
     recipe = asdict(lessons.recipe)
     run = {
         "kind": student.kind,
@@ -162,7 +162,7 @@ def _measure(
     found: dict[str, float | int] = {"rows": len(examples.prompts), "held_out": len(held)}
     if len(rows) > 1:
         scores = collapse(
-            loop.predict(student, [text.encode_whatever(row.prompt).ids for row in rows], batch), student.scheme
+            loop.predict(student, [text.encode_unchecked(row.prompt).ids for row in rows], batch), student.scheme
         )
         wanted = collapse(np.array([row.target for row in rows], np.float32), student.scheme)
         found["teacher_mean_abs"] = round(float(np.abs(scores - wanted).mean()), 5)
@@ -179,7 +179,7 @@ def _labelled(lessons: Lessons, share: float, seed: int) -> list[Comparison]:
 
 def _score(student: Student, text: TextEncoder, batch: int) -> Score:
     def score(_pair: tuple[str, str], prompts: Sequence[str]) -> Floats:
-        rows = [text.encode_whatever(prompt).ids for prompt in prompts]
+        rows = [text.encode_unchecked(prompt).ids for prompt in prompts]
         return collapse(loop.predict(student, rows, batch), student.scheme)
 
     return score

@@ -133,7 +133,7 @@ def embed(
 
 def _embed(encoder: FrozenEncoder, prompts: Sequence[str], progress: Callable[[int], None]) -> Floats:
     """``progress`` is told how many are done. The longest come first, so that the time left is not too low."""
-    rows = [encoder.text.encode_whatever(prompt).ids for prompt in prompts]
+    rows = [encoder.text.encode_unchecked(prompt).ids for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     pooled = np.zeros((len(rows), encoder.model.config.hidden_size), np.float32)
     with torch.inference_mode():

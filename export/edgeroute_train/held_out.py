@@ -161,7 +161,7 @@ def scores_of(
     def score(pair: tuple[str, str], chosen: Sequence[str]) -> Floats:
         embeddings = torch.from_numpy(texts.unit[[at[prompt] for prompt in chosen]]).float()
         return reference(
-            checkpoint, pair, embeddings, [frozen.text.encode_whatever(each).ids for each in chosen], table
+            checkpoint, pair, embeddings, [frozen.text.encode_unchecked(each).ids for each in chosen], table
         )
 
     return score

@@ -81,7 +81,7 @@ def train_nano(
     policy = TextPolicy(max_tokens=max_tokens, keep="head_tail", chat="last_user")
     text = TextEncoder(tokenizer, policy)
     made = nano_model.Bags(
-        [text.encode_whatever(prompt).ids for prompt in prompts], token_table(tokenizer, TOKEN_CLASSES)
+        [text.encode_unchecked(prompt).ids for prompt in prompts], token_table(tokenizer, TOKEN_CLASSES)
     )
 
     def told(phase: str) -> Callable[[float], None]:
@@ -116,7 +116,7 @@ def train_nano(
         static = StaticRouter(tensors, config, tokenizer, token_table(tokenizer, TOKEN_CLASSES))
 
         def score(_pair: tuple[str, str], chosen: Sequence[str]) -> Floats:
-            return score_nano(static, [text.encode_whatever(prompt).ids for prompt in chosen])
+            return score_nano(static, [text.encode_unchecked(prompt).ids for prompt in chosen])
 
         config["metrics"] |= report(pairs_of(held, recipe.aliases, [pair]), score, say)
     write_weights(output, "nano", tensors, config, {TOKENIZER: tokenizer})

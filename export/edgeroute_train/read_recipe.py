@@ -129,5 +129,5 @@ def fit_gates_of(texts: Texts, prompts: Sequence[str], gates: GatePrompts, shift
 def embed_texts(frozen: FrozenEncoder, prompts: Sequence[str], cache: Path | None, progress: Progress) -> Texts:
     """Prompts as the feature gates see them."""
     pooled = embed(frozen, prompts, cache=cache, progress=progress)
-    rows = [frozen.text.encode_whatever(prompt).ids for prompt in prompts]
+    rows = [frozen.text.encode_unchecked(prompt).ids for prompt in prompts]
     return make_texts(pooled, rows, token_table(frozen.tokenizer, TOKEN_CLASSES))

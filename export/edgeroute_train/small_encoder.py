@@ -128,7 +128,7 @@ def train_encoder(
     say(f"{len(prompts)} prompts for {place.base_name} to embed")
     targets = embed(teacher, prompts, cache=place.cache, progress=progress)
     targets /= np.linalg.norm(targets, axis=1, keepdims=True)
-    rows = [teacher.text.encode_whatever(prompt).ids for prompt in prompts]
+    rows = [teacher.text.encode_unchecked(prompt).ids for prompt in prompts]
     out = np.array([held_out(prompt) for prompt in prompts], bool)
     weight = np.array([weights[prompt] for prompt in prompts], np.float32)
     kept = np.flatnonzero(~out & (weight > 0))

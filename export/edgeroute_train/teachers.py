@@ -130,7 +130,7 @@ def _from_causal(folder: Path, template: str | None) -> Teacher:
     text = TextEncoder(data, policy)
 
     def answer(prompts: Sequence[str]) -> Floats:
-        rows = [text.encode_whatever(prompt).ids for prompt in prompts]
+        rows = [text.encode_unchecked(prompt).ids for prompt in prompts]
         with torch.inference_mode():
             parts = [
                 label_logits(model, *padded(rows[start : start + BATCH]), labels).float().softmax(1).cpu()

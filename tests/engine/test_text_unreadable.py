@@ -30,7 +30,7 @@ def encoder() -> TextEncoder:
 def test_a_prompt_of_unknown_characters_is_refused_with_both_numbers(encoder: TextEncoder) -> None:
     with pytest.raises(PromptError, match=r"knows too little of the prompt: \d+ of \d+ characters .* more than 50%"):
         encoder.encode(CHINESE)
-    assert encoder.encode_whatever(CHINESE).ids
+    assert encoder.encode_unchecked(CHINESE).ids
 
 
 def test_characters_count_and_not_tokens() -> None:
@@ -38,21 +38,21 @@ def test_characters_count_and_not_tokens() -> None:
     words = Tokenizer(models.WordLevel({"[UNK]": 0, ",": 1, "。": 2, "，": 3, "a": 4}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     encoder = TextEncoder(words.to_str().encode(), POLICY)
-    assert encoder.encode_whatever("光合作用，解释。").ids.count(0) * 2 == 4
+    assert encoder.encode_unchecked("光合作用，解释。").ids.count(0) * 2 == 4
     with pytest.raises(PromptError, match="6 of 8 characters"):
         encoder.encode("光合作用，解释。")
 
 
 def test_a_foreign_word_in_a_known_text_is_scored(encoder: TextEncoder) -> None:
     prompt = "explain what the word 光合作用 is about in a sentence"
-    assert encoder.encode(prompt) == encoder.encode_whatever(prompt)
+    assert encoder.encode(prompt) == encoder.encode_unchecked(prompt)
     assert 1 in encoder.encode(prompt).ids  # [UNK]
 
 
 @pytest.mark.parametrize("blob", ["a" * 5000, "QmFzZTY0" * 400, "0123456789abcdef" * 100])
 def test_a_long_word_of_ascii_is_no_foreign_language(encoder: TextEncoder, blob: str) -> None:
     for prompt in (blob, f"what is this: {blob}"):
-        assert encoder.encode(prompt) == encoder.encode_whatever(prompt)
+        assert encoder.encode(prompt) == encoder.encode_unchecked(prompt)
     assert 1 in encoder.encode("what is " + "a" * 101).ids
 
 
@@ -60,14 +60,14 @@ def test_of_a_long_text_the_ends_are_judged(encoder: TextEncoder) -> None:
     known, unknown = "write a poem about the sea " * 4000, CHINESE * 4000
     with pytest.raises(PromptError, match="unknown tokens"):
         encoder.encode(unknown)
-    assert encoder.encode(known) == encoder.encode_whatever(known)
+    assert encoder.encode(known) == encoder.encode_unchecked(known)
     middle = known + unknown + known
-    assert encoder.encode(middle) == encoder.encode_whatever(middle)  # no token of the middle is read
+    assert encoder.encode(middle) == encoder.encode_unchecked(middle)  # no token of the middle is read
 
 
 @given(st.text(alphabet="abc def ?!", min_size=1).filter(str.strip))
 def test_known_text_is_untouched(encoder: TextEncoder, prompt: str) -> None:
-    assert encoder.encode(prompt) == encoder.encode_whatever(prompt)
+    assert encoder.encode(prompt) == encoder.encode_unchecked(prompt)
 
 
 def test_a_chat_is_judged_by_its_newest_message(encoder: TextEncoder) -> None:
@@ -83,7 +83,7 @@ def test_byte_level_tokenizers_read_everything() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder, tokenizer.post_processor = decoders.ByteLevel(), processors.ByteLevel(trim_offsets=False)
     encoder = TextEncoder(tokenizer.to_str().encode(), POLICY)
-    assert encoder.encode(CHINESE) == encoder.encode_whatever(CHINESE)
+    assert encoder.encode(CHINESE) == encoder.encode_unchecked(CHINESE)
 
 
 @pytest.mark.parametrize("bytes_too", [False, True])
