@@ -64,6 +64,8 @@ class Budget:
         """Lines of the file that are no record."""
         self.failed_writes = 0
         """How often a call's cost could not be written at once; what still is not is ``unwritten_usd``."""
+        self.write_failed: Callable[[], object] = lambda: None
+        """Called each time, for a metric."""
         self._today = day
         self._day, self._spent = day(), 0.0
         self._unwritten: dict[str, float] = {}
@@ -128,7 +130,9 @@ class Budget:
                 return
             self._unwritten[self._day] = self._unwritten.get(self._day, 0.0) + usd
             self._write()
-            self.failed_writes += bool(self._unwritten)
+            if self._unwritten:
+                self.failed_writes += 1
+                self.write_failed()
 
     def flush(self) -> None:
         """Try once more to write what is not written yet."""
@@ -158,9 +162,8 @@ class Budget:
         try:
             file = open_for_append(self.path)
             try:
-                for day, usd in list(self._unwritten.items()):
-                    append_line(file, json.dumps({"day": day, "usd": usd}).encode())
-                    del self._unwritten[day]
+                for day in list(self._unwritten):
+                    self._write_day(file, day)
             finally:
                 os.close(file)
         except OSError as error:
@@ -168,6 +171,15 @@ class Budget:
                 why = f"budget_file: {self.path} cannot be written: {error.strerror}"
                 _LOG.warning("%s; what is spent is counted in memory until it can be", why)
         self._failing = bool(self._unwritten)
+
+    def _write_day(self, file: int, day: str) -> None:
+        # Taken out first: a dropped answer may be settled in the middle of this, by the garbage collector.
+        usd = self._unwritten.pop(day, 0.0)
+        try:
+            append_line(file, json.dumps({"day": day, "usd": usd}).encode())
+        except BaseException:
+            self._unwritten[day] = self._unwritten.get(day, 0.0) + usd
+            raise
 
     def _follow(self) -> None:
         """Read what any process has added to the file since the last read."""

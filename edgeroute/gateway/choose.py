@@ -157,9 +157,7 @@ class Chooser:
 
     def _cheapest(self) -> Choice:
         if not self._beyond_cap:
-            raise BudgetError(
-                f"{self._spent()}, and {self._names[0]} has no endpoint that only the cheapest target uses"
-            )
+            raise BudgetError(f"{self._spent()}, and {self._names[0]} shares all its endpoints with other targets")
         return Choice(self._names[0], self._beyond_cap, self._spent(), capped=True)
 
     def _rule(self, chat: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Choice | None:

@@ -42,7 +42,7 @@ class Metrics:
         self._tokens = counter("tokens", "Tokens, estimated where an endpoint counts none.", "endpoint", "direction")
         self._usd = counter("cost_usd", "Estimated cost of all calls in US dollars.")
         self._saved = counter("saved_usd", "Estimated cost saved against strong calls only, in US dollars.")
-        self.unwritten = counter("unwritten", "Lines of the decision log that could not be written.")
+        self.unwritten = counter("unwritten", "Lines of the decision log and the budget that could not be written.")
         self._budget_unwritten = Gauge(
             "edgeroute_budget_unwritten_usd", "Spent, and not in the budget's file yet.", registry=self.registry
         )

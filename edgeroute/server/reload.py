@@ -34,6 +34,8 @@ class Loaded:
         self.log = DecisionLog(folder / serve.decision_log, metrics.unwritten.inc) if serve.decision_log else None
         self._metrics = metrics
         gateway.observe = self._observe
+        if gateway.budget is not None:
+            gateway.budget.write_failed = metrics.unwritten.inc
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()

@@ -15,7 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 from operator_fixtures import load, strong, toml, weak
+from served import KEYS, served, write
+from upstream import Upstream
 
 from edgeroute.gateway.budget import Budget
 from edgeroute.gateway.gateway import Gateway
@@ -226,3 +229,32 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.005)
+
+
+def test_a_server_on_a_full_disk_answers_and_counts(
+    tmp_path: Path, base_bundle: Path, strong: Upstream, weak: Upstream
+) -> None:
+    top = 'strong_share = 0.5\ndaily_budget_usd = 9.0\nbudget_file = "spent.jsonl"'
+    config = write(tmp_path / "edgeroute.toml", base_bundle, strong, weak, top, 'decision_log = "decisions.jsonl"')
+    body = {"model": "big", "messages": [{"role": "user", "content": "hello"}]}
+    with served(config, KEYS) as server:
+
+        def ask() -> requests.Response:
+            return requests.post(f"{server.url}/chat/completions", json=body, timeout=9)
+
+        def metric(name: str) -> float:
+            page = requests.get(f"{server.root}/metrics", timeout=9).text
+            return float(next(line for line in page.splitlines() if line.startswith(f"{name} ")).split()[1])
+
+        assert ask().ok
+        wait_for(lambda: (tmp_path / "decisions.jsonl").exists() and (tmp_path / "spent.jsonl").stat().st_size > 0)
+        with room_for(tmp_path / "spent.jsonl", 9):
+            assert [ask().status_code for _ in range(20)] == [200] * 20
+            assert metric("edgeroute_budget_unwritten_usd") == pytest.approx(20 * 210e-6)
+            wait_for(lambda: metric("edgeroute_unwritten_total") == 40)
+        assert ask().ok
+        assert metric("edgeroute_budget_unwritten_usd") == 0
+    assert Budget(9.0, tmp_path / "spent.jsonl").spent() == pytest.approx(22 * 210e-6)
+    with served(config, KEYS) as server:
+        assert ask().ok
+    assert len(list(read_decisions(tmp_path / "decisions.jsonl"))) == 3
