@@ -103,7 +103,9 @@ def select(models: Sequence[str], wanted: Sequence[str] | None, bundle: str) -> 
             import difflib  # only a mistake pays for it
 
             near = difflib.get_close_matches(str(name), models, n=3, cutoff=0.4) or list(models[:3])
-            raise BundleError(f"the bundle {bundle} ranks no model {name!r}; near are {', '.join(near)}")
+            raise BundleError(
+                f"the bundle {bundle} does not rank the model {name!r}; similar names are {', '.join(near)}"
+            )
         columns.append(models.index(name))
     return columns
 

@@ -66,9 +66,9 @@ def test_a_subset_keeps_its_order_and_is_measured_on_its_own_best(ranking_router
 
 
 def test_models_that_are_unknown_name_the_near_ones(ranking_router: Router) -> None:
-    with pytest.raises(BundleError, match="ranks no model 'midling'; near are middling"):
+    with pytest.raises(BundleError, match="does not rank the model 'midling'; similar names are middling"):
         ranking_router.rank(PROMPT, models=["big-model", "midling"])
-    with pytest.raises(BundleError, match="near are small-model, middling, big-model"):
+    with pytest.raises(BundleError, match="similar names are small-model, middling, big-model"):
         ranking_router.rank(PROMPT, models=["zzz"])
     with pytest.raises(BundleError, match="expected a list of models to rank, found a str"):
         ranking_router.rank(PROMPT, models="middling")

@@ -43,7 +43,7 @@ def test_index_tells_the_truth(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_number_of_threads_changes_a_bit(name: str) -> None:
-    """What lets callers side by side, batches and machines of other sizes give one and the same score."""
+    """What lets callers at once, batches and machines of other sizes give one and the same score."""
     bundle = open_bundle(shipped_folder() / name)
     graph = (shipped_folder() / name / bundle.manifest.graphs[0].file).read_bytes()
     sessions = []

@@ -138,7 +138,7 @@ def bench(
     timed = time_rows(router, rows, calls, progress)
     after = resident_mib()
     some = mix[: max(8, calls // 4)]
-    progress("callers side by side")
+    progress("callers at once")
     callers = time_callers(router, some, CALLERS)
     progress("batches")
     batch = time_batch(router, some)

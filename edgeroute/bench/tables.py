@@ -25,13 +25,13 @@ def tables(report: Found) -> list[tuple[str, Table]]:
     opening = f"{report['bundle']}, {report['precision']} on {report['provider']}, {report['threads']} threads"
     found = [
         (f"{opening}, {deadline}: milliseconds from prompt to decision", timing_table(report["rows"])),
-        ("Callers side by side, on the mix (waiting for each other is part of the time)", callers_table(report)),
+        ("Callers at once, on the mix (waiting for each other is part of the time)", callers_table(report)),
     ]
     batch, overhead, memory = (report[part] for part in ("batch", "overhead", "memory"))
     facts = [
         ["what", "found"],
         ["score_batch against one by one", f"{batch['ratio']:.2f} x ({batch['batch_per_s']:g} prompts/s)"],
-        ["around tokenizer and graph", f"{overhead['rest_us']:g} us of {overhead['total_us']:g} us"],
+        ["outside tokenizer and graph", f"{overhead['rest_us']:g} us of {overhead['total_us']:g} us"],
         ["tokenizer / graph", f"{overhead['tokenizer_us']:g} us / {overhead['run_us']:g} us"],
         ["memory after load", _mib(memory["loaded_mib"])],
         [f"memory after {memory['calls']} calls", _mib(memory["after_mib"])],

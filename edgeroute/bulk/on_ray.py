@@ -59,11 +59,11 @@ def score_on_ray(run: Run, workers: int | None = None) -> Generator[Receipt]:
             if os.environ.get("EDGEROUTE_DEBUG"):
                 raise
             raise EdgeRouteError(
-                f"Ray failed ({type(error).__name__}); what is done stays: run the same command to go on. "
+                f"Ray failed ({type(error).__name__}); finished parts are kept: run the same command to continue. "
                 "With EDGEROUTE_DEBUG=1 in the environment the traceback is shown"
             ) from None
     for part in left.values():
-        yield Receipt(part.output, part.name, failure=f"no worker lived to its end, in {TRIES} tries")
+        yield Receipt(part.output, part.name, failure=f"every worker died, in {TRIES} tries")
 
 
 def _tries() -> dict[str, int]:

@@ -101,7 +101,7 @@ class PartFile:
         except OSError as error:
             raise UnwritableError(f"{self._path} cannot be written: {error.strerror or error}") from None
         except pa.ArrowException as error:
-            raise InputFileError(f"its columns do not go into Parquet: {error}") from None
+            raise InputFileError(f"its columns cannot be written as Parquet: {error}") from None
 
 
 def read_footer(path: Path) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def read_footer(path: Path) -> dict[str, Any]:
         footer: dict[str, Any] = json.loads((pq.read_metadata(path).metadata or {})[FOOTER])
     except (OSError, pa.ArrowException, KeyError, ValueError):
         raise EdgeRouteError(
-            f"{path} is no result of edgeroute score: move it away, or choose another folder"
+            f"{path} is not a result of edgeroute score: move it away, or choose another folder"
         ) from None
     return footer
 

@@ -160,7 +160,7 @@ def _finished(folder: Path, run: str, part: Part) -> Receipt | None:
         raise EdgeRouteError(f"{path} is of another run: move it away, or choose another folder")
     if {key: footer.get(key) for key in part.identity} != part.identity:
         raise EdgeRouteError(
-            f"{part.name} changed since it was scored: delete {path} to score it anew, or choose another folder"
+            f"{part.name} changed since it was scored: delete {path} to score it again, or choose another folder"
         )
     return Receipt(part.output, part.name, footer["scored"], footer["errors"])
 

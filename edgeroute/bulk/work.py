@@ -156,7 +156,7 @@ def _load(settings: Settings) -> Router:
             backend=settings.backend,
         )
     if router.graph.file != settings.graph:
-        raise EdgeRouteError(f"this worker takes the graph {router.graph.file}, and the run {settings.graph}")
+        raise EdgeRouteError(f"this worker uses the graph {router.graph.file}, and the run {settings.graph}")
     return router
 
 
@@ -164,7 +164,9 @@ def _widen(schema: pa.Schema, prefix: str) -> pa.Schema:
     """The input's schema and our columns; raises ``InputFileError`` where a name is taken."""
     names = [prefix + name for name in COLUMNS]
     if taken := [name for name in names if name in schema.names]:
-        raise InputFileError(f"has a column {', '.join(taken)} already: name ours apart, as --prefix edgeroute_ does")
+        raise InputFileError(
+            f"has a column {', '.join(taken)} already: rename edgeroute's columns, as with --prefix edgeroute_"
+        )
     for name, kind in zip(names, COLUMNS.values(), strict=True):
         schema = schema.append(pa.field(name, kind))
     return schema

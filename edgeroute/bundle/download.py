@@ -97,7 +97,7 @@ def read_small(location: Location, limit: int, terms: Terms) -> bytes:
             if len(data) > limit:
                 raise PullError(f"{show(location)} has more than {limit} bytes")
     except _CutError as error:
-        raise PullError(f"{show(location)} was cut after {len(data)} bytes ({error})") from None
+        raise PullError(f"{show(location)} ended after {len(data)} bytes ({error})") from None
     return data
 
 
@@ -123,7 +123,7 @@ def fetch_file(location: Location, target: Path, entry: FileEntry, terms: Terms,
         raise PullError(f"{target} cannot be read: {error.strerror}") from None
     if found != entry.sha256:
         target.unlink()
-        raise PullError(f"{show(location)}: expected sha256 {entry.sha256}, found {found}; what came was deleted")
+        raise PullError(f"{show(location)}: expected sha256 {entry.sha256}, found {found}; the download was deleted")
 
 
 def _append(location: Location, target: Path, have: int, size: int, terms: Terms, progress: Progress) -> None:
@@ -145,7 +145,7 @@ def _append(location: Location, target: Path, have: int, size: int, terms: Terms
 
 
 def _cut(location: Location, done: int, size: int, why: str) -> str:
-    return f"{show(location)} was cut after {done} of {size} bytes ({why}); pull again to go on from there"
+    return f"{show(location)} ended after {done} of {size} bytes ({why}); pull again to continue from there"
 
 
 class _CutError(Exception):
@@ -259,7 +259,7 @@ def _start(response: requests.Response, offset: int, url: str) -> int:
     """The offset at which the body starts; raises ``PullError`` when it is no file."""
     status = response.status_code
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise PullError(f"{show(url)} was sent encoded, though that was not asked for")
+        raise PullError(f"{show(url)} was sent compressed, although edgeroute did not ask for that")
     if status == 200:
         return 0
     if status == 206 and offset and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):

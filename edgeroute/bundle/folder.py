@@ -30,7 +30,7 @@ class Bundle:
         """
         kept, problems = self.check(*names)
         if problems:
-            raise IntegrityError(f"{self.path} does not hold its bundle:\n" + "\n".join(f"  {p}" for p in problems))
+            raise IntegrityError(f"{self.path} does not contain its bundle:\n" + "\n".join(f"  {p}" for p in problems))
         return kept
 
     def check(self, *names: str) -> tuple[dict[str, bytes], list[str]]:
@@ -64,7 +64,7 @@ def open_bundle(path: str | os.PathLike[str], *, digest: str | None = None) -> B
     if not os.path.isdir(folder):  # Path.is_dir raises where the name is too long or a parent may not be searched
         raise BundleNotFoundError(f"no bundle at {folder}: not a folder")
     if MANIFEST not in _names(folder):
-        raise BundleNotFoundError(f"no bundle at {folder}: it holds no {MANIFEST}")
+        raise BundleNotFoundError(f"no bundle at {folder}: it has no {MANIFEST}")
     try:
         data = _read_bounded(folder / MANIFEST, MAX_MANIFEST_BYTES)
     except _UnreadableError as error:

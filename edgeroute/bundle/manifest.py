@@ -414,7 +414,7 @@ def _check(manifest: Manifest) -> list[str]:
         golden = graph.golden.vectors if manifest.input else graph.golden.scores
         kind, other = ("vectors", "scores") if manifest.input else ("scores", "vectors")
         require(2 <= len(golden) <= 64, f"{where}.golden.{kind}: expected 2 to 64")
-        require(not getattr(graph.golden, other), f"{where}.golden.{other}: expected none beside this input")
+        require(not getattr(graph.golden, other), f"{where}.golden.{other}: expected none with this kind of input")
         require(all(0 <= each.score <= 1 for each in golden), f"{where}.golden.{kind}: expected scores of 0 to 1")
         blank = any(not each.prompt.strip() for each in graph.golden.scores)
         require(not blank, f"{where}.golden.scores: a prompt is blank")
@@ -447,7 +447,7 @@ def _check_second_format(graph: GraphEntry, manifest: Manifest) -> Iterator[str]
         if not 1 <= graph.embedding.width <= MAX_WIDTH:
             yield f".embedding.width: expected 1 to {MAX_WIDTH}"
         if manifest.input is not None:
-            yield ".embedding: expected none beside an input of embeddings"
+            yield ".embedding: expected none with an input of embeddings"
     if graph.stability is not None:
         if graph.stability.n < 1:
             yield ".stability.n: expected at least 1"
@@ -468,9 +468,9 @@ def _check_input(manifest: Manifest) -> Iterator[str]:
         if not 1 <= manifest.input.width <= MAX_WIDTH:
             yield f".input.width: expected 1 to {MAX_WIDTH}"
         if text is not None:
-            yield ": expected no key 'text' beside an input of embeddings"
+            yield ": expected no key 'text' with an input of embeddings"
         if TOKENIZER in manifest.files:
-            yield f".files: expected no {TOKENIZER} beside an input of embeddings"
+            yield f".files: expected no {TOKENIZER} with an input of embeddings"
     elif text is None:
         yield ": the key 'text' is missing"
     else:

@@ -114,13 +114,13 @@ def _resolve(what: str, index: str | None, digest: str | None, terms: Terms) -> 
     if entry.url is None:
         shipped = find_shipped(what)
         if shipped is None:
-            raise PullError(f"{show(location)} does not say where {what} lies")
+            raise PullError(f"{show(location)} does not say where {what} is")
         return _Wanted(shipped.path, what, entry.digest)
     folder = join(parent(location), entry.url)
     if location == shipped_folder() / INDEX and isinstance(folder, Path) and not folder.is_dir():
         raise PullError(
-            f"this installation knows {what} but neither has it nor knows where it lies: give --index, the path or "
-            f"URL of an index beside the bundles (models/edgeroute_models/{INDEX} in edgeroute's repository), or set "
+            f"this installation knows the name {what} but not where the bundle is: give --index, the path or URL of "
+            f"the index in a folder of bundles (models/edgeroute_models/{INDEX} in edgeroute's repository), or set "
             f"{INDEX_VARIABLE}"
         )
     return _Wanted(folder, what, entry.digest)
@@ -226,7 +226,7 @@ def publish(partial: Path, digest: str) -> None:
         open_bundle(partial, digest=digest).read()
     except BundleError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise PullError(f"what was fetched is not the bundle, and was deleted: {error}") from None
+        raise PullError(f"the download is not the bundle and was deleted: {error}") from None
     with locked(_hex(digest)):  # by another source, at the same moment
         if not is_pulled(digest):
             final.parent.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ def _unknown(name: str, index: dict[str, Any]) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, [*here, *pullable], n=1)
-    message = f"no bundle named {name!r}; here are {', '.join(here) or 'none'}"
+    message = f"no bundle named {name!r}; installed are {', '.join(here) or 'none'}"
     if pullable:
         message += f"; `edgeroute pull` can fetch {', '.join(pullable)}"
     if Path(name).is_dir():

@@ -17,11 +17,11 @@ from .reading import read_prompt
 @click.command(short_help=CORE["ask"])
 @click.argument("prompt")
 @click.option("--config", metavar="PATH", default="edgeroute.toml", show_default=True, help="The operator's TOML.")
-@click.option("--target", metavar="NAME", help="Call this target, such as strong or weak, whatever the score.")
+@click.option("--target", metavar="NAME", help="Call this target, such as strong or weak, and ignore the score.")
 @click.option("--strong-share", type=click.FloatRange(0, 1), help="Share of traffic for the strong model.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Strong from this score on, instead of a share.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Send to strong from this score on, instead of a share.")
 @click.option("--system", metavar="TEXT", help="A system message before the prompt.")
-@click.option("--dry-run", is_flag=True, help="Say who would answer and why, and call nobody.")
+@click.option("--dry-run", is_flag=True, help="Show which endpoint would answer and why; call none.")
 def ask(
     prompt: str,
     config: str,

@@ -65,14 +65,18 @@ class _Options:
 @click.option(
     "--budget-usd-per-1k", type=click.FloatRange(0), help="The largest share that a thousand prompts may cost."
 )
-@click.option("--quality", type=click.FloatRange(0, 1), help="The least share that keeps so much of strong's quality.")
+@click.option(
+    "--quality",
+    type=click.FloatRange(0, 1),
+    help="The smallest share that keeps this fraction of the strong model's quality.",
+)
 @click.option("--routellm-threshold", metavar="NAME:NUMBER", help="The share of a RouteLLM threshold, as mf:0.11593.")
 @click.option("--routellm-scores", metavar="PATH", help="RouteLLM's scores of a sample, a CSV with a column NAME.")
 @click.option("--outcomes", metavar="PATH", help="Marked answers: any file or folder that `edgeroute evaluate` reads.")
 @click.option("--strong", metavar="NAME", help="The strong model in --outcomes.  [default: the bundle's]")
 @click.option("--weak", metavar="NAME", help="The weak model in --outcomes.  [default: the bundle's]")
 @click.option("--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True)
-@click.option("--config", metavar="PATH", help=f"TOML for prices and the bundle.  [default: {TOML} where it is]")
+@click.option("--config", metavar="PATH", help=f"TOML for prices and the bundle.  [default: {TOML} if it exists]")
 @click.option("--model", metavar="NAME_OR_PATH", help="A bundle.  [default: the TOML's, else the shipped default]")
 @click.option("--output", metavar="PATH", help="Write the calibration there, for the TOML's key calibration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -23,7 +23,9 @@ from .table import aligned
 
 @click.command(short_help=CORE["doctor"])
 @click.option("--log", metavar="PATH", help="Look at a decision log instead: has the traffic changed?")
-@click.option("--config", metavar="PATH", help="With --log: the TOML it was served by, for bundle and calibration.")
+@click.option(
+    "--config", metavar="PATH", help="With --log: the TOML of the server that wrote it, for bundle and calibration."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(log: str | None, config: str | None, as_json: bool) -> int:
     """Show versions, execution providers that really load, the CPU, threads, the cache folder and the default bundle.
@@ -59,7 +61,9 @@ def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
         settings = read_settings(config, keys=False)[0]
         router = load_router(settings, Path(config).parent)
         if settings.rank is not None:
-            raise CalibrationError(f"{config} chooses by rank: win rates have no calibration to drift from")
+            raise CalibrationError(
+                f"{config} chooses by rank, and win rates have no calibration, so drift cannot be measured"
+            )
         limit = edges_of(settings, router)[-1]
         configured = limit, router.threshold(threshold=min(limit, 1.0))[1]
     skipped: list[str] = []
@@ -72,7 +76,7 @@ def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
         echo(f"decisions     {found.n} with a score")
         echo(f"drift         PSI {found.stability_index:.3f}: {verdict}")
         echo(f"strong share  {found.realised_share:.1%} realised, {found.wanted_share:.1%} wanted")
-        echo(f"threshold     {found.threshold:.5f}; {found.suggested_threshold:.5f} would give what is wanted")
+        echo(f"threshold     {found.threshold:.5f}; {found.suggested_threshold:.5f} would give the wanted share")
         if skipped:
             echo(f"skipped       {len(skipped)} lines that are no decision")
     return FAILED if found.changed else OK

@@ -42,7 +42,7 @@ def score_folder(
     with open_run(source, output, router, threads=threads, **settings) as run:
         tally = _Tally(run.todo, run.done)
         if run.inputs.passed_over:
-            tally.progress.say(f"{counted(run.inputs.passed_over, 'file')} of other kinds passed over")
+            tally.progress.say(f"{counted(run.inputs.passed_over, 'file')} of other types skipped")
         if run.done:
             tally.progress.say(f"{len(run.done)} of {len(run.done) + len(run.todo)} parts are done already")
         if engine is None or not run.todo:
@@ -71,7 +71,7 @@ class _Tally:
         if receipt.stop:
             self.progress.clear()
             raise EdgeRouteError(
-                f"{receipt.failure}. {self._done} of {self._parts} parts are done: run the same command to go on"
+                f"{receipt.failure}. {self._done} of {self._parts} parts are done: run the same command to continue"
             )
         if receipt.failure is not None:
             self._failures.append(f"{receipt.name}: {receipt.failure}")

@@ -43,9 +43,11 @@ from .output import counted, opened_output, say
     type=click.Path(exists=True, path_type=Path),
     help="Drop prompts of this evaluation file or evals folder; may be repeated.",
 )
-@click.option("--ngram", type=click.IntRange(1), default=NGRAM, show_default=True, help="Words that make an overlap.")
-@click.option("--keep-duplicates", is_flag=True, help="Keep questions that come again.")
-@click.option("--dropped", "dropped_path", metavar="PATH", help="Write what was left out there, with the reason.")
+@click.option(
+    "--ngram", type=click.IntRange(1), default=NGRAM, show_default=True, help="Words in a row that count as an overlap."
+)
+@click.option("--keep-duplicates", is_flag=True, help="Keep repeated questions.")
+@click.option("--dropped", "dropped_path", metavar="PATH", help="Write the dropped rows there, with the reason.")
 def labels(path: Path, form: Form, **options: Any) -> None:
     """Turn PATH into labels for training and evaluation: JSON Lines of battles or outcomes.
 
@@ -125,6 +127,6 @@ def _report(report: Report) -> list[str]:
     splits = ", ".join(f"{name} {count}" for name, count in report.splits.items() if name)
     lines = [f"{counted(report.read, 'label')} read, {report.kept} kept" + (f" ({splits})" if splits else "")]
     if report.duplicates:
-        lines.append(f"{report.duplicates} dropped: the question came before")
+        lines.append(f"{report.duplicates} dropped: the question is a repetition")
     lines += [f"{count} dropped: in {file}" for file, count in report.contaminated.items()]
     return lines

@@ -43,7 +43,7 @@ def pull(
     finally:
         bar.clear()
     if not pulled.by_name:
-        say(f"The wheel carries another {pulled.name}, which the name means: use the folder.")
+        say(f"The name {pulled.name} means the bundle in the wheel, which is another one: use the folder.")
     if as_json:
         write_json(asdict(pulled))
     else:

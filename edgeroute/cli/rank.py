@@ -20,8 +20,8 @@ from .table import aligned
 
 @click.command(short_help=CORE["rank"])
 @click.argument("prompt", required=False)
-@click.option("--embeddings", metavar="PATH", help="Rank for a .npy file, float32 [n, width], a row a prompt.")
-@click.option("--models", multiple=True, metavar="NAMES", help="Rank these only: names with commas between.")
+@click.option("--embeddings", metavar="PATH", help="Rank for the rows of a .npy file, float32 [n, width].")
+@click.option("--models", multiple=True, metavar="NAMES", help="Rank only these models: names separated by commas.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a prompt.")
 @click.option("--model", metavar="NAME_OR_PATH", help="A bundle's name or folder.  [default: the shipped default]")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto", show_default=True)

@@ -20,7 +20,7 @@ _SHOWN = 48
 """Characters of a prompt beside its decision."""
 _ROADS = {
     "shortened": "shortened: the same graph on fewer tokens",
-    "nano": "nano: the bundle's fallback, its score carried onto this scale",
+    "nano": "nano: the bundle's fallback, its score mapped onto this scale",
 }
 
 

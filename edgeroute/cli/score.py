@@ -62,13 +62,19 @@ class _Options:
     metavar="PATH",
     help="Score a .txt, .jsonl or .csv file; - is standard input. A folder or pattern: see --output.",
 )
-@click.option("--embeddings", metavar="PATH", help="Score a .npy file, float32 [n, width], a row a prompt.")
-@click.option("--format", "form", type=click.Choice(get_args(Format)), help="The file's format, if not by its name.")
+@click.option("--embeddings", metavar="PATH", help="Score the rows of a .npy file, float32 [n, width].")
+@click.option(
+    "--format", "form", type=click.Choice(get_args(Format)), help="The file's format, if its name does not say."
+)
 @click.option(
     "--field", "--column", default="prompt", show_default=True, metavar="NAME", help="JSON key or CSV column."
 )
 @click.option(
-    "--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="What a bad line does."
+    "--on-error",
+    type=click.Choice(["skip", "stop"]),
+    default="skip",
+    show_default=True,
+    help="What to do with a bad line.",
 )
 @click.option(
     "--output",
@@ -82,30 +88,30 @@ class _Options:
     type=click.FloatRange(0, 1),
     help="Share of traffic for the strong model.  [default: the bundle's]",
 )
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Strong from this score on, instead of a share.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Send to strong from this score on, instead of a share.")
 @click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
-    help="Where to run; auto is CUDA where it truly works, never TensorRT.",
+    help="Where to run; auto is CUDA where it works, else the CPU, and never TensorRT.",
 )
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: allowed cores, at most 4]")
-@click.option("--explain", is_flag=True, help="Say what stands behind the decision.")
+@click.option("--explain", is_flag=True, help="Explain the decision.")
 @click.option(
     "--chat", type=click.Choice(get_args(ChatPolicy)), help="Messages of a chat to read.  [default: the bundle's]"
 )
 @click.option(
     "--deadline-ms",
     type=click.FloatRange(0, min_open=True),
-    help="A prompt that would take longer takes a cheaper road.  [default: none]",
+    help="Milliseconds a prompt may take; longer prompts use a cheaper deadline tier.  [default: none]",
 )
 @click.option(
     "--backend", metavar="URL", help="Score on a server, triton://host:port/model.  [default: in this process]"
 )
 @click.option("--engine", type=click.Choice(["ray"]), help="Into a folder: score on Ray.  [default: this process]")
 @click.option("--workers", type=click.IntRange(1), help="Ray workers.  [default: what the cluster's cores allow]")
-@click.option("--prefix", metavar="TEXT", help="Into a folder: goes before the names of the added columns.")
+@click.option("--prefix", metavar="TEXT", help="Into a folder: prefix of the added columns' names.")
 def score(**options: Any) -> int:
     """Score PROMPT (- reads standard input as one prompt) and choose between the strong and the weak model.
 

@@ -192,7 +192,7 @@ def read_calibration(
     ):
         if theirs != ours:
             raise CalibrationError(
-                f"{path} was taken on {what} {theirs}, and this is {ours}: scores differ, run edgeroute calibrate again"
+                f"{path} was taken on {what} {theirs}, and this is {ours}: run edgeroute calibrate again"
             )
     return found
 

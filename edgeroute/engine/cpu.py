@@ -23,7 +23,7 @@ SMALL = 32 << 20
 class CpuRunner:
     """Runs a graph on the CPU with up to ``threads`` intra-op threads; safe to share between threads.
 
-    A small graph runs short rows, and those of callers side by side, on one thread each; longer ones on one, or on all
+    A small graph runs short rows, and those of callers at once, on one thread each; longer ones on one, or on all
     where the first of like length found that a tenth faster. The bits are the same, and the session of all threads is
     made when it is first tried. Raises ``GraphError`` when the graph breaks the contract.
     """

@@ -35,8 +35,8 @@ GRAPH_ID = "gpu_graph_id"
 """The run option under which onnxruntime captures and replays a CUDA graph; -1 is neither."""
 
 NEEDS = {
-    "cuda": 'it needs an NVIDIA driver, CUDA and cuDNN; pip install "onnxruntime-gpu[cuda,cudnn]" brings the last two',
-    "tensorrt": "beside what CUDA needs, it needs libnvinfer and libnvonnxparser of TensorRT 10 on the library path",
+    "cuda": 'it needs an NVIDIA driver, CUDA and cuDNN; pip install "onnxruntime-gpu[cuda,cudnn]" has the last two',
+    "tensorrt": "besides CUDA's libraries it needs libnvinfer and libnvonnxparser of TensorRT 10 on the library path",
 }
 """What is missing where onnxruntime offers a device that does not load."""
 
@@ -75,11 +75,11 @@ def device_options(providers: Sequence[str], shapes: Shapes | None, *, graphs: b
 def _tensorrt_options(shapes: Shapes | None) -> dict[str, str]:
     """One engine for every length, batch 1, kept on disk: without a profile each new length takes half a minute."""
     if shapes is None:
-        raise ProviderError("TensorRT was asked for, but it runs fp16 and fp32 graphs that take text alone")
+        raise ProviderError("TensorRT was requested, but it only runs fp16 and fp32 graphs that take text")
     try:
         shapes.engines.mkdir(mode=0o700, parents=True, exist_ok=True)  # an engine is code, for its owner alone
     except OSError as error:
-        raise ProviderError(f"TensorRT was asked for, but has nowhere to keep its engines: {error}") from None
+        raise ProviderError(f"TensorRT was requested, but its engines cannot be kept: {error}") from None
     lengths = bucket_lengths(shapes.max_tokens)
     spans = {"min": 1, "opt": lengths[len(lengths) // 2], "max": lengths[-1]}
     return {
@@ -146,11 +146,11 @@ def _open(
         buckets = LengthBuckets(onnxruntime(), session, shapes.max_tokens, device="cuda", graphs=graphs)
         buckets.warm_up()
     except ScoreError as error:
-        raise error if graphs else GraphError(f"the graph does not heed its mask: {error}") from None
+        raise error if graphs else GraphError(f"the graph ignores its mask: {error}") from None
     except Exception as error:
         if not raised_by_library(error):
             raise
-        raise ProviderError(f"{DEVICES[provider]} was asked for, but fails: {brief(error)}") from None
+        raise ProviderError(f"{DEVICES[provider]} was requested, but fails: {brief(error)}") from None
     return session, buckets
 
 
@@ -182,7 +182,7 @@ def _refuse_unused(session: Any, wanted: str) -> None:
     if hasattr(session, "get_provider_graph_assignment_info"):
         used = {each.ep_name for each in session.get_provider_graph_assignment_info()}
         if wanted not in used:
-            raise ProviderError(f"{wanted} was asked for, but the graph runs on {', '.join(sorted(used))}")
+            raise ProviderError(f"{wanted} was requested, but the graph runs on {', '.join(sorted(used))}")
 
 
 class LengthBuckets:
@@ -230,7 +230,7 @@ class LengthBuckets:
             found = self._in_turn(lambda bucket=bucket, row=row: bucket.run(row[0]))  # type: ignore[misc]
             alone = self.run_exact(SCORE, dict.fromkeys(TOKENS, row))
             if alone.shape != (1,) or not abs(float(found[0]) - float(alone[0])) <= TOLERANCE:
-                raise ScoreError(f"{row.size} tokens padded to {bucket.length} score otherwise than alone")
+                raise ScoreError(f"{row.size} tokens padded to {bucket.length} give another score than unpadded")
 
     def _in_turn(self, action: Callable[[], _A]) -> _A:
         if self._worker is None:

@@ -126,11 +126,11 @@ def plan(loaded: LoadedGraph, deadline_ms: float, *, measure: Measure | None = N
 
 def _warn_if_late(cheaper: Tier | None, deadline_ms: float, affordable: int, measure: Measure) -> None:
     """Warn where even the cheapest tier misses the deadline, for the caller of ``Router.load``."""
-    held = f"a deadline of {deadline_ms:g} ms holds up to {affordable} tokens on this machine"
+    held = f"a deadline of {deadline_ms:g} ms allows up to {affordable} tokens on this machine"
     if cheaper is None:
-        warnings.warn(f"{held}, and the bundle has no cheaper road", DeadlineWarning, stacklevel=4)
+        warnings.warn(f"{held}, and the bundle has no cheaper deadline tier", DeadlineWarning, stacklevel=4)
     elif (taken := measure(cheaper, cheaper.text.policy.max_tokens)) > deadline_ms / RESERVE:
-        message = f"{held}, and the cheapest road, {cheaper.name}, took {taken:.2f} ms"
+        message = f"{held}, and the cheapest deadline tier, {cheaper.name}, took {taken:.2f} ms"
         warnings.warn(message, DeadlineWarning, stacklevel=4)
 
 
@@ -149,7 +149,7 @@ def _open_nano(loaded: LoadedGraph, full: Tier, fallback: Fallback) -> Tier:
     place = next(filter(Path.is_dir, places), None)
     if place is None:
         raise BundleNotFoundError(
-            f"a deadline needs the fallback {fallback.name}, which is not here: run `edgeroute pull {fallback.name}`"
+            f"a deadline needs the fallback {fallback.name}, not installed here: run `edgeroute pull {fallback.name}`"
         )
     other = open_bundle(place, digest=fallback.digest)
     own = loaded.entry.calibration
@@ -165,7 +165,7 @@ def check_fallback(cheaper: Manifest, pair: Pair, sample: str, n: int) -> GraphE
     Raises ``BundleError`` when it decides between other models, takes no text, or was calibrated on another sample.
     """
     if cheaper.pair != pair:
-        raise BundleError(f"the fallback {cheaper.name} decides between other models than this bundle")
+        raise BundleError(f"the fallback {cheaper.name} decides between other models than this bundle does does does")
     if cheaper.text is None:
         raise BundleError(f"the fallback {cheaper.name} takes embeddings, not text")
     graph, _, _ = choose_graph(cheaper, "cpu")
@@ -173,7 +173,7 @@ def check_fallback(cheaper: Manifest, pair: Pair, sample: str, n: int) -> GraphE
     if (sample, n) != (theirs.sample, theirs.n):
         raise BundleError(
             f"the fallback {cheaper.name} was calibrated on {theirs.sample} ({theirs.n} prompts), this bundle on "
-            f"{sample} ({n}): scores can only be carried over on one and the same sample"
+            f"{sample} ({n}): scores can only be mapped between bundles calibrated on the same sample"
         )
     return graph
 

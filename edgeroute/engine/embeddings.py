@@ -97,7 +97,7 @@ def _header(path: str | os.PathLike[str], file: BinaryIO) -> tuple[tuple[int, in
     except OSError:
         raise
     except Exception as error:  # a header is a Python literal, and each kind of nonsense has an exception of its own
-        raise InputFileError(f"{path} is no .npy file that can be read ({type(error).__name__}): use np.save") from None
+        raise InputFileError(f"{path} is not a readable .npy file ({type(error).__name__}): use np.save") from None
     if dtype != np.dtype("<f4"):
         raise InputFileError(f"{path}: expected float32, found {dtype}: use np.save(path, x.astype(np.float32))")
     if len(shape) != 2 or not all(type(axis) is int and 0 <= axis < 1 << 48 for axis in shape):

@@ -102,7 +102,7 @@ def choose_graph(manifest: Manifest, provider: Literal["auto"] | Device) -> tupl
             return by_provider["cuda"], "cuda", "CUDA"
         no_cuda = f"the bundle {manifest.name} has no graph for CUDA"
     if provider == "cuda":
-        raise ProviderError(f"CUDA was asked for, but {no_cuda}")
+        raise ProviderError(f"CUDA was requested, but {no_cuda}")
     if "cpu" not in by_provider:
         raise ProviderError(
             f"the bundle {manifest.name} has no graph for the CPU" + (f", and {no_cuda}" if no_cuda else "")
@@ -112,12 +112,12 @@ def choose_graph(manifest: Manifest, provider: Literal["auto"] | Device) -> tupl
 
 def _for_tensorrt(manifest: Manifest) -> GraphEntry:
     if reason := why_no_device("tensorrt"):
-        raise ProviderError(f"TensorRT was asked for, but {reason}")
+        raise ProviderError(f"TensorRT was requested, but {reason}")
     for graph in manifest.graphs:
         if "cuda" in graph.providers and graph.precision != "int8" and graph.data is None and manifest.text:
             return graph
     raise ProviderError(
-        f"TensorRT was asked for, but the bundle {manifest.name} has no fp16 or fp32 graph for CUDA that takes text "
+        f"TensorRT was requested, but the bundle {manifest.name} has no fp16 or fp32 graph for CUDA that takes text "
         "and is a single file"
     )
 
@@ -169,7 +169,7 @@ def open_graph(
     """Open one graph of a bundle, its files checked and read once. Raises what ``load_graph`` raises."""
     policy = bundle.manifest.text
     if policy is None and chat is not None:
-        raise PromptError(f"the bundle {bundle.manifest.name} takes embeddings: it reads no chats")
+        raise PromptError(f"the bundle {bundle.manifest.name} takes embeddings: it does not read chats")
     names = [*([TOKENIZER] if policy else []), entry.file, *([entry.data] if entry.data else [])]
     # Hashing and onnxruntime let go of the GIL: each overlap saves a tenth of a cold start.
     files, _ = side_by_side(lambda: bundle.read(*names), onnxruntime)

@@ -108,7 +108,7 @@ class Chooser:
         if self.budget is not None and self.budget.exhausted:
             choice = self._cheapest()
         elif target is not None:
-            choice = self._to(target, "asked for by the caller")
+            choice = self._to(target, "requested by the caller")
         elif (rule := self._rule(chat, fields or {})) is not None:
             choice = rule
         else:
@@ -118,7 +118,7 @@ class Chooser:
 
     def named(self, endpoints: tuple[str, ...]) -> Choice:
         """The choice of a caller who named endpoints; raises ``BudgetError`` when a spent budget leaves none."""
-        choice = Choice(endpoints[0], endpoints, "asked for by name", by_name=True)
+        choice = Choice(endpoints[0], endpoints, "requested by name", by_name=True)
         if self.budget is None or not self.budget.exhausted:
             return choice
         cheap = self._cheapest()

@@ -125,7 +125,7 @@ def make_endpoint(name: str, table: EndpointTable, environment: Mapping[str, str
         if not value:
             problems[key] = f"the environment variable {_quoted(variable)} is not set"
         elif not _HEADER_VALUE.fullmatch(value):
-            problems[key] = f"the environment variable {_quoted(variable)} holds what no header may (a line end?)"
+            problems[key] = f"the environment variable {_quoted(variable)} holds a character that no header may contain"
         bearer = key == "api_key_env" and header.lower() == "authorization"
         headers[header] = Secret(f"Bearer {value}" if bearer else value)
     endpoint = Endpoint(

@@ -127,7 +127,7 @@ class Gateway:
         """``complete`` for event loops."""
         options, fields = _split_options(fields)
         if fields.get("stream"):  # before it costs anything
-            raise ConfigError("complete gives whole answers: for stream=True there are stream and astream")
+            raise ConfigError("complete returns whole answers: use stream or astream for stream=True")
         answer, deadline = await self._open(messages, options, fields)
         try:
             data = await answer.read(deadline)

@@ -45,7 +45,7 @@ class Failed:
     """No byte of an answer came. ``again``: the same call may do better; ``retry_after_s``: what it asked for.
 
     ``counts``: it brings the endpoint nearer to a rest. A 403 may be the fault of one caller's words alone.
-    ``may_cost``: the endpoint may have done the work, as when it was silent for too long.
+    ``may_cost``: the endpoint may have done the work, as when it sent nothing for too long.
     """
 
     reason: str
@@ -166,7 +166,7 @@ class _Planned:
 
 def _all_down(failures: Sequence[tuple[str, Failed]]) -> UpstreamError:
     causes = tuple((name, failed.reason) for name, failed in failures)
-    listed = "; ".join(f"{name} {reason}" for name, reason in causes) or "there is none to call"
+    listed = "; ".join(f"{name} {reason}" for name, reason in causes) or "there is no endpoint to call"
     statuses = [failed.status for _, failed in failures if failed.status is not None]
     waits = [failed.retry_after_s for _, failed in failures if failed.retry_after_s is not None]
     return UpstreamError(

@@ -202,7 +202,7 @@ def _check_limits(settings: Settings) -> Iterator[Problem]:
             yield f".{key}", "expected a number above 0"
     for key in ("bundle", "calibration", "budget_file"):
         if "\0" in (getattr(settings, key) or ""):
-            yield f".{key}", "expected a path, which holds no NUL"
+            yield f".{key}", "expected a path without NUL"
     if settings.budget_file is not None and settings.daily_budget_usd is None:
         yield ".budget_file", "is for daily_budget_usd, which is not set"
     if settings.daily_budget_usd is not None:
@@ -218,7 +218,7 @@ def _check_serve(settings: Settings) -> Iterator[Problem]:
         if not getattr(serve, key) > 0:
             yield f".serve.{key}", "expected a number above 0"
     if "\0" in (serve.decision_log or ""):
-        yield ".serve.decision_log", "expected a path, which holds no NUL"
+        yield ".serve.decision_log", "expected a path without NUL"
     if serve.max_queue < 0:
         yield ".serve.max_queue", "expected 0 or more"
     for name in serve.embeddings:

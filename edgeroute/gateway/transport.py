@@ -142,7 +142,7 @@ class Transport:
         except (aiohttp.ConnectionTimeoutError, aiohttp.SocketTimeoutError):
             return Failed(f"could not be connected to in {endpoint.connect_timeout_s:g} s")
         except TimeoutError:
-            return Failed(f"was silent for {limit_s:.3g} s", may_cost=True)
+            return Failed(f"sent nothing for {limit_s:.3g} s", may_cost=True)
         except _RefusedAddressError as error:
             return Failed(f"was not called: its name resolves to {error}", again=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -176,11 +176,11 @@ def _refusal(response: aiohttp.ClientResponse) -> Failed | None:
     if not 200 <= status < 600:
         return Failed(f"answered with the status {status:03}, which HTTP does not know", again=False)
     if any(each.strip().lower() != "identity" for each in response.headers.getall("Content-Encoding", ())):
-        return Failed("sent a compressed answer, though that was not asked for", again=False, status=status)
+        return Failed("sent a compressed answer, although edgeroute did not ask for one", again=False, status=status)
     if 300 <= status < 400:
         return Failed(f"answered {status}: a redirect, which is not followed", again=False, status=status)
     if status in (401, 403):  # it is the operator's key that is refused: no answer for the caller, who has none
-        return Failed(f"answered {status}: it refuses our key", again=False, counts=False, status=status)
+        return Failed(f"answered {status}: it refuses the operator's key", again=False, counts=False, status=status)
     if status in (408, 429) or status >= 500:
         return Failed(f"answered {status}", status=status, retry_after_s=_retry_after_s(response.headers))
     return None
@@ -209,7 +209,7 @@ async def _read(response: aiohttp.ClientResponse, limit_s: float) -> bytes | Fai
         async with asyncio.timeout(max(limit_s, 0)):
             return await response.content.readany()
     except TimeoutError:
-        return Failed(f"fell silent for {max(limit_s, 0):.3g} s after its headers")
+        return Failed(f"sent nothing for {max(limit_s, 0):.3g} s after its headers")
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return Failed(f"was cut ({_why(error)})")
 
@@ -222,8 +222,8 @@ def _why(error: BaseException) -> str:
         return f"cannot be reached: {names.get(error.errno) or _strerror(error.errno)}"
     kind = type(error).__name__
     known = {
-        "ServerDisconnectedError": "hung up before an answer",
-        "ClientPayloadError": "it ended in the middle",
+        "ServerDisconnectedError": "closed the connection before an answer",
+        "ClientPayloadError": "the connection ended in the middle",
         "ClientConnectorCertificateError": "cannot be reached: its certificate is not valid",
         "ClientConnectorDNSError": "cannot be reached: no such host",
     }

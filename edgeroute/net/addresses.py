@@ -53,7 +53,7 @@ def check_url(url: str, *, allow_insecure: bool = False) -> str | None:
 
 def _check_host(host: str, any_host: bool) -> str | None:
     if "%" in host:
-        return "expected a host without % (no zones, no escapes)"
+        return "expected a host without % (zones and escapes are refused)"
     if host in _METADATA_NAMES:
         return f"{host} is a metadata service: refused"
     address = _literal(host)
@@ -79,7 +79,7 @@ def refused(address: Address) -> str | None:
         if each.is_link_local:
             return "a link-local address"
         if each.is_multicast or each.is_unspecified or each == ipaddress.IPv4Address("255.255.255.255"):
-            return "no address of one machine"
+            return "not the address of a single machine"
     return None
 
 

@@ -53,7 +53,7 @@ async def serve(
     shown = f"[{host}]" if ":" in host else host
     say(f"serving {path} on http://{shown}:{listening.getsockname()[1]}/v1")
     if reloader.loaded.token is None and not is_loopback(host):
-        say("whoever reaches this address can spend on your keys: set serve.bearer_token_env")
+        say("anyone who can reach this address can spend money on your keys: set serve.bearer_token_env")
     limit, timeout_s = connection_limit(settings), settings.shutdown_timeout_s
     with contextlib.suppress(AttributeError, NotImplementedError):  # Windows has no SIGHUP
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wanted.set)

@@ -38,7 +38,7 @@ def refuse(
 
 def unknown_model(endpoints: Mapping[str, Endpoint]) -> JSONResponse:
     """404 with the names that exist."""
-    text = f"there is no such model; there are {', '.join(offered(endpoints))}, {FORMS}"
+    text = f"there is no such model; the models are {', '.join(offered(endpoints))}, {FORMS}"
     return refuse(404, text, param="model", code="model_not_found")
 
 
@@ -65,6 +65,6 @@ def answer_for(error: Exception, words: str = "messages") -> JSONResponse:
         return refuse(502, str(error), kind="upstream_error", code="no_endpoint", headers=headers)
     if isinstance(error, ConfigError):  # of a file that was sound when it was loaded: its path is for the operator
         logging.getLogger(__name__).error("%s", error)
-        text = "a file of this server's operator cannot be used; what is wrong with it is in the server's own output"
+        text = "a file of this server's operator cannot be used; the server's own log says why"
         return refuse(500, text, kind="server_error", code="ConfigError")
     return refuse(500, str(error), kind="server_error", code=type(error).__name__)

@@ -55,7 +55,7 @@ class Admission:
             async with asyncio.timeout(self._serve.queue_timeout_s):
                 await self._room.acquire()
         except TimeoutError:
-            text = f"no room in {self._serve.queue_timeout_s:g} s: try again later"
+            text = f"the call waited for {self._serve.queue_timeout_s:g} s: try again later"
             raise _busy(503, text, "server_error", "queue_timeout") from None
         finally:
             self._waiting -= 1
@@ -108,7 +108,7 @@ class Bodies:
                         taken += large
                         parts.append(part)
             except TimeoutError:
-                text = f"the body did not come in {self._timeout_s:g} s"
+                text = f"the body did not arrive within {self._timeout_s:g} s"
                 raise NotServedError(refuse(408, text, code="body_timeout", headers={"Connection": "close"})) from None
             body = b"".join(parts)
             parts.clear()

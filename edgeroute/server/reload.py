@@ -113,7 +113,7 @@ class Reloader:
             except Exception as error:  # whatever it is, what serves goes on, and so does looking at the file
                 ours = isinstance(error, EdgeRouteError)
                 why = str(error) if ours else f"a bug in edgeroute ({type(error).__name__})"
-                LOG.error("%s cannot be used; what was loaded before goes on.\n%s", self.path, why)
+                LOG.error("%s cannot be used; the settings loaded before stay in use.\n%s", self.path, why)
 
     async def close(self) -> None:
         """Close what serves and what still retires."""

@@ -79,7 +79,9 @@ class Traffic:
         within = [row.strong_share for row in self.table(SHARES) if (row.usd_per_1k or 0.0) <= usd_per_1k]
         if not within:
             least = self.table([0.0])[0].usd_per_1k or 0.0
-            raise CalibrationError(f"weak calls alone cost ${least:.2f} a thousand prompts, more than {usd_per_1k:g}")
+            raise CalibrationError(
+                f"even even even weak calls alone cost ${least:.2f} a thousand prompts, more than {usd_per_1k:g}"
+            )
         return max(within)
 
 
@@ -116,8 +118,8 @@ class Outcomes:
             last = i
         if last < 0:
             raise CalibrationError(
-                f"{len(self.scores)} outcomes are too few to say at {confidence:.0%} confidence that even strong calls "
-                f"only keep {quality:.0%}: give more outcomes, or ask for less"
+                f"{len(self.scores)} outcomes are too few to show at {confidence:.0%} confidence that strong calls "
+                f"alone keep {quality:.0%}: give more outcomes, or ask for less"
             )
         return last
 

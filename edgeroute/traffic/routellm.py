@@ -56,7 +56,7 @@ def share_of(text: str, scores: str | os.PathLike[str] | None = None) -> float:
         if name == known and abs(threshold - at) <= _TOLERANCE:
             return share
     raise CalibrationError(
-        f"what share {name}:{threshold:g} stands for is not published: give RouteLLM's own scores of a sample with "
+        f"the share of {name}:{threshold:g} is not published: give RouteLLM's own scores of a sample with "
         f"--routellm-scores, a CSV with a column {name}, or the share itself with --strong-share"
     )
 

@@ -168,7 +168,11 @@ class Server:
         said = self._client.parameters(timeout_s)
         digest = said.get(DIGEST)
         if digest != self._manifest.digest:
-            found = f"says that it is {digest}" if digest else "does not say which it is: was it exported by us?"
+            found = (
+                f"serves {digest}"
+                if digest
+                else "does not say which bundle it is: export it with edgeroute export-triton"
+            )
             raise BackendError(f"the model {self.name}: expected the bundle {self._manifest.digest}, but it {found}")
         graphs = {graph.file: graph for graph in self._manifest.graphs}
         graph = graphs.get(said.get(GRAPH, ""))
@@ -178,7 +182,7 @@ class Server:
         if (own.sample, own.n) != (other.sample, other.n):
             raise BackendError(
                 f"the model {self.name} runs {graph.file}, calibrated on {other.sample} ({other.n} prompts), but the "
-                f"local {self._graph.file} on {own.sample} ({own.n}): their scores do not compare"
+                f"local {self._graph.file} on {own.sample} ({own.n}): their scores cannot be compared"
             )
         return Served(graph, said.get(PADDING) == "buckets", self._clock())
 

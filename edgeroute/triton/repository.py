@@ -96,9 +96,9 @@ def _refuse_occupied(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise BackendError(f"{folder} is no folder to write to: {error.strerror}") from None
+        raise BackendError(f"{folder} is not a folder that can be written to: {error.strerror}") from None
     if occupied:
-        raise BackendError(f"{folder} is not empty: a repository is written whole, so name a new folder")
+        raise BackendError(f"{folder} is not empty: name a new or empty folder")
 
 
 def _read_checked(bundle: Bundle) -> dict[str, bytes]:

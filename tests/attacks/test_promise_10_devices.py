@@ -91,9 +91,9 @@ def frozen(graph: bool, session: Any) -> Any:
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        (refused_at_load, "CUDA was asked for, but does not load: This session cannot use the graph capture feature"),
-        (refused_at_run, "CUDA was asked for, but fails: CUDA failure 900: operation not permitted when stream is"),
-        (frozen, "9 tokens padded to 16 score otherwise than alone"),
+        (refused_at_load, "CUDA was requested, but does not load: This session cannot use the graph capture feature"),
+        (refused_at_run, "CUDA was requested, but fails: CUDA failure 900: operation not permitted when stream is"),
+        (frozen, "9 tokens padded to 16 give another score than unpadded"),
     ],
 )
 def test_a_graph_that_cannot_be_captured_runs_without_and_says_so(
@@ -161,7 +161,7 @@ def test_int8_on_cuda_keeps_the_exact_length(for_cuda: Path, monkeypatch: pytest
 
 def test_a_provider_that_loads_and_runs_nothing_is_an_error(for_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_cuda(monkeypatch, CUDA, Fake(CUDA, used=CPU))
-    with pytest.raises(ProviderError, match=f"{CUDA} was asked for, but the graph runs on {CPU}"):
+    with pytest.raises(ProviderError, match=f"{CUDA} was requested, but the graph runs on {CPU}"):
         Router.load(for_cuda, provider="cuda")
     assert Router.load(for_cuda).provider == "cpu"
 
@@ -174,7 +174,9 @@ def test_a_graph_that_ignores_its_mask_is_refused_on_cuda(for_cuda: Path, monkey
     (for_cuda / FP32).write_bytes(make_model([*nodes[:at], same, *nodes[at:]], constants).SerializeToString())
     reseal(for_cuda)
     offer_cuda(monkeypatch, loaded=CUDA)
-    with pytest.raises(GraphError, match="does not heed its mask: 9 tokens padded to 16 score otherwise than alone"):
+    with pytest.raises(
+        GraphError, match="does not heed its mask: 9 tokens padded to 16 give another score than unpadded"
+    ):
         Router.load(for_cuda, provider="cuda")
 
 
@@ -185,10 +187,10 @@ def test_a_device_that_has_no_memory_is_an_error(for_cuda: Path, monkeypatch: py
         raise RuntimeError("CUDA failure 2: out of memory")
 
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", full)
-    with pytest.raises(ProviderError, match="CUDA was asked for, but fails: CUDA failure 2: out of memory"):
+    with pytest.raises(ProviderError, match="CUDA was requested, but fails: CUDA failure 2: out of memory"):
         Router.load(for_cuda, provider="cuda")
     assert (
-        Router.load(for_cuda).provider_reason == "CPU, since CUDA was asked for, but fails: CUDA failure 2: "
+        Router.load(for_cuda).provider_reason == "CPU, since CUDA was requested, but fails: CUDA failure 2: "
         "out of memory"
     )
 
@@ -227,7 +229,7 @@ def test_tensorrt_that_takes_no_node_is_an_error(
 ) -> None:
     monkeypatch.setenv("EDGEROUTE_CACHE", str(tmp_path / "cache"))
     offer_cuda(monkeypatch, TENSORRT, Fake(TENSORRT, used=used))
-    with pytest.raises(ProviderError, match=f"{TENSORRT} was asked for, but the graph runs on {used}"):
+    with pytest.raises(ProviderError, match=f"{TENSORRT} was requested, but the graph runs on {used}"):
         Router.load(for_cuda, provider="tensorrt")
 
 
@@ -236,7 +238,7 @@ def test_tensorrt_that_does_not_load_is_an_error(
 ) -> None:
     monkeypatch.setenv("EDGEROUTE_CACHE", str(tmp_path / "cache"))
     offer_cuda(monkeypatch, loaded=CUDA)
-    with pytest.raises(ProviderError, match=f"TensorRT was asked for, but onnxruntime took {CUDA}: beside what CUDA"):
+    with pytest.raises(ProviderError, match=f"TensorRT was requested, but onnxruntime took {CUDA}: beside what CUDA"):
         Router.load(for_cuda, provider="tensorrt")
 
 

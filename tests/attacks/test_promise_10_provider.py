@@ -33,7 +33,7 @@ def test_cuda_without_cuda_says_what_to_install(for_cuda: Path) -> None:
     for action in (lambda: Router.load(for_cuda, provider="cuda"), lambda: Session(b"", provider="cuda")):
         with pytest.raises(ProviderError) as caught:
             action()
-        assert "CUDA was asked for, but the installed onnxruntime has no CUDA provider" in str(caught.value)
+        assert "CUDA was requested, but the installed onnxruntime has no CUDA provider" in str(caught.value)
         assert 'uninstall it, then run pip install "edgeroute[gpu]"' in str(caught.value)
 
 
@@ -70,18 +70,18 @@ def test_a_silent_fallback_is_an_error_or_said(
     """onnxruntime lists CUDA and then takes the CPU without a word."""
     offer_cuda(monkeypatch, loaded=CPU)
     with pytest.raises(
-        ProviderError, match=f"CUDA was asked for, but onnxruntime took {CPU}: it needs an NVIDIA driver, CUDA"
+        ProviderError, match=f"CUDA was requested, but onnxruntime took {CPU}: it needs an NVIDIA driver, CUDA"
     ):
         Router.load(for_cuda, provider="cuda")
     router = Router.load(for_cuda)
     assert (router.provider, router.graph.file) == ("cpu", INT8)
-    assert router.provider_reason.startswith(f"CPU, since CUDA was asked for, but onnxruntime took {CPU}: it needs an")
+    assert router.provider_reason.startswith(f"CPU, since CUDA was requested, but onnxruntime took {CPU}: it needs an")
     assert capfd.readouterr().out == ""
 
 
 def test_a_bundle_without_a_graph_for_cuda_is_said(base_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_cuda(monkeypatch, loaded=CUDA)
-    with pytest.raises(ProviderError, match="CUDA was asked for, but the bundle tiny has no graph for CUDA"):
+    with pytest.raises(ProviderError, match="CUDA was requested, but the bundle tiny has no graph for CUDA"):
         Router.load(base_bundle, provider="cuda")
     assert Router.load(base_bundle).provider_reason == "CPU, since the bundle tiny has no graph for CUDA"
 
@@ -109,5 +109,5 @@ def test_tensorrt_without_it_says_what_to_install(for_cuda: Path) -> None:
     for action in (lambda: Router.load(for_cuda, provider="tensorrt"), lambda: Session(b"", provider="tensorrt")):
         with pytest.raises(ProviderError) as caught:
             action()
-        assert "TensorRT was asked for, but the installed onnxruntime has no TensorRT provider" in str(caught.value)
+        assert "TensorRT was requested, but the installed onnxruntime has no TensorRT provider" in str(caught.value)
         assert 'uninstall it, then run pip install "edgeroute[gpu]"' in str(caught.value)

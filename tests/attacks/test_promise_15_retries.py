@@ -186,5 +186,5 @@ def test_a_call_that_is_given_up_gives_the_try_back() -> None:
 
 
 def test_no_endpoint_is_an_error_too() -> None:
-    with pytest.raises(UpstreamError, match="there is none to call"):
+    with pytest.raises(UpstreamError, match="there is no endpoint to call"):
         next(plan([], {}, deadline_s=1, clock=lambda: 0, jitter=lambda: 0))

@@ -83,7 +83,7 @@ def test_a_folder_of_other_things_is_refused(source: Path, base_bundle: Path, tm
     out = tmp_path / "out"
     run_here(source, out, base_bundle)
     (out / "01.parquet").write_bytes((source / "01.parquet").read_bytes())
-    with pytest.raises(EdgeRouteError, match=r"01.parquet is no result of edgeroute score"):
+    with pytest.raises(EdgeRouteError, match=r"01.parquet is not a result of edgeroute score"):
         run_here(source, out, base_bundle)
     run_here(source, tmp_path / "two", base_bundle, strong_share=0.2)
     (out / "01.parquet").write_bytes((tmp_path / "two" / "01.parquet").read_bytes())
@@ -121,7 +121,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(base_bundle: Path, tmp_path
     assert done.returncode == 1
     assert done.stderr == (
         f"Error: {out}/01.parquet cannot be written: File too large. "
-        "1 of 3 parts are done: run the same command to go on\n"
+        "1 of 3 parts are done: run the same command to continue\n"
     )
     assert [path.name for path in outputs(out)] == ["00.parquet"]
     assert leftovers(out) == []

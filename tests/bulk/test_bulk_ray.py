@@ -66,6 +66,6 @@ def test_a_part_at_which_workers_die_again_and_again_is_given_up_and_named(base_
         os.kill(wait_for(lambda: workers_of(process.pid), process)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "00.parquet: no worker lived to its end, in 3 tries" in err
+    assert "00.parquet: every worker died, in 3 tries" in err
     assert "Traceback" not in err
     assert leftovers(out) == outputs(out) == []

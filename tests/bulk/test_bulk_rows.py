@@ -221,7 +221,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "taken.parquet": (
         lambda path: pq.write_table(pa.table({"prompt": ["a"], "score": [1], "error": [""]}), path),
-        "has a column score, error already: name ours apart, as --prefix edgeroute_ does",
+        "has a column score, error already: rename edgeroute's columns, as with --prefix edgeroute_",
     ),
     "empty.csv": (lambda path: path.touch(), "expected a CSV header, found an empty file"),
     "none.csv": (lambda path: path.write_text("secret,text\n1,2\n"), "no columns named 'prompt' among the 2"),

@@ -59,7 +59,7 @@ def test_every_problem_is_listed_with_both_hashes(bundle: Path) -> None:
         open_bundle(bundle).read()
     found = hashlib.sha256(data).hexdigest()
     assert str(caught.value).splitlines() == [
-        f"{bundle} does not hold its bundle:",
+        f"{bundle} does not contain its bundle:",
         "  extra: not listed in the manifest",
         "  model.int8.onnx: missing",
         f"  tokenizer.json: expected sha256 {expected}, found {found}",
@@ -85,7 +85,7 @@ def test_a_file_or_an_empty_folder_is_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BundleNotFoundError, match="not a folder"):
         open_bundle(tmp_path / "file")
-    with pytest.raises(BundleNotFoundError, match=r"it holds no router\.json"):
+    with pytest.raises(BundleNotFoundError, match=r"it has no router\.json"):
         open_bundle(tmp_path)
 
 

@@ -100,8 +100,8 @@ def test_a_long_value_is_shown_short() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('{"a": 1, "a": 1}', "the key 'a' stands twice"),
-        ('{"x": {"a": 1, "b": 2, "a": 3}}', "stands twice"),
+        ('{"a": 1, "a": 1}', "the key 'a' appears twice"),
+        ('{"x": {"a": 1, "b": 2, "a": 3}}', "appears twice"),
         ("NaN", "NaN is not JSON"),
         ('{"a": -Infinity}', "-Infinity is not JSON"),
         ("[Infinity]", "Infinity is not JSON"),

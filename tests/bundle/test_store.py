@@ -98,7 +98,7 @@ def test_an_unknown_name_says_what_there_is(shipped: Path, bundle: Path) -> None
     with pytest.raises(BundleNotFoundError) as caught:
         locate("tinny")
     message = str(caught.value)
-    assert message.startswith("no bundle named 'tinny'; here are other, tiny; `edgeroute pull` can fetch far")
+    assert message.startswith("no bundle named 'tinny'; installed are other, tiny; `edgeroute pull` can fetch far")
     assert message.endswith("; did you mean tiny?")
     with pytest.raises(BundleNotFoundError, match=r"can fetch far$"):
         locate("zzzzzz")

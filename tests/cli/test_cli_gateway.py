@@ -57,7 +57,7 @@ def test_ask_streams_the_answer_and_says_who_gave_it(run: Run, toml: Path, upstr
 def test_ask_in_a_process_of_its_own(toml: Path) -> None:
     code, out, err = run_process("ask", "-", "--target", "weak", "--system", "be short", stdin=b"hello")
     assert (code, out) == (0, "Lima is the capital.\n")
-    assert err.startswith("weak: small (small-1), asked for by the caller\n")
+    assert err.startswith("weak: small (small-1), requested by the caller\n")
 
 
 def test_a_dry_run_calls_nobody(run: Run, toml: Path, upstream: Upstream) -> None:
@@ -79,7 +79,7 @@ def test_ask_says_why_nobody_answers(run: Run, toml: Path, upstream: Upstream) -
     upstream.always = status(404)
     assert run("ask", "hello", "--target", "weak").err == "Error: small answered 404: it refused the request\n"
     upstream.always = status(401)
-    refused = "Error: no endpoint answered: small answered 401: it refuses our key\n"
+    refused = "Error: no endpoint answered: small answered 401: it refuses the operator's key\n"
     assert run("ask", "hello", "--target", "weak").err == refused
     upstream.always = cut_after(2)
     ran = run("ask", "hello", "--target", "weak")
@@ -267,7 +267,7 @@ def test_doctor_looks_at_a_log(run: Run, decisions: Path, toml: Path) -> None:
     assert json.loads(again.out)["share_after"] == pytest.approx(0.5, abs=0.02)
     ran = run("doctor", "--log", decisions, "--config", toml)
     assert ran.code == (1 if found["changed"] else 0)
-    assert "would give what is wanted" in ran.out
+    assert "would give the wanted share" in ran.out
     decisions.write_text("")
     assert (
         "at least 100 decisions with a score at the configured share, found 0" in run("doctor", "--log", decisions).err

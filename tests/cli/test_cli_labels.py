@@ -27,7 +27,7 @@ def test_labels_go_to_stdout_and_the_report_to_stderr(run: Run, judged: Path) ->
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert rows[0] == {"prompt": "Why?", "scores": {"big": 1.0, "small": 0.25}, "source": "judge"}
     assert len(rows) == 9
-    assert done.err.splitlines() == ["10 labels read, 9 kept", "1 dropped: the question came before"]
+    assert done.err.splitlines() == ["10 labels read, 9 kept", "1 dropped: the question is a repetition"]
     assert len(run("labels", judged, "--from", "judge", "--keep-duplicates").out.splitlines()) == 10
 
 
@@ -51,7 +51,7 @@ def test_splits_and_evaluation_files(run: Run, judged: Path, tmp_path: Path) -> 
     first, *rest = done.err.splitlines()
     assert first.startswith("10 labels read, 7 kept (train ")
     assert rest == [
-        "1 dropped: the question came before",
+        "1 dropped: the question is a repetition",
         f"1 dropped: in {more}",
         f"1 dropped: in {seen}",
     ]

@@ -142,7 +142,7 @@ def test_pull_prints_digest_and_folder(run: Run, bundle: Path) -> None:
 
 def test_pull_says_when_a_shipped_bundle_has_the_name(run: Run, tmp_path: Path) -> None:
     code, _, err = run("pull", make_bundle(tmp_path / "other", name="carried"))
-    assert (code, err) == (0, "The wheel carries another carried, which the name means: use the folder.\n")
+    assert (code, err) == (0, "The name carried means the bundle in the wheel, which is another one: use the folder.\n")
 
 
 def test_pull_shows_progress_on_a_terminal(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

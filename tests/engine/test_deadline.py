@@ -266,8 +266,8 @@ def test_another_fallback_than_the_manifests_is_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda manifest: manifest["pair"].update(weak="other"), "decides between other models"),
-        (lambda manifest: manifest["graphs"][0]["calibration"].update(sample="other"), "on one and the same sample"),
-        (lambda manifest: manifest["graphs"][0]["calibration"].update(n=7), "on one and the same sample"),
+        (lambda manifest: manifest["graphs"][0]["calibration"].update(sample="other"), "calibrated on the same sample"),
+        (lambda manifest: manifest["graphs"][0]["calibration"].update(n=7), "calibrated on the same sample"),
     ],
 )
 def test_a_fallback_that_does_not_fit_is_refused(

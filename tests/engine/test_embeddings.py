@@ -79,7 +79,7 @@ def test_text_and_embeddings_each_say_what_to_use(embedded: Router, router: Rout
     for wrong in (router.score_embeddings, router.choose_embeddings):
         with pytest.raises(BundleError, match="the bundle tiny takes text, not embeddings: use score or choose"):
             wrong(X)
-    with pytest.raises(PromptError, match="takes embeddings: it reads no chats"):
+    with pytest.raises(PromptError, match="takes embeddings: it does not read chats"):
         Router.load(embedded.loaded.bundle.path, chat="last_user")
 
 
@@ -132,7 +132,7 @@ BREACHES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda m: m["input"].update(type="text"), ".input.type: expected one of embedding"),
     (lambda m: m["input"].pop("width"), ".input: the key 'width' is missing"),
     (lambda m: m.pop("input"), ": the key 'text' is missing"),
-    (lambda m: m.update(text={"max_tokens": 32, "keep": "head", "chat": "last_user"}), "expected no key 'text' beside"),
+    (lambda m: m.update(text={"max_tokens": 32, "keep": "head", "chat": "last_user"}), "expected no key 'text' with"),
     (lambda m: m["files"].update({"tokenizer.json": {"size": 1, "sha256": "0" * 64}}), "expected no tokenizer.json"),
     (
         lambda m: m["graphs"][0]["golden"].update(scores=[{"prompt": "x", "score": 0.5}]),
@@ -216,13 +216,13 @@ class Bomb:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "is no .npy file that can be read"),
-        (b"\x93NUMPY\x09\x09" + b"x" * 90, "is no .npy file"),
-        (pickle.dumps(Bomb()), "is no .npy file"),
-        (header("(" * 9000), "is no .npy file"),
-        (header("{}"), "is no .npy file"),
-        (header("__import__('os').abort()"), "is no .npy file"),
-        (with_shape("(10**6, 1536)"), "is no .npy file"),
+        (b"", "is not a readable .npy file"),
+        (b"\x93NUMPY\x09\x09" + b"x" * 90, "is not a readable .npy file"),
+        (pickle.dumps(Bomb()), "is not a readable .npy file"),
+        (header("(" * 9000), "is not a readable .npy file"),
+        (header("{}"), "is not a readable .npy file"),
+        (header("__import__('os').abort()"), "is not a readable .npy file"),
+        (with_shape("(10**6, 1536)"), "is not a readable .npy file"),
         (with_shape("(1000000000000, 1536)"), "expected 6144000000000000 bytes of data, found 0"),
         (with_shape("(2, 2)") + bytes(15), "expected 16 bytes of data, found 15"),
         (with_shape("(2, 2)") + bytes(17), "expected 16 bytes of data, found 17"),
@@ -244,7 +244,11 @@ def test_archives_folders_and_pipes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(archive.getvalue())
     os.mkfifo(tmp_path / "fifo")
     keep = os.open(tmp_path / "fifo", os.O_RDWR)
-    for name, says in (("x.npz", "no .npy"), (".", "cannot be read: Is a directory"), ("fifo", "not a regular file")):
+    for name, says in (
+        ("x.npz", "not a readable"),
+        (".", "cannot be read: Is a directory"),
+        ("fifo", "not a regular file"),
+    ):
         with pytest.raises(InputFileError, match=says):
             read_embeddings(tmp_path / name)
     with pytest.raises(InputFileError, match="cannot be read: No such file"):

@@ -69,7 +69,7 @@ def test_a_pattern_sees_no_more_than_a_bounded_text(load: Load) -> None:
 
 def test_the_caller_may_name_a_target_or_a_share(load: Load) -> None:
     gateway = load(ALWAYS_WEAK)
-    assert gateway.choose(TEXT, target="strong").reason == "asked for by the caller"
+    assert gateway.choose(TEXT, target="strong").reason == "requested by the caller"
     assert gateway.choose(TEXT, strong_share=1).target == "strong"
     assert gateway.choose(TEXT, threshold=0).target == "strong"
     with pytest.raises(CalibrationError, match="expected a target of weak, strong, found 'mid'"):
@@ -124,7 +124,7 @@ def test_rank_takes_the_cheapest_within_the_margin(load: Load, ranking_bundle: P
 
 
 def test_rank_refuses_models_that_the_bundle_does_not_know(load: Load, ranking_bundle: Path, base_bundle: Path) -> None:
-    with pytest.raises(BundleError, match="ranks no model 'smal-model'"):
+    with pytest.raises(BundleError, match="does not rank the model 'smal-model'"):
         load("", RANK.format(margin=0).replace("small-model", "smal-model"), lists="", bundle=ranking_bundle)
     with pytest.raises(BundleError, match="does not rank models"):
         load("", RANK.format(margin=0), lists="")

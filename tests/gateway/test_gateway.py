@@ -122,7 +122,7 @@ def test_an_error_event_is_an_error(ending: bytes, load: Load, strong: Upstream)
 
 
 def test_complete_does_not_stream(load: Load, strong: Upstream) -> None:
-    with pytest.raises(ConfigError, match="there are stream and astream"):
+    with pytest.raises(ConfigError, match="use stream or astream"):
         load().complete(ASK, target="strong", stream=True)
     assert strong.asked == []
     assert load().complete(ASK, target="strong", stream=False).text

@@ -153,7 +153,7 @@ def test_a_folder_that_holds_something_is_left_alone(base_bundle: Path, tmp_path
     assert tree(folder) == ["mine"]
     (folder / "mine").unlink()
     export_repository(base_bundle, folder)
-    with pytest.raises(BackendError, match="is no folder"):
+    with pytest.raises(BackendError, match="is not a folder"):
         export_repository(base_bundle, folder / "tiny-int8" / "config.pbtxt")
 
 

@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(start: Start) -> None:
     server = start()
     good = server.toml.read_text()
     server.toml.write_text(good.replace('model = "big-model"', "model = 7"))
-    server.wait_for("what was loaded before goes on")
+    server.wait_for("the settings loaded before stay in use")
     server.wait_for("endpoints.big.model: expected str, found 7")
     assert post(server.url, ASK).ok
     server.toml.write_text(good)
@@ -267,7 +267,7 @@ def test_nor_does_a_bug_in_loading_it(start: Start, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(Gateway, "load", fail)
         server.toml.write_text(server.toml.read_text() + "\n# one\n")
-        server.wait_for("what was loaded before goes on.\na bug in edgeroute (RuntimeError)")
+        server.wait_for("the settings loaded before stay in use.\na bug in edgeroute (RuntimeError)")
     assert PROMPT not in "".join(server.said)
     assert post(server.url, ASK).ok
     server.toml.write_text(server.toml.read_text() + "\n# two\n")
@@ -293,7 +293,7 @@ def test_the_log_holds_decisions_and_no_prompt(start: Start, strong: Upstream, w
     assert (one["target"], one["endpoint"], one["status"], one["estimated"]) == ("strong", "big", 200, False)
     assert (one["input_tokens"], one["output_tokens"], one["usd"]) == (9, 4, pytest.approx(210e-6))
     assert (two["target"], two["estimated"], two["output_tokens"]) == ("weak", True, 5)
-    assert ("score" in three, three["reason"]) == (False, "asked for by name")
+    assert ("score" in three, three["reason"]) == (False, "requested by name")
     assert PROMPT not in log.read_text()
     assert log.stat().st_mode & 0o077 == 0
 
@@ -387,5 +387,5 @@ def test_route_knows_the_names_of_models_too(shared: Any) -> None:
     answer = requests.post(f"{shared.url}/route", json={"prompt": "x", "model": "none"}, timeout=9)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     answer = requests.post(f"{shared.url}/route", json={"prompt": "x", "model": "small"}, timeout=9)
-    assert answer.json()["reason"] == "asked for by name"
+    assert answer.json()["reason"] == "requested by name"
     assert requests.post(f"{shared.url}/route", data=b"{", headers=JSON, timeout=9).status_code == 400

@@ -136,7 +136,7 @@ def test_a_key_that_is_refused_is_the_operators_matter(
     server = start()
     answer = post(server.url, ASK | {"stream": stream})
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "no_endpoint")
-    assert f"big answered {code}: it refuses our key" in answer.json()["error"]["message"]
+    assert f"big answered {code}: it refuses the operator's key" in answer.json()["error"]["message"]
     assert KEY not in answer.text + str(answer.headers)
     weak.always, strong.always = strong.always, None
     answer = post(server.url, ASK | {"stream": stream, "model": "edgeroute-share-0.0"})

@@ -52,7 +52,7 @@ def test_long_prompts_weigh_more(traffic: Traffic) -> None:
 def test_a_budget_is_the_largest_share_within_it(traffic: Traffic) -> None:
     share = traffic.share_for_budget(3.75)
     assert traffic.cost(traffic.threshold(share)) <= 3.75 < traffic.cost(traffic.threshold(share + 0.1))
-    with pytest.raises(CalibrationError, match=r"weak calls alone cost \$0.50"):
+    with pytest.raises(CalibrationError, match=r"even even even weak calls alone cost \$0.50"):
         traffic.share_for_budget(0.3)
     with pytest.raises(CalibrationError, match="a budget needs prices"):
         dataclasses.replace(traffic, strong=None).share_for_budget(3)
@@ -103,8 +103,11 @@ def test_a_router_loads_the_file_by_itself(base_bundle: Path, router: Router, tm
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('chat = "last_turns"', "was taken on the chat policy {own}, and this is last_turns: scores differ"),
-        ("sticky = true", "was taken on sticky = false, and this is true: scores differ"),
+        (
+            'chat = "last_turns"',
+            "was taken on the chat policy {own}, and this is last_turns: run edgeroute",
+        ),
+        ("sticky = true", "was taken on sticky = false, and this is true: run edgeroute calibrate again"),
     ],
 )
 def test_a_file_of_another_part_of_a_chat_is_refused(
@@ -136,7 +139,7 @@ def test_a_file_that_is_not_one_is_refused(change: dict[str, object] | None, rou
 def test_published_thresholds_of_routellm(tmp_path: Path) -> None:
     assert share_of("mf:0.11593") == 0.5
     assert (share_of("random:0.3"), share_of("bert:0"), share_of("bert:1")) == (0.7, 1, 0)
-    with pytest.raises(CalibrationError, match=r"what share bert:0.5 stands for is not published"):
+    with pytest.raises(CalibrationError, match=r"the share of bert:0.5 is not published"):
         share_of("bert:0.5")
     path = tmp_path / "scores.csv"
     path.write_text("mf,bert\n0.1,0.2\n0.2,0.6\n0.3,0.5\n0.4,0.1\n")
