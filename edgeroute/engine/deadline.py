@@ -165,7 +165,7 @@ def check_fallback(cheaper: Manifest, pair: Pair, sample: str, n: int) -> GraphE
     Raises ``BundleError`` when it decides between other models, takes no text, or was calibrated on another sample.
     """
     if cheaper.pair != pair:
-        raise BundleError(f"the fallback {cheaper.name} decides between other models than this bundle does does does")
+        raise BundleError(f"the fallback {cheaper.name} decides between other models than this bundle does")
     if cheaper.text is None:
         raise BundleError(f"the fallback {cheaper.name} takes embeddings, not text")
     graph, _, _ = choose_graph(cheaper, "cpu")

@@ -80,7 +80,7 @@ class Traffic:
         if not within:
             least = self.table([0.0])[0].usd_per_1k or 0.0
             raise CalibrationError(
-                f"even even even weak calls alone cost ${least:.2f} a thousand prompts, more than {usd_per_1k:g}"
+                f"even weak calls alone cost ${least:.2f} a thousand prompts, more than {usd_per_1k:g}"
             )
         return max(within)
 

@@ -149,7 +149,7 @@ def test_a_graph_that_ignores_its_mask_does_not_warm_up() -> None:
     constants |= {"nothing": np.float32(0), "unit": np.float32(1)}
     deaf = make_model([*nodes[:at], ones, add, *nodes[at:]], constants)
     buckets = LengthBuckets(onnxruntime, open_graph(deaf), 32, device="cpu")
-    with pytest.raises(ScoreError, match="9 tokens padded to 16 score otherwise than alone"):
+    with pytest.raises(ScoreError, match="9 tokens padded to 16 give another score than unpadded"):
         buckets.warm_up()
 
 

@@ -140,13 +140,13 @@ def test_exactly_what_is_affordable_takes_the_full_tier(tiered: Path, slow: Call
 
 
 def test_a_really_measured_deadline_that_nothing_meets_takes_the_cheapest_tier_and_says_so(tiered: Path) -> None:
-    with pytest.warns(DeadlineWarning, match=r"0.0001 ms holds up to 0 tokens .* cheapest road, nano, took"):
+    with pytest.warns(DeadlineWarning, match=r"0.0001 ms allows up to 0 tokens .* cheapest deadline tier, nano, took"):
         router = Router.load(tiered, deadline_ms=1e-4)
     assert {router.choose(prompt).road for prompt in PROMPTS} == {"nano"}
 
 
 def test_without_a_cheaper_tier_the_full_one_is_taken_and_said(base_bundle: Path) -> None:
-    with pytest.warns(DeadlineWarning, match="has no cheaper road"):
+    with pytest.warns(DeadlineWarning, match="has no cheaper deadline tier"):
         router = Router.load(base_bundle, deadline_ms=1e-4)
     assert router.choose(PROMPTS[0]).road == "full"
 
