@@ -192,6 +192,31 @@ class Router:
         rows, starts = self._embeddings(embeddings), iter(time.perf_counter, None)
         return [self._decide(self._score_row(row), limits, start) for row, start in zip(rows, starts, strict=False)]
 
+    def embed(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        """The pooled vectors of prompts before the head, float32 ``[len(prompts), d]``, for heads of one's own.
+
+        ``d`` and the pooling are in ``graph.embedding``. Always by the full local graph, row by row: the same bits
+        alone and in any batch. Raises ``BundleError`` where the graph does not give them, and what ``score`` raises.
+        """
+        if isinstance(prompts, str):
+            raise PromptError("expected a list of prompts, found one str: embed([prompt])")
+        texts = self._texts()
+        if self.graph.embedding is None:
+            reason = (
+                "its manifest is of format 1" if self.manifest.format == 1 else f"{self.graph.file} has no such output"
+            )
+            raise BundleError(
+                f"the bundle {self.manifest.name} gives no embeddings: {reason}. Export its checkpoint again "
+                "with this version, or take a bundle whose manifest declares one"
+            )
+        found = np.zeros((len(prompts), self.graph.embedding.width), dtype=np.float32)
+        for i, prompt in enumerate(prompts):
+            try:
+                found[i] = self.loaded.session.embedding(texts.full.text.encode(prompt).ids)
+            except PromptError as error:
+                raise PromptError(f"prompt {i}: {error}") from None
+        return found
+
     def rank(self, prompt: Prompt, *, models: Sequence[str] | None = None) -> Ranking:
         """Order ``models``, by default all that the bundle knows (``manifest.models``), by one prompt, best first.
 

@@ -124,3 +124,28 @@ def raw(folder: Path) -> dict[str, Any]:
 def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Weights by name."""
     return {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+
+
+def encoder_graph(precision: str = "fp32", *, embedding: str = "mean") -> onnx.ModelProto:
+    """The tiny encoder that gives its pooled vector as well; ``embedding`` names what is given."""
+    nodes, constants = graph_parts(precision)
+    nodes.append(helper.make_node("Identity", [embedding], ["embedding"]))
+    outputs = [value("score", TensorProto.FLOAT, ["b"]), value("embedding", TensorProto.FLOAT, ["b", WIDTH])]
+    return make_model(nodes, constants, outputs=outputs)
+
+
+def make_encoder_bundle(
+    folder: Path, precisions: Sequence[str] = ("fp32",), *, declared: dict[str, Any] | None = None
+) -> Path:
+    """A tiny text bundle of format 2 that gives embeddings; ``declared`` replaces what its manifest says of them."""
+    make_bundle(folder, name="encoder", precisions=precisions)
+    for precision in precisions:
+        set_graph(folder, encoder_graph(precision), f"model.{precision}.onnx")
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["format"] = 2
+        for graph in manifest["graphs"]:
+            graph["embedding"] = {"width": WIDTH, "pooling": "mean"} | (declared or {})
+
+    reseal(folder, change)
+    return folder

@@ -186,5 +186,5 @@ def open_graph(
         ),
         lambda: TextEncoder(files[TOKENIZER], policy, chat=chat) if policy else None,
     )
-    check_manifest(session.contract, bundle.manifest)
+    check_manifest(session.contract, bundle.manifest, entry)
     return LoadedGraph(bundle, entry, session, text, f"{reason}, {session.note}" if session.note else reason)

@@ -88,6 +88,19 @@ class Session:
         strengths: NDArray[np.float32] = found[0]
         return strengths
 
+    def embedding(self, row: Row) -> NDArray[np.float32]:
+        """The pooled vector of one row before the head, float32 ``[contract.embedding]``; ``ScoreError`` unless finite.
+
+        Only for graphs that give it.
+        """
+        self._refuse_fork()
+        shape = (1, self.contract.embedding)
+        found = self._queue.admit(lambda alone: self._fetch(EMBEDDING, self._feed(row), shape, alone=alone))
+        if not np.isfinite(found).all():
+            raise ScoreError("the graph gave an embedding that holds a number that is not finite")
+        vector: NDArray[np.float32] = found[0]
+        return vector
+
     def run_rows(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Score rows, float32 ``[len(rows)]``: as one batch where that is allowed, else one by one.
 

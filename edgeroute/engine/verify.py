@@ -114,7 +114,7 @@ def _check_graph(bundle: Bundle, graph: GraphEntry, provider: Provider, encoder:
             return Check(what, None, ("not run: its file is not the one that the manifest names",))
         data = (graph.data, files[graph.data]) if graph.data else None
         session = Session(files[graph.file], provider=provider, data=data, shapes=shapes_of(bundle, graph))
-        check_manifest(session.contract, bundle.manifest)
+        check_manifest(session.contract, bundle.manifest, graph)
     except EdgeRouteError as error:
         return Check(what, False, _lines(error))
     golden = tuple(_replay(session, encoder, graph))

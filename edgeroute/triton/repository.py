@@ -107,7 +107,7 @@ def _read_checked(bundle: Bundle) -> dict[str, bytes]:
     files = bundle.read(*{name for graph in graphs for name in _names(graph)})
     for graph in {graph.file: graph for graph in graphs}.values():
         data = (graph.data, files[graph.data]) if graph.data else None
-        check_manifest(Session(files[graph.file], threads=1, data=data).contract, bundle.manifest)
+        check_manifest(Session(files[graph.file], threads=1, data=data).contract, bundle.manifest, graph)
     return files
 
 

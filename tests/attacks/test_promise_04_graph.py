@@ -80,7 +80,7 @@ CLAUSES: dict[str, tuple[onnx.ModelProto, str]] = {
     "ids without a shape": (inputs(ids(None), mask()), "input_ids: expected 2 axes, found 0"),
     "no score": (
         outputs(value("flat", FLOAT, ["b"]), drop=1),
-        r"the output score \(and strengths\), found flat",
+        r"the output score \(and strengths, and embedding\), found flat",
     ),
     "another output": (outputs(SCORE, value("mean", FLOAT, ["b", WIDTH])), "found mean, score"),
     "strengths alone": (
