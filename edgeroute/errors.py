@@ -27,6 +27,8 @@ A message says what was expected, what was found and what to do. No message cont
 
 from __future__ import annotations
 
+import sys
+
 
 class EdgeRouteError(Exception):
     """Base of all errors of this package."""
@@ -147,3 +149,20 @@ class DeadlineWarning(UserWarning):
 
 class BackendWarning(UserWarning):
     """The inference server does not answer, or serves another bundle; the local graph scores instead."""
+
+
+_LIBRARIES = sys.stdlib_module_names | {
+    *("edgeroute", "onnxruntime", "tokenizers", "pyo3_runtime", "numpy"),
+    *("tritonclient", "grpc", "google", "aiohttp", "multidict", "yarl"),
+}
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether a signal handler or another thread raised it while a library ran, as for Ctrl-C or a soft time limit.
+
+    Such an exception reaches the caller unchanged: ``TimeoutError``, what is no ``Exception``, and every class that is
+    neither Python's own nor one of the libraries in use.
+    """
+    kind = type(error)
+    ended = not isinstance(error, Exception) and kind.__name__ != "PanicException"  # which Rust raises for its bugs
+    return ended or isinstance(error, TimeoutError) or kind.__module__.partition(".")[0] not in _LIBRARIES

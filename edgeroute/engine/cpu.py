@@ -6,9 +6,9 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GraphError
+from ..errors import GraphError, is_interrupt
 from .contract import TOKENS, contract_of
-from .providers import PROVIDERS, brief, onnxruntime, options_for, raised_by_library
+from .providers import PROVIDERS, brief, onnxruntime, options_for
 from .threads import ThreadChoice, band
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class CpuRunner:
                 self._graph, options, providers=[PROVIDERS["cpu"]], enable_fallback=0, read_config_from_model=0
             )
         except Exception as error:
-            if not raised_by_library(error):
+            if is_interrupt(error):
                 raise
             raise GraphError(f"onnxruntime refuses the graph: {brief(error)}") from None
         session._model_bytes = None  # held for a fallback that is off, and as large as the graph

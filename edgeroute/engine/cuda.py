@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..errors import GraphError, ProviderError, ScoreError
+from ..errors import GraphError, ProviderError, ScoreError, is_interrupt
 from .contract import SCORE, TOKENS, contract_of
-from .providers import DEVICES, PROVIDERS, Device, brief, onnxruntime, options_for, raised_by_library, why_no_device
+from .providers import DEVICES, PROVIDERS, Device, brief, onnxruntime, options_for, why_no_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,7 +148,7 @@ def _open(
     except ScoreError as error:
         raise error if graphs else GraphError(f"the graph ignores its mask: {error}") from None
     except Exception as error:
-        if not raised_by_library(error):
+        if is_interrupt(error):
             raise
         raise ProviderError(f"{DEVICES[provider]} was requested, but fails: {brief(error)}") from None
     return session, buckets
@@ -167,7 +167,7 @@ def _create(graph: bytes, provider: Device, options: Any, shapes: Shapes | None,
     try:
         session = ort.InferenceSession(graph, options, **chosen, enable_fallback=0, read_config_from_model=0)
     except Exception as error:
-        if not raised_by_library(error):
+        if is_interrupt(error):
             raise
         raise ProviderError(f"{asked}, but does not load: {brief(error)} ({NEEDS[provider]})") from None
     if session.get_providers()[0] != wanted:

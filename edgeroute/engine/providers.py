@@ -95,16 +95,6 @@ def options_for(threads: int, *, spinning: bool = False, data: tuple[str, bytes]
     return options
 
 
-def raised_by_library(error: BaseException) -> bool:
-    """Whether onnxruntime or tokenizers raised it, and not a signal handler or another thread while they ran.
-
-    A soft time limit is an exception of somebody else's class, and reaches its caller as it is.
-    """
-    kind = type(error)
-    ours = kind in (Exception, RuntimeError, ValueError, TypeError, MemoryError, IndexError, OverflowError)
-    return ours or kind.__name__ == "PanicException" or kind.__module__.startswith("onnxruntime")
-
-
 def brief(error: Exception) -> str:
     """One line of onnxruntime's message."""
     lines = _SIGNATURE.sub("", str(error).strip()).splitlines()

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle.onnx_file import check_graph
-from ..errors import EdgeRouteError, ForkError, ScoreError
+from ..errors import EdgeRouteError, ForkError, ScoreError, is_interrupt
 from .admission import AdmissionQueue
 from .contract import EMBEDDING, SCORE, STRENGTHS, TOKENS
 from .cpu import CpuRunner
 from .machine import usable_threads
-from .providers import Device, brief, raised_by_library
+from .providers import Device, brief
 from .threads import TRIALS
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Session:
         except EdgeRouteError:
             raise
         except Exception as error:
-            if not raised_by_library(error):
+            if is_interrupt(error):
                 raise
             (first, *_) = feed.values()
             what = "tokens" if self.contract.width is None else "numbers"

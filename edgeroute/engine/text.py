@@ -11,8 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from ..bundle.manifest import ChatPolicy, TextPolicy
-from ..errors import GraphError, PromptError
-from .providers import raised_by_library
+from ..errors import GraphError, PromptError, is_interrupt
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -245,7 +244,7 @@ def _load(data: bytes) -> Tokenizer:
         tokenizer.no_padding()
         return tokenizer
     except BaseException as error:
-        if not raised_by_library(error):
+        if is_interrupt(error):
             raise
         raise GraphError(f"the tokenizer does not load: {type(error).__name__}") from None
 
@@ -268,7 +267,7 @@ def _encoded(tokenizer: Tokenizer, text: str, *, special: bool = False) -> Any:
     try:
         return tokenizer.encode(text, add_special_tokens=special)
     except BaseException as error:  # a Rust panic is no Exception
-        if not raised_by_library(error):
+        if is_interrupt(error):
             raise
         raise GraphError(f"the tokenizer failed on a prompt: {type(error).__name__}") from None
 

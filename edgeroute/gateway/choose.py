@@ -19,7 +19,7 @@ from typing import Any
 
 from ..bundle.folder import open_bundle
 from ..bundle.store import is_path, locate
-from ..errors import BudgetError, CalibrationError, CalibrationWarning, EdgeRouteError, ScoreError
+from ..errors import BudgetError, CalibrationError, CalibrationWarning, EdgeRouteError, ScoreError, is_interrupt
 from ..router import Router
 from .budget import Budget, Reservation
 from .chats import Messages, beginning, check_messages, has_image, texts_of
@@ -177,6 +177,8 @@ class Chooser:
         try:
             return self._band(chat, edges) if self.settings.rank is None else self._rank(chat)
         except Exception as error:  # whatever it is, the operator said what is to happen then
+            if is_interrupt(error):  # the caller's own time limit
+                raise
             ours = isinstance(error, EdgeRouteError)
             if self.settings.on_error == "raise" and ours:
                 raise

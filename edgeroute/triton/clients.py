@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, is_interrupt
 from .address import Address
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ class GrpcClient:
             refused = status in ("NOT_FOUND", "INVALID_ARGUMENT", "UNIMPLEMENTED")
             raise CallError(f"{status}: {brief(error.message())}", refused=refused) from None
         except Exception as error:  # what the library makes of an answer that it cannot read
+            if is_interrupt(error):
+                raise
             raise CallError(f"an answer that cannot be read ({type(error).__name__})") from None
 
 
@@ -147,6 +149,8 @@ class HttpClient:
         except self._gone as error:
             raise CallError(brief(str(error)) or type(error).__name__) from None
         except Exception as error:  # what the library makes of an answer that it cannot read
+            if is_interrupt(error):
+                raise
             raise CallError(f"an answer that cannot be read ({type(error).__name__})") from None
         finally:
             future.cancel()

@@ -82,3 +82,18 @@ def raising(fault: Exception) -> Any:
         raise fault
 
     return fail
+
+
+class SoftTimeLimit(Exception):  # noqa: N818  (as task queues call it)
+    """What a task queue raises from its signal handler."""
+
+
+@pytest.mark.parametrize("limit", [SoftTimeLimit(), TimeoutError()])
+def test_a_time_limit_of_the_caller_is_no_failure_to_score(
+    limit: Exception, tmp_path: Path, base_bundle: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with load(tmp_path, base_bundle, upstream.url, "strong") as gateway:
+        monkeypatch.setattr(gateway.router.loaded.session, "run", raising(limit))
+        with pytest.raises(type(limit)):
+            gateway.choose("hello")
+    assert upstream.asked == []

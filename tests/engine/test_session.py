@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +174,20 @@ def test_a_timed_session_tells_what_its_graph_takes(int8: bytes, monkeypatch: py
     assert timed.run_rows(ROWS[:3]).tolist() == session.run_rows(ROWS[:3]).tolist()
     assert len(took) == 4
     assert min(took) >= 0.01
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_bytes_of_a_graph_are_let_go_when_no_other_session_can_need_them(
+    int8: bytes, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(cpu, "SHORT", 4)
+    graph = bytes(bytearray(int8))
+    before = sys.getrefcount(graph)
+    session = Session(graph, threads=threads)
+    session.run_rows(ROWS)
+    session.settle(ROWS[2])  # with two threads, on both
+    assert sys.getrefcount(graph) == before
+    assert session.run(ROWS[0]) == Session(int8, threads=1).run(ROWS[0])
 
 
 def test_external_data_comes_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fp32: bytes) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import reseal
 
 from edgeroute.engine.calibration import read_calibration, write_calibration
-from edgeroute.errors import CalibrationError
+from edgeroute.errors import CalibrationError, CalibrationWarning
 from edgeroute.gateway.chats import estimate_tokens
 from edgeroute.gateway.endpoint import EndpointTable, make_endpoint
 from edgeroute.gateway.gateway import Gateway
@@ -98,6 +100,20 @@ def test_a_router_loads_the_file_by_itself(base_bundle: Path, router: Router, tm
     assert own.choose("hello", threshold=0.25).threshold == 0.25
     with pytest.raises(CalibrationError, match="was taken on the chat policy last_user, and this is last_turns"):
         Router.load(base_bundle, calibration=str(path), chat="last_turns")
+
+
+def test_no_warning_of_the_bundles_own_sample_where_a_file_applies(
+    load: Callable[..., Gateway], bundle: Path, tmp_path: Path
+) -> None:
+    reseal(bundle, lambda raw: [each["calibration"].update(sample="generated prompts") for each in raw["graphs"]])
+    with pytest.warns(CalibrationWarning, match="generated prompts"):
+        router = Router.load(bundle)
+    made = make_calibration(router, np.linspace(0, 1, 9), 0.5, sample="log", confidence=0.95)
+    write_calibration(tmp_path / "own.json", made)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Router.load(bundle, calibration=tmp_path / "own.json")
+        load('calibration = "own.json"', bundle=bundle)
 
 
 @pytest.mark.parametrize(
