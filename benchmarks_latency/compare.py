@@ -21,23 +21,36 @@ ROOT = Path(__file__).parents[1]
 SCORES = """
 import json, sys, warnings
 from pathlib import Path
-from edgeroute import Router
+from edgeroute import EdgeRouteError, Router
 warnings.simplefilter("ignore")
 prompts = json.loads(sys.stdin.read())
 chat = [{"role": "user", "content": prompts[0]}, {"role": "assistant", "content": "Yes."},
         {"role": "user", "content": prompts[3]}]
+
+
+def said(call, *arguments):
+    try:
+        return call(*arguments)
+    except EdgeRouteError as error:
+        return type(error).__name__
+
+
+def decided(router, prompt):
+    each = router.choose(prompt, strong_share=0.3)
+    return each.target, each.score.hex(), each.threshold.hex(), each.n_tokens, each.truncated, each.road
+
+
 found = {}
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     if not (folder / "router.json").exists():
         continue
     router = Router.load(folder)
-    decisions = [router.choose(each, strong_share=0.3) for each in prompts]
+    readable = [each for each in prompts if not isinstance(said(router.score, each), str)]
     found[folder.name] = {
         "digest": router.manifest.digest,
-        "scores": [router.score(each).hex() for each in (*prompts, chat)],
-        "batch": [float(each).hex() for each in router.score_batch(prompts)],
-        "decisions": [(each.target, each.score.hex(), each.threshold.hex(), each.n_tokens, each.truncated, each.road)
-                      for each in decisions],
+        "scores": [said(lambda: router.score(each).hex()) for each in (*prompts, chat)],
+        "batch": [float(each).hex() for each in router.score_batch(readable)],
+        "decisions": [said(decided, router, each) for each in prompts],
         "ranking": [(each.model, each.strength.hex()) for each in router.rank(prompts[0]).standings]
                    if router.manifest.models else [],
     }
@@ -65,8 +78,8 @@ PROMPTS = [
 ]  # fmt: skip
 
 
-def run(tree: Path, *arguments: str, given: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Python with the packages of ``tree``."""
+def run(tree: Path, *arguments: str, given: str = "", cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Python with the packages of ``tree``; ``cwd`` comes before them on its path, so it holds none."""
     roots = [tree, *(tree / name for name in ("export", "train", "models"))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots)), "COLUMNS": "120"}
     command = [sys.executable, *arguments]
@@ -107,7 +120,11 @@ def differences(before: Any, after: Any, where: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         keys = sorted(before.keys() | after.keys())
         return [each for key in keys for each in differences(before.get(key), after.get(key), f"{where}/{key}")]
-    return [] if before == after else [f"{where}: {str(before)[:200]} -> {str(after)[:200]}"]
+    if isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) == len(after):
+        return [
+            e for i, (a, b) in enumerate(zip(before, after, strict=True)) for e in differences(a, b, f"{where}/{i}")
+        ]
+    return [] if before == after else [f"{where}: {str(before)[:300]} -> {str(after)[:300]}"]
 
 
 def cold_ms(tree: Path, folder: Path) -> float:
@@ -134,7 +151,9 @@ def compare(tree: Path, folder: Path, rounds: int) -> int:
     """Everything about the tree before and the one that this file is in."""
     sides = (tree, ROOT)
     bundles = [tree / "models" / "edgeroute_models", ROOT / "models" / "edgeroute_models"]
-    done = [run(s, "-c", SCORES, str(b), given=json.dumps(PROMPTS)) for s, b in zip(sides, bundles, strict=True)]
+    done = [
+        run(s, "-c", SCORES, str(b), given=json.dumps(PROMPTS), cwd=folder) for s, b in zip(sides, bundles, strict=True)
+    ]
     for each in done:
         if each.returncode:
             print(each.stderr)
@@ -156,7 +175,9 @@ def compare(tree: Path, folder: Path, rounds: int) -> int:
     print(
         f"cold start, after / before: median of {rounds} ratios {ratio:.3f}; least {min(times[1]) / min(times[0]):.3f}"
     )
-    memory = [statistics.median(int(run(side, "-c", MEMORY).stdout) for _ in range(3)) / 1024 for side in sides]
+    memory = [
+        statistics.median(int(run(side, "-c", MEMORY, cwd=folder).stdout) for _ in range(3)) / 1024 for side in sides
+    ]
     print(f"resident memory after load and one score: {memory[0]:.1f} -> {memory[1]:.1f} MiB")
     return 1 if changed or codes else 0
 
