@@ -33,8 +33,8 @@ def ask(
 ) -> None:
     """Send PROMPT (- reads standard input) to the model that it needs, and stream the answer to stdout.
 
-    Endpoints, prices and rules stand in the TOML. Who answers and why is said on stderr, then tokens and cost. Needs
-    the extra [gateway].
+    Endpoints, prices and rules are in the TOML. stderr shows which endpoint answers and why, then tokens and cost.
+    Needs the extra [gateway].
     """
     if strong_share is not None and threshold is not None:
         raise click.UsageError("Give --strong-share or --threshold, not both.")

@@ -68,10 +68,10 @@ def bench(
 ) -> None:
     """Measure what a decision costs on this machine, end to end from prompt to decision.
 
-    By prompt length and on a mix of prompts as people send them (made up here after a histogram of real ones): median,
-    90th and 99th percentile and the slowest call, and which road was taken; several callers at once; batches; what
-    is spent outside tokenizer and graph; memory. Numbers belong to this machine, at this moment: close what else runs.
-    It takes minutes; --quick takes seconds.
+    By prompt length and on a mix of prompts as people send them (generated after a histogram of real ones): median,
+    90th and 99th percentile and the slowest call, and the deadline tier; several callers at once; batches; what
+    is spent outside tokenizer and graph; memory. The numbers are those of this machine now: close other
+    programs. It takes minutes; --quick takes seconds.
     """
     if as_json and as_markdown:
         raise click.UsageError("Give --json or --markdown, not both.")

@@ -83,14 +83,14 @@ class _Options:
 def calibrate(**options: Any) -> None:
     """Set a threshold on your own prompts: by share, budget, quality, or a threshold of RouteLLM's.
 
-    Shown are the threshold, the strong share with its interval for other prompts like these, and a table of share,
+    It shows the threshold, the strong share with its interval for other prompts like these, and a table of share,
     expected cost and threshold. Prices are those of the first strong and the first weak endpoint of the TOML; token
     counts are estimates (a token for 4 bytes of the prompt, output_tokens of the TOML for the answer).
 
     With --outcomes the quality is shown as a fraction of the strong model's own mark, with an interval that holds
-    whatever the distribution of marks. --quality 0.95 finds the least share that keeps 95% of it at the stated
-    confidence; it takes a few hundred outcomes. Outcomes whose prompts stand in --prompts too are left out: what sets
-    thresholds cannot test them.
+    for every distribution of marks. --quality 0.95 finds the smallest share that keeps 95% of it at the stated
+    confidence; it needs a few hundred outcomes. Outcomes whose prompts are also in --prompts are left out: data that
+    sets a threshold cannot test it.
     """
     chosen = _Options(**options)
     goals = ("strong_share", "budget_usd_per_1k", "quality", "routellm_threshold")

@@ -33,9 +33,9 @@ def doctor(log: str | None, config: str | None, as_json: bool) -> int:
     The exit code is 1 when something is wrong: onnxruntime is missing or installed twice, or the default bundle does
     not verify.
 
-    With --log: how far scores have drifted from the calibration (PSI; above 0.25 the calibration says little about
-    this traffic, and the exit code is 1), which share was realised, and a threshold that would give the one that was
-    wanted. Nothing is changed.
+    With --log: how far scores have drifted from the calibration (PSI; above 0.25 the calibration no longer fits this
+    traffic, and the exit code is 1), the realised share, and a threshold that would give the wanted share. Nothing is
+    changed.
     """
     if log is not None:
         return _look_at_log(log, config, as_json)

@@ -74,15 +74,15 @@ def evaluate(files: tuple[Path, ...], models: tuple[str, ...], **options: Any) -
     """Evaluate bundles on PATHS: RouteLLM's evals folder (or mmlu, gsm8k, mt_bench in it); JSON Lines, plain or gzip,
     of {"prompt", "scores": {model: 0..1}}; or CSV with prompt, strong_score, weak_score.
 
-    APGR is the average performance gap recovered: 0.5 for random routing, whatever the models. CPT50 is the share of
+    APGR is the average performance gap recovered: 0.5 for random routing, for any two models. CPT50 is the share of
     strong calls that recovers half of the gap, both as RouteLLM computes them (eleven thresholds); "exact" is APGR
     over every threshold. "95%" is the share of strong calls that keeps 95% of the strong model's own score; with
     prices, what that saves against strong calls only, if every call of a model costs the same. AUC separates the
     prompts on which the strong model was strictly better; ECE is the score's calibration error. Brackets hold 95%
-    bootstrap intervals. "length" routes long prompts to the strong model: a router no better than that has learnt no
-    more; the column "length-controlled" is APGR of scores ranked among prompts of like length. "litellm-v1" and
+    bootstrap intervals. "length" routes long prompts to the strong model: a router that is no better has learnt only
+    length; the column "length-controlled" is APGR of scores ranked among prompts of like length. "litellm-v1" and
     "litellm-v2" are the local classifiers of LiteLLM. Every row is tested against the first bundle on the same
-    resamples. Scripts stand for languages.
+    resamples. Scripts approximate languages.
 
     The probes are prompts that come with edgeroute: "short/long" separates hard questions of a line from easy work on
     long texts (AUC, 0 for a router that measures length), "languages" hard from easy prompts in thirteen languages, and

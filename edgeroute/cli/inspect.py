@@ -24,7 +24,7 @@ def inspect(name_or_path: str, as_json: bool) -> None:
     """Show what is inside the bundle NAME_OR_PATH, without running it.
 
     For each graph: operators by count, size and precision by part, the receipts in the manifest, and the calibration
-    curve, which is the threshold that sends a share of prompts to the strong model. Hashes are checked.
+    curve: the threshold for each strong share. Hashes are checked.
     """
     found = inspect_bundle(name_or_path)
     if as_json:

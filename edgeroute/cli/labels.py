@@ -49,7 +49,7 @@ from .output import counted, opened_output, say
 @click.option("--keep-duplicates", is_flag=True, help="Keep repeated questions.")
 @click.option("--dropped", "dropped_path", metavar="PATH", help="Write the dropped rows there, with the reason.")
 def labels(path: Path, form: Form, **options: Any) -> None:
-    """Turn PATH into labels for training and evaluation: JSON Lines of battles or outcomes.
+    """Convert PATH to labels for training and evaluation: JSON Lines of battles or outcomes.
 
     \b
     arena     CSV of Chatbot Arena: model_a, model_b, prompt (a JSON list), winner_model_a, winner_model_b, winner_tie
@@ -58,7 +58,7 @@ def labels(path: Path, form: Form, **options: Any) -> None:
     scores    CSV of prompt, strong_score, weak_score, or with columns named by --strong and --weak
     battles, outcomes    our own JSON Lines, to clean or to split them
 
-    Questions that come again are dropped (for battles: between the same two models), and so are those that share
+    Repeated questions are dropped (for battles: between the same two models), and so are those that share
     --ngram words in a row with a prompt of an --against file; shorter evaluation prompts count when they are the
     whole question. Splits are drawn by a hash of the question without capitals, punctuation and spacing, so a question
     is in the same split of every file. A report of what was kept and dropped goes to stderr.

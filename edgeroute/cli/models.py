@@ -17,8 +17,8 @@ def models(as_json: bool) -> None:
     """List the bundles in the wheel (shipped), in the cache folder (pulled) and in the index (pullable).
 
     Quality, latency and stability (decisions that a harmless rewording of the prompt changes) are the receipts in each
-    manifest. The index is the file
-    named by EDGEROUTE_INDEX, else the one that edgeroute carries; a URL is not asked here.
+    manifest. The index is the file that
+    EDGEROUTE_INDEX names, else edgeroute's own; this command fetches no URL.
     """
     listings = list_bundles()
     if as_json:

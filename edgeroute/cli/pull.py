@@ -26,12 +26,12 @@ from .progress import Progress
 def pull(
     what: str, index: str | None, digest: str | None, replace: bool, timeout_s: float | None, as_json: bool
 ) -> None:
-    """Fetch a bundle by its NAME in the index, or from the URL or PATH of its folder, into the cache folder.
+    """Download a bundle into the cache folder: by its NAME in the index, or from the URL or PATH of its folder.
 
-    Every file is verified before the bundle becomes visible; then its name works with --model. A cut download goes on
-    where it stopped. Plain http is only taken when the digest is known, from --digest or the index, and redirects
-    only to https. A bundle from a URL or PATH does not take the name of another one unless --replace says so. Prints
-    digest and folder. The cache folder is $EDGEROUTE_CACHE, else edgeroute in the user's cache folder.
+    Every file is verified before the bundle becomes visible; then its name works with --model. An interrupted download
+    continues where it stopped. Plain http is accepted only when the digest is known, from --digest or the index, and
+    redirects only to https. A bundle from a URL or PATH does not take the name of another one unless --replace says so.
+    Prints digest and folder. The cache folder is $EDGEROUTE_CACHE, else edgeroute in the user's cache folder.
     """
     bar = Progress()
 

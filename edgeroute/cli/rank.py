@@ -39,7 +39,7 @@ def rank(
     threads: int | None,
     chat: ChatPolicy | None,
 ) -> None:
-    """Order models by PROMPT (- reads standard input), best first, with a bundle that knows more than two.
+    """Order models for PROMPT (- reads standard input), best first, with a bundle that knows more than two.
 
     Each line is a model, its win rate, and its strength. The win rate is the probability that its answer is better than
     the first model's, so 0.5 for the first. Strengths are logits: the sigmoid of a difference is the probability

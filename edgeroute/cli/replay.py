@@ -28,9 +28,9 @@ def replay(
     prompts: str | None,
     as_json: bool,
 ) -> None:
-    """Show what would have changed in the decisions of LOG, the file that serve.decision_log names.
+    """Show how the decisions of LOG would have changed; LOG is the file that serve.decision_log names.
 
-    A share is taken of the logged scores themselves. With --model the prompts are scored again, by another bundle.
+    A share is taken from the logged scores. With --model the prompts are scored again, by another bundle.
     Decisions without a score (rules, overrides) stay as they were. Costs are those of the tokens that were logged.
     """
     if strong_share is not None and threshold is not None:

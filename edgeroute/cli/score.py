@@ -116,19 +116,19 @@ def score(**options: Any) -> int:
     """Score PROMPT (- reads standard input as one prompt) and choose between the strong and the weak model.
 
     The score is the probability, from 0 to 1, that the strong model's answer is better. A prompt goes to the strong
-    model when its score reaches the threshold that stands for --strong-share on the bundle's calibration sample.
+    model when its score reaches the threshold of --strong-share on the bundle's calibration sample.
 
     A line of a .txt file is a prompt. A line of a .jsonl file is an object with "prompt" (or --field), a string or a
     list of messages, or with "messages". A .csv file has a header and a column "prompt" (or --column). Blank lines are
     skipped. Results come in the order of the file, each with its line number. A line that cannot be scored is named on
     stderr (with --json also in the output, as {"line", "error"}); the rest is scored and the exit code is 3. With
-    --on-error stop the first such line ends the run with exit code 1, and what was written stays.
+    --on-error stop the first such line ends the run with exit code 1; results written before it stay.
 
     Where --output is a folder (it ends in / or exists), --file is a Parquet, JSONL or CSV file, a folder of them or a
     quoted pattern, and each becomes a Parquet file there, with its own columns and score, target, n_tokens, truncated
-    and error. The same command again goes on where a run ended. Needs the extra [parquet], and --engine ray [ray].
+    and error. The same command again resumes an unfinished run. Needs the extra [parquet], and --engine ray [ray].
 
-    A bundle that takes embeddings in place of text scores them with --embeddings, a result a row, rows from 0.
+    A bundle that takes embeddings in place of text scores them with --embeddings: a result a row, counted from 0.
     """
     chosen = _Options(**options)
     if sum(each is not None for each in (chosen.prompt, chosen.file, chosen.embeddings)) != 1:

@@ -19,11 +19,11 @@ _WORD = {True: "ok", False: "wrong", None: "not run"}
 @click.option("--golden", is_flag=True, help="Show every golden score: at export, now, and the difference.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, golden scores included.")
 def verify(name_or_path: str, golden: bool, as_json: bool) -> int:
-    """Check the bundle NAME_OR_PATH in full and say everything that is wrong with it.
+    """Check the bundle NAME_OR_PATH in full and report everything that is wrong.
 
-    Checked are the manifest's schema and digest, size and hash of every file, the tokenizer, and for each graph and
-    provider that runs here the graph contract, the longest input with the highest token id, and the golden scores:
-    those that it gave the golden prompts when it was exported, replayed. The exit code is 1 when anything is wrong.
+    It checks the manifest's schema and digest, size and hash of every file, the tokenizer, and for each graph and
+    provider that runs here the graph contract, the longest input with the highest token id, and the golden scores,
+    which are compared with those at export. The exit code is 1 when anything is wrong.
     """
     report = verify_bundle(name_or_path)
     if as_json:
