@@ -22,7 +22,7 @@ from transformers import (
 
 from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
 from edgeroute.errors import BundleError
-from edgeroute_formats.encoders import tokenizer_json
+from edgeroute_formats.encoders import longest, tokenizer_json
 from edgeroute_formats.hub import hub_options, why
 
 from .targets import FIVE, THREE, Scheme
@@ -95,7 +95,7 @@ def make_bert(encoder: str, *, layers: int, max_tokens: int, dropout: float, see
         found: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits
         return found
 
-    policy = TextPolicy(max_tokens, "head_tail", "last_user")
+    policy = TextPolicy(min(max_tokens, longest(model)), "head_tail", "last_user")
     return Student("bert", THREE, model, logits, tokenizer, data, policy)
 
 
@@ -134,7 +134,7 @@ def make_causal(encoder: str, *, layers: int, max_tokens: int, dropout: float, s
     def logits(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return label_logits(model, ids, mask, labels)
 
-    policy = TextPolicy(max_tokens, "head_tail", "last_user", template=TEMPLATE)
+    policy = TextPolicy(min(max_tokens, longest(model)), "head_tail", "last_user", template=TEMPLATE)
     return Student("causal", FIVE, model, logits, tokenizer, tokenizer_json(tokenizer), policy)
 
 

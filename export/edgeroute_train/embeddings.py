@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 from zipfile import BadZipFile
@@ -25,7 +25,7 @@ from transformers.utils import cached_file
 from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, InputFileError
-from edgeroute_formats.encoders import LOCAL, tokenizer_json, weights_digest
+from edgeroute_formats.encoders import LOCAL, longest, tokenizer_json, weights_digest
 from edgeroute_formats.hub import hub_options, why
 
 from .progress import Progress, unheard
@@ -61,7 +61,7 @@ def name_of(source: str) -> str:
 
 
 def load_encoder(source: str | os.PathLike[str], policy: TextPolicy) -> FrozenEncoder:
-    """Load an encoder from a local folder or the hub.
+    """Load an encoder from a local folder or the hub; the token cap of ``policy`` is at most what the encoder takes.
 
     Raises ``BundleError`` when it has no fast tokenizer, or pools in a way that no graph of ours does.
     """
@@ -73,6 +73,7 @@ def load_encoder(source: str | os.PathLike[str], policy: TextPolicy) -> FrozenEn
     if not tokenizer.is_fast:
         raise BundleError(f"the encoder {source} has no {TOKENIZER}: edgeroute needs a fast tokenizer")
     data = tokenizer_json(tokenizer)
+    policy = replace(policy, max_tokens=min(policy.max_tokens, longest(model)))
     return FrozenEncoder(
         str(source), weights_digest(model), model, TextEncoder(data, policy), data, read_pooling(source)
     )

@@ -78,7 +78,7 @@ def train_mf(
     config: dict[str, Any] = {
         "models": list(pairs.models),
         "encoder": {"source": place.base_name, "digest": frozen.digest, "pooling": frozen.pooling},
-        "text": asdict(policy),
+        "text": asdict(frozen.text.policy),
         "settings": asdict(settings),
         "recipe": asdict(recipe),
         "gates": gates_record() if gates else None,

@@ -165,7 +165,7 @@ def train_encoder(
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         load_tokenizer(place.source)[0].save_pretrained(folder)
-        _write_modules(folder, model.config.hidden_size, max_tokens, pooling)
+        _write_modules(folder, model.config.hidden_size, teacher.text.policy.max_tokens, pooling)
         (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     checkpoints.finish(output, write)

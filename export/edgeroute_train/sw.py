@@ -197,7 +197,7 @@ def train_sw(
     config: dict[str, Any] = {
         "models": bank.models,
         "encoder": {"source": where.base_name, "digest": frozen.digest, "pooling": frozen.pooling},
-        "text": asdict(policy),
+        "text": asdict(frozen.text.policy),
         "settings": asdict(settings),
         "recipe": asdict(recipe),
         "gates": gates_record() if gates else None,

@@ -158,7 +158,7 @@ def spoil(checkpoint: Path, damage: str) -> None:
     [
         ("slow", "has no tokenizer.json: edgeroute needs a fast tokenizer"),
         ("remote", "code of its own, which is never run"),
-        ("labels", "size mismatch"),
+        ("labels", "size mismatch|mismatched_sizes"),
         ("cut weights", "no checkpoint loads"),
         ("broken tokenizer", "no tokenizer loads .* a fast one is needed, a tokenizer.json"),
     ],

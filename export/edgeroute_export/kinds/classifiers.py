@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from edgeroute.bundle.manifest import MAX_TOKENS, TextPolicy
+from edgeroute.bundle.manifest import TextPolicy
 from edgeroute.errors import BundleError
 from edgeroute_formats.checkpoints import RECORD
-from edgeroute_formats.encoders import tokenizer_json
+from edgeroute_formats.encoders import longest, tokenizer_json
 
 from ..build import Rows
 from ..graph.trace import IR_VERSION, OPSET
@@ -157,11 +157,5 @@ def _head(inputs: str, nodes: str, weights: dict[str, Any]) -> ModelProto:
 
 
 def _longest(model: Any, tokenizer: Any) -> int:
-    """Tokens that a checkpoint takes: the positions that its family uses, or the tokenizer's own maximum.
-
-    RoBERTa and its kin count positions from the padding id plus one, so 514 of them are 512 tokens.
-    """
-    positions = int(getattr(model.config, "max_position_embeddings", MAX_TOKENS))
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return min(positions - (0 if padding is None else padding + 1), int(tokenizer.model_max_length), MAX_TOKENS)
+    """Tokens that a checkpoint takes: the positions of its model, or the tokenizer's own maximum."""
+    return min(longest(model), int(tokenizer.model_max_length))
