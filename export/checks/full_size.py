@@ -4,7 +4,7 @@
 
 makes a random checkpoint of that size with a tokenizer of its own vocabulary, exports it with ``edgeroute export`` in a
 process of its own, loads the bundle and scores with it in another, prints what it took and adds it to
-``full_size.json``. Random weights decide nothing, so the gate is off; parity is that of generated prompts.
+``full_size.json``. Random weights decide nothing, so no limits hold; parity is that of generated prompts.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def main() -> None:
         exported = measured([
             *edgeroute, "export", *json.loads((place / "arguments.json").read_text()), "--output", str(bundle),
             "--pair", "big", "small", "--name", options.size, "--licence", "none", "--precision",
-            options.precision, "--no-gate",            "--check-rows", str(CHECK_ROWS), *recipe,
+            options.precision, "--no-limits", "--check-rows", str(CHECK_ROWS), *recipe,
         ])  # fmt: skip
         loaded = measured([*edgeroute, "score", "--model", str(bundle), "Which river flows through Cologne?"])
         manifest = json.loads((bundle / "router.json").read_text())

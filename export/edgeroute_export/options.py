@@ -37,14 +37,14 @@ CHECK = (
         "--check",
         type=EXISTING,
         help="Prompts that are compared with PyTorch: txt, jsonl, csv; of a file with splits the split dev. Default: "
-        "those of --calibrate, else generated prompts, promising no shares.",
+        "those of --calibrate, else generated prompts.",
     ),
     click.option(
         "--check-rows",
         type=click.IntRange(2),
         default=2000,
         show_default=True,
-        help="How many; fewer than 2000 promise no shares. Of generated prompts at most 256.",
+        help="How many of them; on fewer than 2000 scores are compared, not shares. Of generated prompts at most 256.",
     ),
     click.option(
         "--max-flips", default=_LIMITS.max_flips, show_default=True, help="Limit: decisions changed at a share of 50%."
@@ -81,7 +81,7 @@ BUNDLE = (
         "--calibrate",
         type=EXISTING,
         help="Your prompts, which give the quantiles: txt, jsonl, csv; of a file with splits the split calibration. "
-        "Default: generated prompts, promising no shares.",
+        "Default: generated prompts, whose shares say nothing of yours.",
     ),
     click.option("--quality", multiple=True, type=EXISTING, help="Outcomes whose dev split is scored for the receipt."),
     click.option(

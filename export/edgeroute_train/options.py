@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from edgeroute.errors import InputFileError
+from edgeroute.errors import EdgeRouteError, InputFileError
 
 if TYPE_CHECKING:
     from . import loop
@@ -49,6 +50,17 @@ def _read_recipe(context: click.Context, _parameter: click.Parameter, path: Path
         raise InputFileError(f"{path.name}: unknown options {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     context.default_map = values
     return recipe
+
+
+def check_output(folder: Path) -> None:
+    """Raise ``EdgeRouteError`` where a checkpoint cannot be written; nothing is left there."""
+    try:
+        above = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+        # Asked by doing: for root, on a network or on a read-only disk, permissions do not tell.
+        with tempfile.TemporaryDirectory(prefix=".edgeroute.", dir=above):
+            pass
+    except OSError as error:
+        raise EdgeRouteError(f"no checkpoint can be written in {folder}: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,10 @@ class Frozen:
     cache: Path | None
     held_out: float
 
+    def __post_init__(self) -> None:
+        """Raise where nothing can be written."""
+        check_output(self.output)
+
     def place(self, labels: Path) -> Place:
         """Where the run finds its files; ``labels`` is the folder of the label files."""
         from .read_recipe import Place
@@ -120,6 +136,10 @@ class Run:
     save_every: int
     seed: int
 
+    def __post_init__(self) -> None:
+        """Raise where nothing can be written."""
+        check_output(self.output)
+
     def settings(self) -> loop.Settings:
         """Of the training loop."""
         from .loop import Settings
@@ -138,6 +158,10 @@ class Static:
     decay: float
     gate_decay: float
     steps: int
+
+    def __post_init__(self) -> None:
+        """Raise where nothing can be written."""
+        check_output(self.output)
 
 
 @dataclass(frozen=True, slots=True)

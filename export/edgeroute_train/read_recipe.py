@@ -106,7 +106,7 @@ def read_gates(recipe: Recipe, folder: Path) -> GatePrompts:
     for rows in recipe.gates:
         admitted = [row for row in read_rows(folder / rows.file, rows.kind) if rows.admits(row)]
         if not admitted:
-            raise InputFileError(f"the gate {rows.gate} admits none of the train rows of {rows.file}")
+            raise InputFileError(f"the feature gate {rows.gate} admits none of the train rows of {rows.file}")
         found.append((rows, list(dict.fromkeys(in_form(row.prompt, rows.form) for row in admitted))))
     return found
 

@@ -15,6 +15,7 @@ from onnx import numpy_helper  # noqa: E402
 from test_export_bert import make_checkpoint, rows_of  # noqa: E402
 
 from edgeroute import BundleError  # noqa: E402
+from edgeroute.bundle.manifest import Parity  # noqa: E402
 from edgeroute.bundle.onnx_file import inspect_graph  # noqa: E402
 from edgeroute.engine.session import Session  # noqa: E402
 from edgeroute_export import tuning  # noqa: E402
@@ -178,7 +179,8 @@ def test_tuning_writes_the_fastest_that_passes(router: Traced, tmp_path: Path, m
 
 def test_of_equally_fast_recipes_the_closest_is_taken() -> None:
     def trial(ms: float, correlation: float) -> tuning.Trial:
-        return tuning.Trial(Recipe(), {16: ms, 64: 10 * ms}, {"rank_correlation": correlation}, True)
+        parity = Parity("PyTorch fp32", "s", 2, 0.0, 0.0, correlation, {}, {})
+        return tuning.Trial(Recipe(), {16: ms, 64: 10 * ms}, parity, True)
 
     trials = [trial(1.00, 0.996), trial(1.04, 0.999), trial(1.06, 0.9999)]
     assert tuning._best(trials) is trials[1]

@@ -114,3 +114,14 @@ def test_an_encoder_out_of_reach_fails_with_what_to_do(
     found = run("mf", "--outcomes", labels[1], "--encoder", "nobody/has-this", "--output", tmp_path / "o")
     hub.reachable.cache_clear()
     assert "hf download NAME --local-dir FOLDER" in str(found.exception)
+
+
+def test_an_output_that_cannot_be_written_is_said_before_any_work(
+    labels: tuple[Path, Path], bert: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for kind in ("mf", "sw", "nano", "bert"):
+        found = run(kind, "--outcomes", labels[1], "--pair", "big", "small", "--encoder", bert, "--output",
+                    tmp_path / "file" / "out")  # fmt: skip
+        assert "no checkpoint can be written" in str(found.exception)
+        assert "loading PyTorch" not in found.stderr
