@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -80,7 +79,23 @@ class _Options:
 @click.option("--model", metavar="NAME_OR_PATH", help="A bundle.  [default: the TOML's, else the shipped default]")
 @click.option("--output", metavar="PATH", help="Write the calibration there, for the TOML's key calibration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def calibrate(**options: Any) -> None:
+def calibrate(
+    prompts: str,
+    field: str,
+    strong_share: float | None,
+    budget_usd_per_1k: float | None,
+    quality: float | None,
+    routellm_threshold: str | None,
+    routellm_scores: str | None,
+    outcomes: str | None,
+    strong: str | None,
+    weak: str | None,
+    confidence: float,
+    config: str | None,
+    model: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
     """Set a threshold on your own prompts: by share, budget, quality, or a threshold of RouteLLM's.
 
     It shows the threshold, the strong share with its interval for other prompts like these, and a table of share,
@@ -92,16 +107,32 @@ def calibrate(**options: Any) -> None:
     confidence; it needs a few hundred outcomes. Outcomes whose prompts are also in --prompts are left out: data that
     sets a threshold cannot test it.
     """
-    chosen = _Options(**options)
+    chosen = _Options(
+        prompts=prompts,
+        field=field,
+        strong_share=strong_share,
+        budget_usd_per_1k=budget_usd_per_1k,
+        quality=quality,
+        routellm_threshold=routellm_threshold,
+        routellm_scores=routellm_scores,
+        outcomes=outcomes,
+        strong=strong,
+        weak=weak,
+        confidence=confidence,
+        config=config,
+        model=model,
+        output=output,
+        as_json=as_json,
+    )
     goals = ("strong_share", "budget_usd_per_1k", "quality", "routellm_threshold")
     if sum(getattr(chosen, goal) is not None for goal in goals) > 1:
         raise click.UsageError("Give one of --strong-share, --budget-usd-per-1k, --quality and --routellm-threshold.")
     if chosen.quality is not None and chosen.outcomes is None:
         raise click.UsageError("--quality needs --outcomes.")
-    prompts = _read_prompts(chosen)
-    settings, router, traffic = _open(chosen, prompts)
-    outcomes = _read_outcomes(chosen, router, {text for each in prompts for text in _only_text(each)})
-    threshold = _threshold(chosen, router, traffic, outcomes)
+    sample = _read_prompts(chosen)
+    settings, router, traffic = _open(chosen, sample)
+    marked = _read_outcomes(chosen, router, {text for each in sample for text in _only_text(each)})
+    threshold = _threshold(chosen, router, traffic, marked)
     made = make_calibration(
         router,
         traffic.scores,
@@ -113,7 +144,7 @@ def calibrate(**options: Any) -> None:
     )
     if chosen.output is not None:
         write_calibration(Path(chosen.output), made)
-    _show(chosen, made, traffic, outcomes)
+    _show(chosen, made, traffic, marked)
 
 
 def _open(options: _Options, prompts: Sequence[Prompt]) -> tuple[Settings | None, Router, Traffic]:

@@ -49,6 +49,18 @@ class Results:
     probes: list[Probed] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What is computed for each benchmark."""
+
+    prices: Prices | None
+    baselines: bool
+    slices: bool
+    noise: bool
+    rounds: int
+    seed: int
+
+
 @click.command("evaluate", short_help=CORE["evaluate"])
 @click.argument("files", nargs=-1, required=True, metavar="PATHS...", type=click.Path(exists=True, path_type=Path))
 @click.option("--model", "models", multiple=True, metavar="NAME|PATH", help="A bundle; may be repeated.")
@@ -70,7 +82,26 @@ class Results:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "csv_path", metavar="PATH", help="Write the first table there as CSV.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write quality against strong calls there (.png, .svg).")
-def evaluate(files: tuple[Path, ...], models: tuple[str, ...], **options: Any) -> None:
+def evaluate(
+    files: tuple[Path, ...],
+    models: tuple[str, ...],
+    strong: str | None,
+    weak: str | None,
+    split: str | None,
+    max_score: float,
+    price_strong: float | None,
+    price_weak: float | None,
+    baselines: bool,
+    slices: bool,
+    noise: bool,
+    probes: bool,
+    rounds: int,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+    csv_path: str | None,
+    plot: Path | None,
+) -> None:
     """Evaluate bundles on PATHS: RouteLLM's evals folder (or mmlu, gsm8k, mt_bench in it); JSON Lines, plain or gzip,
     of {"prompt", "scores": {model: 0..1}}; or CSV with prompt, strong_score, weak_score.
 
@@ -88,30 +119,31 @@ def evaluate(files: tuple[Path, ...], models: tuple[str, ...], **options: Any) -
     long texts (AUC, 0 for a router that measures length), "languages" hard from easy prompts in thirteen languages, and
     "flips" are decisions changed by rewordings that leave the task alone.
     """
-    prices = _prices(options["price_strong"], options["price_weak"])
-    if options["plot"]:
-        check_plot(options["plot"])
-    routers = _load(models, options["threads"])
+    prices = _prices(price_strong, price_weak)
+    if plot:
+        check_plot(plot)
+    routers = _load(models, threads)
     pair = next(iter(routers.values())).manifest.pair
+    options = _Options(prices, baselines, slices, noise, rounds, seed)
     results, panels = Results(), []
-    keywords = keyword_baselines() if options["baselines"] else {}
+    keywords = keyword_baselines() if baselines else {}
     for path in files:
         for benchmark in read_benchmarks(
             path,
-            options["strong"],
-            options["weak"],
+            strong,
+            weak,
             default=(pair.strong, pair.weak),
-            split=options["split"],
-            max_score=options["max_score"],
+            split=split,
+            max_score=max_score,
         ):
-            panels.append((benchmark, _evaluate(results, routers, keywords, benchmark, prices, options)))
-    if options["probes"]:
+            panels.append((benchmark, _evaluate(results, routers, keywords, benchmark, options)))
+    if probes:
         _probe(results, routers, keywords, options)
-    if options["csv_path"]:
-        write_csv(options["csv_path"], results.evaluations)
-    if options["plot"]:
-        plot_curves(options["plot"], panels)
-    write_json(results) if options["as_json"] else write_tables(results)
+    if csv_path:
+        write_csv(csv_path, results.evaluations)
+    if plot:
+        plot_curves(plot, panels)
+    write_json(results) if as_json else write_tables(results)
 
 
 def _evaluate(
@@ -119,43 +151,44 @@ def _evaluate(
     routers: dict[str, Router],
     keywords: dict[str, Score],
     benchmark: Benchmark,
-    prices: Prices | None,
-    options: dict[str, Any],
+    options: _Options,
 ) -> dict[str, NDArray[Any]]:
     """Add one benchmark's results; returns the scores of each router and baseline, ``[n]``."""
-    progress, rounds, seed = Progress(logged_every_s=LOGGED_EVERY_S), options["rounds"], options["seed"]
+    progress, rounds, seed = Progress(logged_every_s=LOGGED_EVERY_S), options.rounds, options.seed
     scores: dict[str, NDArray[Any]] = {}
     for name, router in routers.items():
         label = f"{name} on {benchmark.name}"
         show = _shown(progress, label, len(benchmark.prompts))
         show(0)
         scores[name] = library.score_all(router, benchmark.prompts, show)
-        if options["noise"]:
+        if options.noise:
             results.robustness.extend(_noise(name, router, benchmark, scores[name], seed, progress))
     first = next(iter(scores))
-    if options["baselines"]:
+    if options.baselines:
         scores |= {name: library.baseline_scores(name, benchmark, seed) for name in BASELINES}
         scores |= {name: score(benchmark.prompts) for name, score in keywords.items()}
     for name, each in scores.items():
         progress.show(lambda name=name: f"{name} on {benchmark.name}: intervals")  # type: ignore[misc]
         ties = routers[name].manifest.training.ties if name in routers else None
-        results.evaluations.append(library.evaluate(name, benchmark, each, ties=ties, prices=prices, rounds=rounds))
-        if options["slices"]:
+        results.evaluations.append(
+            library.evaluate(name, benchmark, each, ties=ties, prices=options.prices, rounds=rounds)
+        )
+        if options.slices:
             results.slices.extend(slice_up(name, benchmark, routed(each)))
     results.comparisons.extend(library.compare(benchmark, scores, first, rounds))
     progress.clear()
     return {name: routed(each) for name, each in scores.items()}
 
 
-def _probe(results: Results, routers: dict[str, Router], keywords: dict[str, Score], options: dict[str, Any]) -> None:
+def _probe(results: Results, routers: dict[str, Router], keywords: dict[str, Score], options: _Options) -> None:
     """Add the probes of each router and, beside them, of the baselines that read prompts."""
     progress = Progress(logged_every_s=LOGGED_EVERY_S)
     scorers: dict[str, Score] = {name: partial(library.score_all, router) for name, router in routers.items()}
-    if options["baselines"]:
+    if options.baselines:
         scorers |= {"length": library.length_scores} | keywords
     for name, score in scorers.items():
         progress.show(lambda name=name: f"{name} on the probes")  # type: ignore[misc]
-        results.probes.append(probe(name, score, options["rounds"]))
+        results.probes.append(probe(name, score, options.rounds))
     progress.clear()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from ..triton.config import Settings
@@ -28,7 +26,16 @@ from .output import echo, write_json
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export_triton(
-    bundle: str, folder: str, name: str | None, digest: str | None, as_json: bool, **settings: Any
+    bundle: str,
+    folder: str,
+    name: str | None,
+    digest: str | None,
+    version: int,
+    instances: int,
+    threads: int,
+    max_batch: int,
+    queue_delay_us: int,
+    as_json: bool,
 ) -> None:
     """Write BUNDLE, a name or folder, as a Triton model repository into DIR, which must not exist or be empty.
 
@@ -37,7 +44,8 @@ def export_triton(
     would depend on its neighbours. Router.load(BUNDLE, backend="triton://HOST:8001/NAME") and `edgeroute score
     --backend` then score through the server. See docs/triton.md.
     """
-    written = export_repository(bundle, folder, name=name, digest=digest, settings=Settings(**settings))
+    settings = Settings(version, instances, threads, max_batch, queue_delay_us)
+    written = export_repository(bundle, folder, name=name, digest=digest, settings=settings)
     if as_json:
         write_json(written)
         return

@@ -48,7 +48,20 @@ from .output import counted, opened_output, say
 )
 @click.option("--keep-duplicates", is_flag=True, help="Keep repeated questions.")
 @click.option("--dropped", "dropped_path", metavar="PATH", help="Write the dropped rows there, with the reason.")
-def labels(path: Path, form: Form, **options: Any) -> None:
+def labels(
+    path: Path,
+    form: Form,
+    output: str | None,
+    strong: str,
+    weak: str,
+    field: str,
+    max_score: float,
+    split: str | None,
+    against: tuple[Path, ...],
+    ngram: int,
+    keep_duplicates: bool,
+    dropped_path: str | None,
+) -> None:
     """Convert PATH to labels for training and evaluation: JSON Lines of battles or outcomes.
 
     \b
@@ -64,26 +77,24 @@ def labels(path: Path, form: Form, **options: Any) -> None:
     is in the same split of every file. A report of what was kept and dropped goes to stderr.
     """
     contamination = None
-    if options["against"]:
-        texts = {str(file): evaluation_prompts(file) for file in options["against"]}
-        contamination = Contamination(texts, options["ngram"])
-    found = convert(
-        path, form, options["strong"], options["weak"], max_score=options["max_score"], column=options["field"]
-    )
+    if against:
+        texts = {str(file): evaluation_prompts(file) for file in against}
+        contamination = Contamination(texts, ngram)
+    found = convert(path, form, strong, weak, max_score=max_score, column=field)
     left_out: list[Dropped] = []
     kept, report = clean(
         found,
-        splits=_shares(options["split"]) if options["split"] else None,
+        splits=_shares(split) if split else None,
         contamination=contamination,
-        keep_duplicates=options["keep_duplicates"],
+        keep_duplicates=keep_duplicates,
         dropped=left_out.append,
     )
     with ExitStack() as stack:
-        write = stack.enter_context(opened_output(options["output"]))
+        write = stack.enter_context(opened_output(output))
         for label in kept:
             write(json.dumps(as_record(label)))
-        if options["dropped_path"]:
-            note = stack.enter_context(opened_output(options["dropped_path"]))
+        if dropped_path:
+            note = stack.enter_context(opened_output(dropped_path))
             for each in left_out:
                 note(json.dumps({"reason": each.reason, "against": each.against, **as_record(each.label)}))
     say("\n".join(_report(report)))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 
 import click
 
@@ -112,7 +112,28 @@ class _Options:
 @click.option("--engine", type=click.Choice(["ray"]), help="Into a folder: score on Ray.  [default: this process]")
 @click.option("--workers", type=click.IntRange(1), help="Ray workers.  [default: what the cluster's cores allow]")
 @click.option("--prefix", metavar="TEXT", help="Into a folder: prefix of the added columns' names.")
-def score(**options: Any) -> int:
+def score(
+    prompt: str | None,
+    file: str | None,
+    embeddings: str | None,
+    form: Format | None,
+    field: str,
+    on_error: Literal["skip", "stop"],
+    output: str | None,
+    as_json: bool,
+    model: str | None,
+    strong_share: float | None,
+    threshold: float | None,
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"],
+    threads: int | None,
+    explain: bool,
+    chat: ChatPolicy | None,
+    deadline_ms: float | None,
+    backend: str | None,
+    engine: Literal["ray"] | None,
+    workers: int | None,
+    prefix: str | None,
+) -> int:
     """Score PROMPT (- reads standard input as one prompt) and choose between the strong and the weak model.
 
     The score is the probability, from 0 to 1, that the strong model's answer is better. A prompt goes to the strong
@@ -130,7 +151,28 @@ def score(**options: Any) -> int:
 
     A bundle that takes embeddings in place of text scores them with --embeddings: a result a row, counted from 0.
     """
-    chosen = _Options(**options)
+    chosen = _Options(
+        prompt=prompt,
+        file=file,
+        embeddings=embeddings,
+        form=form,
+        field=field,
+        on_error=on_error,
+        output=output,
+        as_json=as_json,
+        model=model,
+        strong_share=strong_share,
+        threshold=threshold,
+        provider=provider,
+        threads=threads,
+        explain=explain,
+        chat=chat,
+        deadline_ms=deadline_ms,
+        backend=backend,
+        engine=engine,
+        workers=workers,
+        prefix=prefix,
+    )
     if sum(each is not None for each in (chosen.prompt, chosen.file, chosen.embeddings)) != 1:
         raise click.UsageError("Give a PROMPT, - for standard input, --file or --embeddings, and one of them.")
     if chosen.strong_share is not None and chosen.threshold is not None:
