@@ -25,8 +25,39 @@ def read_results(folder: Path = RESULTS / "serving") -> dict[str, Found]:
 
 
 def render(results: dict[str, Found]) -> str:
-    """All machines, one after the other, as Markdown."""
-    return "\n\n".join("\n\n".join(_machine(name, found)) for name, found in results.items()) or NOTHING
+    """All machines, one after the other, as Markdown; then the long soaks."""
+    parts = [part for name, found in results.items() for part in _machine(name, found)]
+    for name, found in read_results(RESULTS / "soak").items():
+        parts += _long_soak(name, found)
+    return "\n\n".join(parts) or NOTHING
+
+
+def _long_soak(name: str, run: Found) -> list[str]:
+    found = run["found"]
+    about = f"{run['seconds'] / 60:g} minutes, `{run['bundle']}`, commit `{run['commit']}` ({run['date']})"
+    text = (
+        f"`soak.py`, {about}, on {describe(run['machine'])}. Sixteen callers ask for streams and whole answers. Of a "
+        "hundred prompts eight meet a fault: the upstream breaks off, resets, falls silent, answers 500 or 429, sends "
+        "megabytes, garbage or no usage. Of fifty callers one leaves at once, one in the middle, and one reads slowly. "
+        "Every seven seconds the TOML is loaded again, by a change or by SIGHUP, beside fifty silent connections."
+    )
+    rows = [
+        ["calls", str(found["calls"])],
+        ["answered whole", str(found["whole"])],
+        ["told that they failed", str(found["told"])],
+        ["broken off as the upstream did", str(found["broken"])],
+        ["left by the caller", str(found["left"])],
+        ["lost or wrong", str(found["lost"] + found["wrong"])],
+        ["doubled at an endpoint", str(found["doubled"])],
+        ["ids missing in the log, or there twice", str(found["ids_missing_in_the_log"] + found["ids_twice"])],
+        ["answers with other tokens in the log than the upstream counted", str(found["tokens_miscounted"])],
+        ["US dollars by the log, by the budget's file", f"{found['usd_log']}, {found['usd_budget']}"],
+        ["reloads", str(found["reloads"])],
+        ["keys, prompts or tracebacks in what was written", str(found["secrets_written"] + found["bugs_written"])],
+        ["resident MB, from the first minute to the end", ", ".join(map(str, found["resident_mb"]))],
+        ["growth after the first minute, MB (at most 15)", str(found["growth_mb"])],
+    ]
+    return [f"### A long soak: {name}", text, _table([["", "found"], *rows])]
 
 
 def _machine(name: str, found: Found) -> list[str]:

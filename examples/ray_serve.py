@@ -14,8 +14,8 @@ from ray import serve
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeroute.server.app import make_app
-from edgeroute.server.metrics import Metrics
 from edgeroute.server.reload import Reloader
+from edgeroute.server.telemetry import Metrics
 
 
 def build() -> ASGIApp:

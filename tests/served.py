@@ -18,9 +18,9 @@ from pathlib import Path
 from upstream import Upstream
 
 from edgeroute.server.app import make_app
-from edgeroute.server.connections import Server, listen
-from edgeroute.server.metrics import Metrics
+from edgeroute.server.limits import Server, listen
 from edgeroute.server.reload import Reloader
+from edgeroute.server.telemetry import Metrics
 
 KEYS = {"BIG_KEY": "sk-heliotrope", "TOKEN": "let-me-in"}
 
@@ -106,18 +106,18 @@ def served(toml: Path, environment: Mapping[str, str] | None = None, limit: int 
 
 
 @contextlib.contextmanager
-def served_by_process(toml: Path, *options: str) -> Iterator[Served]:
+def served_by_process(toml: Path, *options: str, first: str = "serving") -> Iterator[Served]:
     """Start ``edgeroute serve`` and wait until it listens; a traceback in what it says is a failure."""
     command = [sys.executable, "-m", "edgeroute", "serve", "--config", str(toml), "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | KEYS) as process:
         assert process.stderr
-        first = process.stderr.readline().decode()
-        state = Served(first.rpartition(" ")[2].strip(), toml, [first], process)
+        line = process.stderr.readline().decode()
+        state = Served(line.rpartition(" ")[2].strip().strip('"}'), toml, [line], process)
         lines = process.stderr
         thread = threading.Thread(target=lambda: state.said.extend(line.decode() for line in lines))
         thread.start()
         try:
-            assert first.startswith("serving"), first
+            assert first in line, line
             yield state
         finally:
             state.end()

@@ -17,9 +17,9 @@ from ..engine.calibration import TrafficCalibration, write_calibration
 from ..engine.text import Prompt
 from ..errors import CalibrationError, PromptError
 from ..evaluation.benchmarks import read_benchmarks
-from ..gateway.chats import beginning, check_messages, texts_of, tokens_of
 from ..gateway.choose import load_router
 from ..gateway.config import read_settings
+from ..gateway.openai import beginning, check_messages, texts_of, tokens_of
 from ..gateway.settings import Settings
 from ..router import Router
 from ..traffic.calibrate import Outcomes, Traffic, make_calibration

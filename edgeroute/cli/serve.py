@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from ..errors import EdgeRouteError, MissingExtraError
-from ..server.logs import LEVELS, first_line, logging_to_stderr
 from .commands import CORE
 from .output import printable, say
 
@@ -19,7 +18,7 @@ from .output import printable, say
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option(
     "--log-level",
-    type=click.Choice(LEVELS),
+    type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
     help="The least that is logged on stderr. info: a line for each request; warning: failures of endpoints.",
@@ -34,6 +33,7 @@ def serve(config: str, host: str, port: int, log_level: str, json_logs: bool) ->
     """
     try:
         from ..server.app import serve as serve_gateway
+        from ..server.telemetry import first_line, logging_to_stderr
     except ModuleNotFoundError as error:
         name = error.name or ""
         if name.startswith("edgeroute"):

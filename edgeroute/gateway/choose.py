@@ -22,7 +22,9 @@ from ..bundle.store import is_path, locate
 from ..errors import BudgetError, CalibrationError, CalibrationWarning, EdgeRouteError, ScoreError, is_interrupt
 from ..router import Router
 from .budget import Budget, Reservation
-from .chats import Messages, beginning, check_messages, has_image, texts_of
+from .endpoint import Endpoint
+from .openai import Messages, Tokens, beginning, check_messages, has_image, texts_of
+from .retries import Failed
 from .settings import Rule, Settings
 
 MAX_SEARCHED = 20_000
@@ -54,6 +56,35 @@ class Choice:
     capped: bool = False
     by_name: bool = False
     id: str = field(default_factory=new_id)
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """A call's tokens and cost: an estimate of one attempt before, the sum of what was charged after.
+
+    ``choice`` is what was called, ``endpoint`` who answered. An attempt whose outcome nobody knows (the endpoint was
+    silent, or the caller left) is charged by its estimate. ``usd`` is ``None`` where nothing with prices was charged.
+    """
+
+    choice: Choice
+    estimate: Tokens
+    endpoint: Endpoint | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: bool = False
+    usd: float | None = None
+    attempts: list[tuple[str, Failed | None, float]] = field(default_factory=list)
+    """Each attempt whose outcome is known: the endpoint, what failed, and the seconds to the first byte."""
+
+    def charge(self, endpoint: Endpoint, tokens: Tokens, *, estimated: bool) -> float:
+        """Add an attempt, and give its cost in US dollars."""
+        self.input_tokens += tokens[0]
+        self.output_tokens += tokens[1]
+        self.estimated |= estimated
+        cost = endpoint.cost_usd(*tokens)
+        if cost is not None:
+            self.usd = (self.usd or 0.0) + cost
+        return cost or 0.0
 
 
 class Chooser:

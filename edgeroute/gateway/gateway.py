@@ -12,33 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import logging
 import os
 import random
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import BudgetError, ClosedError, ConfigError, PromptError, RefusedError
+from ..errors import BudgetError, ClosedError, ConfigError, RefusedError
 from ..net.breaker import Breaker
 from ..router import Router
-from .answers import Answer, AsyncStream, Completion, Stream, completion_of
+from .answers import AsyncStream, Completion, Stream, completion_of
 from .blocking_portal import Portal
 from .budget import Budget
-from .chats import Messages, check_messages
-from .choose import Choice, Chooser
+from .choose import CallRecord, Choice, Chooser
 from .config import read_settings
 from .endpoint import Endpoint
-from .openai import estimate_call, parse_body
-from .record import CallRecord
+from .openai import Messages, RequestBody, check_messages, estimate_call, parse_body, request_body
 from .retries import Answered, Call, Failed, plan
 from .settings import Settings
-from .transport import Reply, Transport
+from .transport import Answer, Reply, Transport
 
 CHAT = "chat/completions"
+_LOG = logging.getLogger("edgeroute.gateway.calls")
+_LOG.addHandler(logging.NullHandler())  # who asks for no log gets none: what fails is in the error
 
 
 class Gateway:
@@ -48,8 +48,6 @@ class Gateway:
         self.settings = settings
         self.endpoints = endpoints
         self.breakers = {name: Breaker() for name in endpoints}
-        self.observe: Callable[[str, Failed | None, float], None] = lambda _name, _failed, _seconds: None
-        """Called after each call of an endpoint with its name, what failed, and the seconds to the first byte."""
         self._chooser = chooser
         self._transport = Transport()
         self._portal = Portal()
@@ -154,7 +152,7 @@ class Gateway:
         body = {**fields, "messages": chat}
         deadline = time.monotonic() + self.settings.deadline_s
         record = self.record(choice, body)
-        answer = await self.call(record, CHAT, lambda model: _json({**body, "model": model}), deadline)
+        answer = await self.call(record, CHAT, request_body(body), deadline)
         if answer.status < 400:
             return answer, deadline
         try:
@@ -168,21 +166,21 @@ class Gateway:
         """The record of a call with these fields of a body, before it is made: an estimate, for the budget."""
         return CallRecord(choice, estimate_call(fields, self.settings.output_tokens))
 
-    async def call(self, record: CallRecord, path: str, render: Callable[[str], bytes], deadline: float) -> Answer:
+    async def call(self, record: CallRecord, path: str, body: RequestBody, deadline: float) -> Answer:
         """Call the endpoints of the record's choice in order until one answers, be it with a refusal (4xx).
 
-        ``path`` is ``chat/completions`` or its like, ``render`` gives the body for an endpoint's model, ``deadline`` is
-        of ``time.monotonic``. Close the answer. The record is kept whatever happens: what was charged, who answered,
-        and another choice where the budget was spent meanwhile. Raises ``UpstreamError``, ``BudgetError``.
+        ``path`` is ``chat/completions`` or its like, ``deadline`` is of ``time.monotonic``. Close the answer. The
+        record is kept whatever happens: what was charged, who answered, and another choice where the budget was spent
+        meanwhile. Raises ``UpstreamError``, ``BudgetError``.
         """
         self._check_open()
         try:
-            return await self._call(record, path, render, deadline)
+            return await self._call(record, path, body, deadline)
         except BudgetError:
             record.choice = self._chooser.when_spent(record.choice)
-        return await self._call(record, path, render, deadline)
+        return await self._call(record, path, body, deadline)
 
-    async def _call(self, record: CallRecord, path: str, render: Callable[[str], bytes], deadline: float) -> Answer:
+    async def _call(self, record: CallRecord, path: str, body: RequestBody, deadline: float) -> Answer:
         """Do what the plan says: call an endpoint, or wait."""
         route = [self.endpoints[name] for name in record.choice.endpoints]
         left = deadline - time.monotonic()
@@ -194,7 +192,7 @@ class Gateway:
                     await asyncio.sleep(step.seconds)
                     step = next(steps)
                     continue
-                outcome = await self._attempt(record, step, path, render)
+                outcome = await self._attempt(record, step, path, body)
                 if isinstance(outcome, Failed):
                     step = steps.send(outcome)
                     continue
@@ -202,23 +200,26 @@ class Gateway:
                     steps.send(Answered())
                 return outcome
 
-    async def _attempt(
-        self, record: CallRecord, step: Call, path: str, render: Callable[[str], bytes]
-    ) -> Answer | Failed:
+    async def _attempt(self, record: CallRecord, step: Call, path: str, body: RequestBody) -> Answer | Failed:
         """One call of one endpoint: its estimate is reserved before, and counts where nobody knows the outcome."""
-        endpoint, body = step.endpoint, render(step.endpoint.model)
+        endpoint = step.endpoint
         reservation = self._chooser.reserve(endpoint.name, endpoint.cost_usd(*record.estimate) or 0.0)
         start = time.monotonic()
         reply: Reply | Failed | None = None
         try:
-            reply = await self._transport.call(endpoint, path, body, step.left_s)
+            reply = await self._transport.call(endpoint, path, body.render(endpoint.model), step.left_s)
         finally:
             if reply is None or (isinstance(reply, Failed) and reply.may_cost):
                 reservation.settle(record.charge(endpoint, record.estimate, estimated=True))
             elif isinstance(reply, Failed):
                 reservation.settle(0.0)
-        self.observe(endpoint.name, reply if isinstance(reply, Failed) else None, time.monotonic() - start)
-        return reply if isinstance(reply, Failed) else Answer(reply, record, reservation)
+        seconds = time.monotonic() - start
+        if isinstance(reply, Failed):
+            record.attempts.append((endpoint.name, reply, seconds))
+            _LOG.warning("endpoint %s %s (after %.2f s)", endpoint.name, reply.reason, seconds)
+            return reply
+        record.attempts.append((endpoint.name, None, seconds))
+        return Answer(reply, record, reservation)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -261,14 +262,6 @@ def _split_options(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     names = ("target", "strong_share", "threshold")
     options = {name: fields[name] for name in names if name in fields}
     return options, {name: value for name, value in fields.items() if name not in names}
-
-
-def _json(body: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(body).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        kind = type(error).__name__
-    raise PromptError(f"messages or fields cannot be written as JSON ({kind})")
 
 
 def _end(portal: Portal, transport: Transport) -> None:

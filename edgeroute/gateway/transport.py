@@ -1,4 +1,6 @@
-"""One call to one endpoint over HTTP, bounded in time and bytes. The only importer of aiohttp (extra ``[gateway]``).
+"""One call to one endpoint over HTTP, bounded in time and bytes, and what its answer costs.
+
+The only importer of aiohttp (extra ``[gateway]``).
 
 No redirect is followed, no proxy or cookie is used, and no body is ever inflated: an answer that comes compressed,
 though that was not asked for, is refused. Names are resolved here, so that every address is checked before it is
@@ -15,19 +17,25 @@ import io
 import socket
 import time
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from ..errors import BrokenAnswerError, MissingExtraError
 from ..net.addresses import LOCALHOST, refused_text
+from .budget import Reservation
+from .choose import CallRecord
 from .endpoint import Endpoint
+from .openai import DONE, Meter, Tokens, data_of, read_events
 from .retries import Failed
 
 if TYPE_CHECKING:
     import aiohttp
 
+MAX_HELD_BYTES = 1 << 20
+"""A larger body is passed on as it comes: forty answers of 60 MB would be gigabytes."""
+_EVENTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _PIECEWISE = 1 << 18
 """Larger bodies are written in pieces: whole, they would hold the event loop up (and aiohttp warns)."""
 
@@ -81,6 +89,129 @@ class Reply:
         return BrokenAnswerError(
             f"the answer of {self.endpoint.name} {why}", causes=((self.endpoint.name, why),), status=self.status
         )
+
+
+class Answer:
+    """An answer that has begun. ``close`` it: only then is the call settled, by what came of it.
+
+    Either ``read`` it or go through its ``pieces`` or ``events``, once.
+    """
+
+    def __init__(self, reply: Reply, record: CallRecord, reservation: Reservation) -> None:
+        self.endpoint = reply.endpoint
+        self.status = reply.status
+        self.headers = reply.headers
+        self.record = record
+        record.endpoint = reply.endpoint
+        self._reply = reply
+        self._reservation = reservation
+        self._meter = Meter()
+        self.streams = _is_event_stream(reply)
+        """Whether it is an event stream: by its content type, or by how it begins."""
+        self._begun = self._whole = self._settled = False
+        # Whoever drops an answer without closing it has still paid for it.
+        self._dropped = weakref.finalize(self, reservation.settle_estimate)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it came: a body to its end, a stream to ``[DONE]``."""
+        return self._whole
+
+    async def read(self, deadline: float) -> bytes:
+        """The whole body, until ``deadline`` (of ``time.monotonic``).
+
+        Raises ``BrokenAnswerError`` when it is cut, silent for longer than the endpoint may be, or too large.
+        """
+        self._begun = True
+        data = await self._reply.read(deadline)
+        self._meter.see(data)
+        self._whole = True
+        return data
+
+    async def pieces(self, deadline: float) -> AsyncGenerator[bytes, None]:
+        """The body in one piece when it is small, and then it is ``whole``; a larger one in pieces, as they come.
+
+        There is at least one piece. Raises as ``read`` does.
+        """
+        self._begun = True
+        held, size = [], 0
+        async with contextlib.aclosing(self._reply.chunks(deadline)) as chunks:
+            async for chunk in chunks:
+                held.append(chunk)
+                size += len(chunk)
+                if size > MAX_HELD_BYTES:
+                    break
+            else:
+                data = b"".join(held)
+                self._meter.see(data)
+                self._whole = True
+                yield data
+                return
+            piece = b"".join(held)
+            held.clear()
+            self._meter.see_part(piece)
+            yield piece
+            async for chunk in chunks:
+                self._meter.see_part(chunk)
+                yield chunk
+        self._meter.see_end()
+        self._whole = True
+
+    async def events(self, deadline: float) -> AsyncGenerator[tuple[bytes, Sequence[bytes]], None]:
+        """A stream in pieces of whole lines, as they come, each with the data of the events in it.
+
+        Raises as ``read`` does, and ``BrokenAnswerError`` when it ends before ``[DONE]``: what came was not all.
+        """
+        self._begun = True
+        async with contextlib.aclosing(read_events(self._reply.chunks(deadline))) as pieces:
+            async for lines, events in pieces:
+                for data in events:
+                    self._meter.see(data)
+                    self._whole |= data == DONE
+                self._reservation.grow(self.endpoint.cost_usd(*self._tokens()) or 0.0)
+                yield lines, events
+        if not self._whole:
+            raise self.broken("ended before [DONE]")
+
+    def broken(self, why: str) -> BrokenAnswerError:
+        """The ``BrokenAnswerError`` that says so of this answer."""
+        return self._reply.broken(why)
+
+    def close(self) -> None:
+        """End the connection, unless the answer was read to its end, and settle what the call cost."""
+        self._reply.close()
+        self.settle()
+
+    def settle(self) -> None:
+        """Count what the call cost, once."""
+        if not self._settled:
+            self._settled = True
+            if self.streams and not self._begun:
+                for data in data_of(self._reply.first):
+                    self._meter.see(data)
+            estimated = self.status < 400 and (self._meter.usage is None or not self._whole)
+            self._reservation.settle(self.record.charge(self.endpoint, self._tokens(), estimated=estimated))
+            self._dropped.detach()
+
+    def _tokens(self) -> Tokens:
+        """What has to be paid for by what came so far.
+
+        Of a stream that was left it is what came of it. Where nothing came, or the endpoint writes the whole answer
+        before it sends any, it is what was estimated.
+        """
+        if self.status >= 400:
+            return 0, 0
+        given, made = self._meter.usage or (self.record.estimate[0], self._meter.made)
+        if self._whole:
+            return given, made
+        made = max(made, self._meter.made)
+        return given, made if made and self.streams else max(made, self.record.estimate[1])
+
+
+def _is_event_stream(reply: Reply) -> bool:
+    kinds = [value.strip().lower() for name, value in reply.headers if name.lower() == "content-type"]
+    said = any(kind.startswith("text/event-stream") for kind in kinds)
+    return said or reply.first.lstrip().startswith(_EVENTS)  # some servers call a stream something else
 
 
 class Transport:

@@ -22,16 +22,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from .access import Access
-from .account import as_chat
-from .body import read_json
-from .connections import Server, connection_limit, listen
-from .errors import answer_for, refuse, unknown_model
-from .limits import NotServedError, check_caller, is_loopback
-from .metrics import Metrics
-from .models import OWN, offered, understand
-from .relay import Relay
+from .body import OWN, offered, read_json, understand, unknown_model
+from .errors import answer_for, refuse
+from .limits import NotServedError, Server, check_caller, connection_limit, is_loopback, listen
+from .relay import Relay, as_chat
 from .reload import Loaded, Reloader
+from .telemetry import Access, Metrics, facts_of
 
 MAX_BATCH = 256
 RELAYED = ("chat/completions", "completions", "embeddings")
@@ -117,12 +113,14 @@ async def _models(loaded: Loaded, _: Request) -> Response:
 async def _route(loaded: Loaded, request: Request) -> Response:
     """Score and decision only: an object with ``messages`` or ``prompt``, or with ``batch``, a list of such."""
     async with loaded.bodies.read(request) as data, loaded.admission.entered():
-        return await _decisions(loaded, (await read_json(data, loaded.json_limits)).values)
+        return await _decisions(
+            loaded, (await read_json(data, loaded.json_limits)).values, facts_of(request.scope)["id"]
+        )
 
 
-async def _decisions(loaded: Loaded, values: Mapping[str, Any]) -> Response:
+async def _decisions(loaded: Loaded, values: Mapping[str, Any], request_id: str) -> Response:
     if "batch" not in values:
-        return JSONResponse(await _choice(loaded, values))
+        return JSONResponse(await _choice(loaded, values) | {"id": request_id})
     batch = values["batch"]
     if not isinstance(batch, list) or len(batch) > MAX_BATCH or not all(isinstance(each, dict) for each in batch):
         return refuse(400, f"expected batch, a list of at most {MAX_BATCH} objects", param="batch")

@@ -16,10 +16,6 @@ from ..errors import (
     PromptError,
     UpstreamError,
 )
-from ..gateway.endpoint import Endpoint
-from .models import offered
-
-FORMS = "edgeroute-share-<0..1> and router-<name>-<0..1>"
 
 
 def refuse(
@@ -34,12 +30,6 @@ def refuse(
     """An error as OpenAI answers it."""
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status, headers=dict(headers or {}))
-
-
-def unknown_model(endpoints: Mapping[str, Endpoint]) -> JSONResponse:
-    """404 with the names that exist."""
-    text = f"there is no such model; the models are {', '.join(offered(endpoints))}, {FORMS}"
-    return refuse(404, text, param="model", code="model_not_found")
 
 
 def answer_for(error: Exception, words: str = "messages") -> JSONResponse:

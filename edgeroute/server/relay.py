@@ -1,29 +1,138 @@
-"""A call from its first byte to its last: read, choose, call, pass on, and account for it."""
+"""A call from its first byte to its last: read, choose, call, pass on, log and count."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import re
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..errors import BrokenAnswerError
-from ..gateway.answers import Answer
-from ..gateway.choose import Choice
+from ..errors import BrokenAnswerError, PromptError
+from ..gateway.choose import CallRecord, Choice
+from ..gateway.endpoint import Endpoint
 from ..gateway.settings import Settings
-from .access import facts_of
-from .account import Account, as_chat
-from .body import Body, off_the_loop, read_json
-from .errors import answer_for, refuse, unknown_model
+from ..gateway.transport import Answer
+from ..traffic.log import Logged, now
+from .body import Asked, Body, off_the_loop, read_json, understand, unknown_model
+from .errors import answer_for, refuse
 from .limits import NotServedError, check_caller, hang_up, patient
-from .models import Asked, understand
 from .reload import Loaded, Reloader
-from .upstream import Headers, passed_on
+from .telemetry import facts_of
+
+Headers = list[tuple[bytes, bytes]]
+
+# What a client of OpenAI's or Anthropic's reads. Anything else may be an order to a proxy in between or to a browser.
+_PASSED = {"content-type", "retry-after", "retry-after-ms", "request-id", "x-request-id", "apim-request-id"}
+_PASSED_PREFIXES = ("x-ratelimit-", "ratelimit-", "openai-", "anthropic-")
+_NOT_PASSED = {"openai-organization", "openai-project", "anthropic-organization-id"}
+"""They name the operator's own call."""
+_VALUE = re.compile(r"[\x20-\x7e\t]*")
+
+
+def passed_on(headers: Sequence[tuple[str, str]]) -> Headers:
+    """The headers that go on, each name once: content type, retry after, request ids, rate limits and the vendor's."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        lower = name.lower()
+        known = lower in _PASSED or lower.startswith(_PASSED_PREFIXES)
+        if known and lower not in _NOT_PASSED and _VALUE.fullmatch(value):
+            found.setdefault(lower, value)
+    return [(name.encode("ascii"), value.encode("ascii")) for name, value in found.items()]
+
+
+@dataclass(slots=True)
+class Call:
+    """What is learnt of a call on its way; ``record`` has its tokens and cost, once something was to be called."""
+
+    id: str
+    choice: Choice | None = None
+    record: CallRecord | None = None
+    status: int = 499
+    messages_json: str | None = field(default=None, repr=False)
+    added_ms: float = 0.0
+    generates: bool = True
+    by_caller: bool = False
+    started: bool = False
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Who answered."""
+        return self.record.endpoint if self.record is not None else None
+
+    def told(self) -> Headers:
+        """The decision as headers."""
+        choice = self.choice
+        if choice is None:
+            return []
+        values: Mapping[str, object] = {
+            "target": choice.target,
+            "endpoint": self.endpoint.name if self.endpoint else None,
+            "score": None if choice.score is None else f"{choice.score:.6f}",
+            "threshold": None if choice.threshold is None else f"{choice.threshold:.6f}",
+            "share": None if choice.strong_share is None else f"{choice.strong_share:.4f}",
+            "road": choice.road,
+            "latency-ms": f"{self.added_ms or choice.latency_ms:.3f}",
+        }
+        found = {f"x-edgeroute-{name}": value for name, value in values.items() if value is not None}
+        return [(name.encode(), str(value).encode("latin-1", "replace")) for name, value in found.items()]
+
+    def facts(self) -> dict[str, Any]:
+        """For the access log: never a word of the caller's."""
+        target = self.choice.target if self.choice else None
+        endpoint = self.endpoint.name if self.endpoint else None
+        found = {"status": self.status, "target": target, "endpoint": endpoint}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def logged(self, loaded: Loaded) -> Logged | None:
+        """The call as it is logged; ``None`` when nothing was chosen. Tokens that no endpoint counted are estimates."""
+        if (choice := self.choice) is None:
+            return None
+        endpoint, record = self.endpoint, self.record or CallRecord(choice, (0, 0))
+        given, made = record.input_tokens, record.output_tokens
+        settings, endpoints = loaded.gateway.settings, loaded.gateway.endpoints
+        strongest = loaded.targets[loaded.strongest][0]
+        return Logged(
+            time=now(),
+            target=choice.target,
+            endpoint=endpoint.name if endpoint else None,
+            status=self.status,
+            reason=choice.reason,
+            score=choice.score if settings.rank is None else None,  # a win rate is no score: nothing to replay or drift
+            threshold=choice.threshold if settings.rank is None else None,
+            strong_share=choice.strong_share,
+            by_caller=self.by_caller,
+            road=choice.road,
+            input_tokens=given,
+            output_tokens=made,
+            estimated=record.estimated,
+            usd=record.usd,
+            usd_strong=endpoints[strongest].cost_usd(given, made) if self.generates else None,
+            usd_target=endpoints[choice.endpoints[0]].cost_usd(given, made),
+            latency_ms=round(self.added_ms, 3),
+            shadow=settings.serve.shadow,
+            id=self.id,
+        )
+
+
+def as_chat(messages: Any, *, tokens: bool = False) -> Any:
+    """What is scored: a chat, or the text of a plain prompt, which may hold ``tokens`` in the place of words."""
+    if isinstance(messages, list) and messages:
+        if all(isinstance(each, str) for each in messages):
+            return "\n".join(messages)
+        if tokens and all(isinstance(each, int | list) for each in messages):
+            return ""  # of another vocabulary: there is no text to score, and on_error holds
+    if messages is None:
+        raise PromptError("messages or a prompt is missing")
+    return messages
+
 
 # Where the caller's words stand; completions have a prompt.
 _WORDS = {"chat/completions": "messages", "embeddings": "input"}
@@ -39,57 +148,57 @@ class Relay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a call; a caller that hangs up ends the call of the endpoint as well."""
-        request, account = Request(scope, receive), Account(facts_of(scope)["id"])
+        request, call = Request(scope, receive), Call(facts_of(scope)["id"])
         async with self._reloader.loaded.used() as loaded:
             send = patient(send, receive, loaded.gateway.settings.serve.caller_timeout_s)
             try:
                 if (refused := check_caller(request, loaded.token)) is not None:
                     raise NotServedError(refused)
                 async with loaded.bodies.read(request) as data:
-                    work = self._admitted(loaded, request, data, account, send)
+                    work = self._admitted(loaded, request, data, call, send)
                     await _until_hung_up(asyncio.create_task(work), receive)
             except NotServedError as why:
-                account.status = why.response.status_code
+                call.status = why.response.status_code
                 with contextlib.suppress(ClientDisconnect):
                     await why.response(scope, receive, send)
             except ClientDisconnect:  # in the middle of its body, or it took no answer
                 pass
             except BrokenAnswerError:  # too late for a status: the connection's end says it
-                account.status = 502
+                call.status = 502
                 await hang_up(receive)
             finally:
-                facts_of(scope).update(account.facts())
-                self._reloader.metrics.requests.labels(self._path, str(account.status)).inc()
-                self._settle(loaded, account)
+                facts_of(scope).update(call.facts())
+                self._reloader.metrics.requests.labels(self._path, str(call.status)).inc()
+                self._settle(loaded, call)
 
-    async def _admitted(self, loaded: Loaded, request: Request, data: bytes, account: Account, send: Send) -> None:
+    async def _admitted(self, loaded: Loaded, request: Request, data: bytes, call: Call, send: Send) -> None:
         async with loaded.admission.entered():
-            await self._serve(loaded, request, data, account, send)
+            await self._serve(loaded, request, data, call, send)
 
-    async def _serve(self, loaded: Loaded, request: Request, data: bytes, account: Account, send: Send) -> None:
+    async def _serve(self, loaded: Loaded, request: Request, data: bytes, call: Call, send: Send) -> None:
         start = time.perf_counter()
         refused: Response
         try:
             body = await read_json(data, loaded.json_limits)
-            called = await self._choose(loaded, request, body, account)
-            account.record = await off_the_loop(data, lambda _: loaded.gateway.record(called, body.values))
+            called = await self._choose(loaded, request, body, call)
+            call.record = await off_the_loop(data, lambda _: loaded.gateway.record(called, body.values))
             if loaded.gateway.settings.serve.log_prompts:
-                account.messages_json = await off_the_loop(data, lambda _: json.dumps(body.values.get(self._words)))
+                call.messages_json = await off_the_loop(data, lambda _: json.dumps(body.values.get(self._words)))
             body.forget()
-            await self._call(loaded, body, account, start, send)
+            await self._call(loaded, body, call, start, send)
             return
         except NotServedError as why:
             refused = why.response
         except Exception as error:
-            if account.started:
+            if call.started:
                 raise
             refused = answer_for(error, self._words)
-        account.status = refused.status_code
-        refused.raw_headers += account.told()
+        call.status = refused.status_code
+        refused.raw_headers += call.told()
         await refused(request.scope, request.receive, send)
 
-    async def _choose(self, loaded: Loaded, request: Request, body: Body, account: Account) -> Choice:
-        """Put the choice into the account, and give what is to be called: not the same in shadow mode."""
+    async def _choose(self, loaded: Loaded, request: Request, body: Body, call: Call) -> Choice:
+        """Put the choice into the call, and give what is to be called: not the same in shadow mode."""
         gateway, settings = loaded.gateway, loaded.gateway.settings
         if "model" not in body.values:
             raise NotServedError(refuse(400, "the field model is missing", param="model"))
@@ -102,83 +211,85 @@ class Relay:
                 text = "name an endpoint's model, or let the operator set serve.embeddings"
                 raise NotServedError(refuse(404, text, param="model", code="model_not_found"))
         messages = body.values.get(self._words)
-        account.generates = self._path != "embeddings"
+        call.generates = self._path != "embeddings"
         if asked.endpoints:
-            account.choice = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
-            return account.choice
+            call.choice = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
+            return call.choice
         options = dict(asked.options)
-        account.by_caller = bool(options)
+        call.by_caller = bool(options)
         if target := request.headers.get(settings.override_header or ""):
             _check_target(settings, target)
             options["target"] = target
         rest = {key: body.values[key] for key in ("tools", "functions") if key in body.values}
-        account.choice = choice = await gateway.achoose(
+        call.choice = choice = await gateway.achoose(
             as_chat(messages, tokens=self._path == "completions"), **options, **rest
         )
         if settings.serve.shadow and not choice.capped:
-            return Choice(settings.strongest, settings.targets[settings.strongest], "shadow")
+            return Choice(loaded.strongest, loaded.targets[loaded.strongest], "shadow")
         return choice
 
-    async def _call(self, loaded: Loaded, body: Body, account: Account, start: float, send: Send) -> None:
+    async def _call(self, loaded: Loaded, body: Body, call: Call, start: float, send: Send) -> None:
         gateway, serve = loaded.gateway, loaded.gateway.settings.serve
-        record = account.record
+        record = call.record
         assert record is not None
         streams = body.values.get("stream") is True
         adds = {"stream_options": {"include_usage": True}} if streams and serve.stream_usage else None
-        account.added_ms = (time.perf_counter() - start) * 1e3
+        call.added_ms = (time.perf_counter() - start) * 1e3
         deadline = time.monotonic() + gateway.settings.deadline_s
         try:
-            answer = await gateway.call(record, self._path, lambda model: body.render(model, adds), deadline)
+            answer = await gateway.call(record, self._path, body.template(adds), deadline)
         finally:
             if record.choice.capped:  # the budget was spent after the choice
-                account.choice = record.choice
+                call.choice = record.choice
         try:
-            await self._pass_on(answer, account, deadline, send)
+            await self._pass_on(answer, call, deadline, send)
         finally:
             answer.close()
 
-    async def _pass_on(self, answer: Answer, account: Account, deadline: float, send: Send) -> None:
-        headers = passed_on(answer.headers) + account.told()
+    async def _pass_on(self, answer: Answer, call: Call, deadline: float, send: Send) -> None:
+        headers = passed_on(answer.headers) + call.told()
         if answer.status == 200 and answer.streams:  # whatever was asked: some servers take "stream": 1 for true
-            await self._stream(answer, account, headers, deadline, send)
+            await self._stream(answer, call, headers, deadline, send)
             return
         async with contextlib.aclosing(answer.pieces(deadline)) as pieces:
             first = await anext(pieces)
             if answer.whole:
                 headers.append((b"content-length", str(len(first)).encode()))
-                account.status = answer.status
-            account.started = True
+                call.status = answer.status
+            call.started = True
             await send(_start(answer.status, headers))
             # Whoever takes none of it keeps its place here, not a copy of it in the connection.
             await send({"type": "http.response.body", "body": first, "more_body": True})
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-        account.status = answer.status
+        call.status = answer.status
         await send({"type": "http.response.body", "body": b""})
 
-    async def _stream(self, answer: Answer, account: Account, headers: Headers, deadline: float, send: Send) -> None:
-        account.started = True
+    async def _stream(self, answer: Answer, call: Call, headers: Headers, deadline: float, send: Send) -> None:
+        call.started = True
         await send(_start(answer.status, headers))
         try:
             async with contextlib.aclosing(answer.events(deadline)) as pieces:
                 async for lines, _ in pieces:
                     await send({"type": "http.response.body", "body": lines, "more_body": True})
         except BrokenAnswerError as error:  # too late for a status: OpenAI's clients know an error among the events
-            account.status = 502
+            call.status = 502
             told = b"\n\ndata: " + bytes(answer_for(error).body) + b"\n\n"
             await send({"type": "http.response.body", "body": told, "more_body": True})
         finally:  # many a caller hangs up at [DONE]
-            account.status = answer.status if answer.whole else account.status
+            call.status = answer.status if answer.whole else call.status
         await send({"type": "http.response.body", "body": b""})
 
-    def _settle(self, loaded: Loaded, account: Account) -> None:
+    def _settle(self, loaded: Loaded, call: Call) -> None:
         """Log and count a call that was chosen for."""
-        logged = account.logged(loaded.gateway.settings, loaded.gateway.endpoints)
+        for endpoint, failed, seconds in call.record.attempts if call.record is not None else ():
+            self._reloader.metrics.upstream(endpoint, failed, seconds)
+        logged = call.logged(loaded)
         if logged is None:
             return
-        self._reloader.metrics.decided(logged, logged.target == loaded.gateway.settings.strongest)
+        self._reloader.metrics.decided(logged, logged.target == loaded.strongest)
         if loaded.log is not None:
-            loaded.log.write(logged, account.messages_json)
+            loaded.log.write(logged, call.messages_json)
 
 
 def _check_target(settings: Settings, target: str) -> None:

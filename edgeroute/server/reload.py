@@ -12,11 +12,10 @@ from pathlib import Path
 
 from ..errors import ConfigError, EdgeRouteError
 from ..gateway.gateway import Gateway
-from ..gateway.json_size import JsonLimits
-from ..gateway.retries import Failed
 from ..traffic.log import DecisionLog
+from .body import JsonLimits
 from .limits import Admission, Bodies
-from .metrics import Metrics
+from .telemetry import Metrics
 
 LOG = logging.getLogger("edgeroute.server")
 
@@ -30,10 +29,9 @@ class Loaded:
         self.admission = Admission(serve)
         self.bodies = Bodies(serve)
         self.json_limits = JsonLimits(serve.max_body_levels, serve.max_body_values)
+        self.targets, self.strongest = gateway.settings.targets, gateway.settings.strongest
         self.token = _token(serve.bearer_token_env, environment)
         self.log = DecisionLog(folder / serve.decision_log, metrics.unwritten.inc) if serve.decision_log else None
-        self._metrics = metrics
-        gateway.observe = self._observe
         if gateway.budget is not None:
             gateway.budget.write_failed = metrics.unwritten.inc
         self._users = 0
@@ -58,11 +56,6 @@ class Loaded:
         await self.gateway.aclose()
         if self.log is not None:
             await asyncio.to_thread(self.log.close)
-
-    def _observe(self, endpoint: str, failed: Failed | None, seconds: float) -> None:
-        self._metrics.upstream(endpoint, failed, seconds)
-        if failed is not None:
-            LOG.warning("endpoint %s %s (after %.2f s)", endpoint, failed.reason, seconds)
 
 
 class Reloader:

@@ -131,7 +131,7 @@ def test_nor_where_few_files_may_be_open(
 
 
 def test_a_head_must_come_in_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeroute.server.connections.HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("edgeroute.server.limits.HEAD_TIMEOUT_S", 0.5)
     server = start(process=False)
     begun = time.monotonic()
     whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"

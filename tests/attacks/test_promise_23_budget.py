@@ -23,9 +23,8 @@ from upstream import Handler, Upstream, cut_after, raw, reset, silent, silent_af
 
 from edgeroute.errors import BudgetError, ClosedError, EdgeRouteError
 from edgeroute.gateway.budget import Budget
-from edgeroute.gateway.chats import tokens_of
 from edgeroute.gateway.gateway import Gateway
-from edgeroute.gateway.openai import estimate_call
+from edgeroute.gateway.openai import estimate_call, tokens_of
 
 __all__ = ["load", "strong", "toml", "weak"]
 Load = Callable[..., Gateway]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from served import KEYS, served, write
 from upstream import Behaviour, Handler, Upstream, raw, serve_upstream, status
 
-from edgeroute.server.upstream import passed_on
+from edgeroute.server.relay import passed_on
 
 ASK = {"model": "big", "messages": [{"role": "user", "content": "hello"}]}
 ORDERS = {

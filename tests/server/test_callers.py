@@ -40,7 +40,7 @@ def connect(url: str, body: bytes, length: int | None = None) -> socket.socket:
 def test_a_body_of_models_is_read_in_linear_time() -> None:
     fields = Body(b"{" + b",".join([b'"model":"a"'] * 200_000) + b"}")
     start = time.monotonic()
-    assert fields.render("b").count(b'"b"') == 200_000
+    assert fields.template().render("b").count(b'"b"') == 200_000
     assert time.monotonic() - start < 2
 
 
@@ -107,7 +107,7 @@ def test_large_bodies_take_a_bounded_part_of_memory(start: Start, monkeypatch: p
 
 def test_a_large_body_does_not_stop_the_others(start: Start, strong: Upstream) -> None:
     server = start(serve="max_body_values = 5_000_000")
-    body = (b'{"model": "big-model", "messages": [], ' + b'"a":[],' * 1_500_000)[:-1] + b"}"
+    body = (b'{"model": "big-model", "messages": [], ' + b'"a":[],' * 500_000)[:-1] + b"}"
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(
             lambda: requests.post(f"{server.url}/chat/completions", data=body, headers=JSON, timeout=30)

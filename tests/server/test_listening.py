@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from edgeroute.server.connections import listen
+from edgeroute.server.limits import listen
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from edgeroute.errors import CalibrationError, ConfigError, InputFileError
 from edgeroute.gateway.endpoint import EndpointTable, make_endpoint
+from edgeroute.gateway.settings import Serve
 from edgeroute.router import Router
-from edgeroute.server.body import USED, Body
-from edgeroute.server.models import Asked, offered, understand
+from edgeroute.server.body import USED, Asked, Body, JsonLimits, offered, understand
+from edgeroute.server.limits import connection_limit
 from edgeroute.traffic.drift import CHANGED, drift_of, stability_index, suggested_threshold
 from edgeroute.traffic.log import DecisionLog, Logged, read_decisions
 from edgeroute.traffic.replay import replay_log
@@ -33,6 +34,40 @@ values = st.recursive(
 )
 
 
+def counted(value: Any) -> tuple[int, int]:
+    """Values and keys of a JSON value, and its levels."""
+    inner = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    counts = [counted(each) for each in inner]
+    keys = len(value) if isinstance(value, dict) else 0
+    return 1 + keys + sum(n for n, _ in counts), isinstance(value, dict | list) + max((n for _, n in counts), default=0)
+
+
+@given(values | st.text(alphabet='\\"[{,: é'), st.sampled_from([None, 1]), st.booleans(), st.integers(1, 9))
+def test_values_and_levels_are_counted_as_a_parser_finds_them(
+    value: Any, indent: int | None, ascii_only: bool, block: int
+) -> None:
+    data = json.dumps([value], indent=indent, ensure_ascii=ascii_only).encode()
+    n, levels = counted([value])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeroute.server.body.BLOCK", block)
+        assert JsonLimits(levels, n).exceeded_by(data) is None
+        assert JsonLimits(levels, n - 1).exceeded_by(data) == "max_values"
+        assert JsonLimits(levels - 1, n).exceeded_by(data) == "max_levels"
+
+
+@pytest.mark.parametrize(
+    ("serve", "files", "limit"),
+    [
+        (Serve(), 1 << 20, 1024),
+        (Serve(), 1024, 640),
+        (Serve(max_concurrency=1000, max_queue=1000), 1 << 20, 4000),
+        (Serve(), 64, 16),
+    ],
+)
+def test_connections_stay_below_the_limit_of_open_files(serve: Serve, files: int, limit: int) -> None:
+    assert connection_limit(serve, files) == limit
+
+
 def used(body: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if key in USED}
 
@@ -46,26 +81,26 @@ def used(body: dict[str, Any]) -> dict[str, Any]:
 def test_only_the_model_is_changed(body: dict[str, Any], model: str, indent: int | None, ascii_only: bool) -> None:
     found = Body(text := json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode())
     assert found.values == used(json.loads(text))
-    assert json.loads(found.render(model)) == body | {"model": model}
+    assert json.loads(found.template().render(model)) == body | {"model": model}
     more = {"stream_options": {"include_usage": True}}
-    assert json.loads(found.render(model, more)) == more | body | {"model": model}
+    assert json.loads(found.template(more).render(model)) == more | body | {"model": model}
 
 
 @given(st.text(st.characters(categories=["Cs"]), min_size=1, max_size=3), st.sampled_from(["model", "x"]))
 def test_lone_surrogates_go_on_as_they_were_escaped(lone: str, key: str) -> None:
     text = json.dumps({key: lone, lone: key})
-    assert json.loads(Body(text.encode()).render("m")) == json.loads(text) | {"model": "m"}
+    assert json.loads(Body(text.encode()).template().render("m")) == json.loads(text) | {"model": "m"}
     with pytest.raises(ValueError, match="not UTF-8 at byte"):
         Body(json.dumps({key: lone}, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def test_the_text_around_it_stays() -> None:
     body = Body(' {"a":1.50 , "é": "model", "model" :"x", "€":1, "model":"y","b":[ 1e400 ]} \n'.encode())
-    assert body.render("big").decode() == (
+    assert body.template().render("big").decode() == (
         ' {"a":1.50 , "é": "model", "model" :"big", "€":1, "model":"big","b":[ 1e400 ]} \n'
     )
-    assert Body(b"{}").render("m") == b'{"model": "m"}'
-    assert Body(b'{"n":1}').render("m", {"n": 2, "b": 3}) == b'{"b": 3, "model": "m", "n":1}'
+    assert Body(b"{}").template().render("m") == b'{"model": "m"}'
+    assert Body(b'{"n":1}').template({"n": 2, "b": 3}).render("m") == b'{"b": 3, "model": "m", "n":1}'
 
 
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]":,\\ a1n', max_size=30).map(str.encode))

@@ -14,9 +14,9 @@ from bundles import reseal
 
 from edgeroute.engine.calibration import read_calibration, write_calibration
 from edgeroute.errors import CalibrationError, CalibrationWarning
-from edgeroute.gateway.chats import estimate_tokens
 from edgeroute.gateway.endpoint import EndpointTable, make_endpoint
 from edgeroute.gateway.gateway import Gateway
+from edgeroute.gateway.openai import estimate_tokens
 from edgeroute.router import Router
 from edgeroute.traffic.calibrate import Traffic, make_calibration
 from edgeroute.traffic.routellm import parse_threshold, share_of
