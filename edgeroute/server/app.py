@@ -96,7 +96,7 @@ def make_app(reloader: Reloader, reload_s: float = 0.5) -> ASGIApp:
             Route("/metrics", guarded(metrics), methods=["GET"]),
         ],
         lifespan=lifespan,
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: _http_error, Exception: _bug},
     )
     app.router.redirect_slashes = False  # a redirect goes to whatever Host the caller names
     return Access(app)
@@ -159,3 +159,7 @@ async def _ready(loaded: Loaded, _: Request) -> Response:
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return refuse(error.status_code, f"there is no such path or method ({error.detail})", code="not_found")
+
+
+async def _bug(_: Request, error: Exception) -> Response:
+    return answer_for(error)

@@ -122,7 +122,7 @@ def test_names_of_models(client: openai.OpenAI, strong: Upstream, weak: Upstream
 
 @pytest.mark.parametrize("model", ["gpt-5", "router-mf-2", "router-nn-0.5", "edgeroute-share-x", "router-mf-nan", ""])
 def test_an_unknown_model_is_404_with_the_names(client: openai.OpenAI, model: str) -> None:
-    with pytest.raises(openai.NotFoundError, match="there are edgeroute, big-model, small-model") as caught:
+    with pytest.raises(openai.NotFoundError, match="the models are edgeroute, big-model, small-model") as caught:
         client.chat.completions.create(model=model, messages=ASK)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
