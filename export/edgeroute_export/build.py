@@ -21,6 +21,7 @@ from edgeroute.bundle.manifest import (
     FORMAT,
     TOKENIZER,
     Default,
+    Embedding,
     GraphEntry,
     Pair,
     Parity,
@@ -59,9 +60,10 @@ class Traced:
 
     ``graph`` obeys the bundle contract. ``reference`` scores rows of token ids, float32 ``[n]``, by another road than
     the graph; ``None`` where there is no other road. ``training`` is the manifest's record. ``models`` names the
-    columns of the graph's second output ``strengths``, where it has one. ``quantize`` makes the int8 graph from it, a
-    recipe and rows to smooth on. ``precisions`` are those that the kind can be made in. ``notes`` are
-    for whoever exports. ``recipe`` is the kind's own quantization recipe, where none is asked for.
+    columns of the graph's output ``strengths``, where it has one, and ``embedding`` declares the output of that name.
+    ``quantize`` makes the int8 graph from it, a recipe and rows to smooth on. ``precisions`` are those that the kind
+    can be made in. ``notes`` are for whoever exports. ``recipe`` is the kind's own quantization recipe, where none is
+    asked for.
     """
 
     kind: str
@@ -71,6 +73,7 @@ class Traced:
     text: TextPolicy
     training: dict[str, Any]
     models: tuple[str, ...] = ()
+    embedding: Embedding | None = None
     quantize: Quantize = quantize_int8
     precisions: tuple[str, ...] = PRECISIONS
     notes: tuple[str, ...] = ()
@@ -119,7 +122,7 @@ def build_bundle(
         tables += judged.table
         if not judged.holds:
             raise reject(output, judged.made.files, judged.parity, tables)
-        entries.append(_entry(judged, evidence, progress))
+        entries.append(_entry(judged, router.embedding, evidence, progress))
         files |= judged.made.files
         if not quality:  # of the preferred graph; no second session is opened, nor this one kept
             quality = list(_quality(judged.graph.session, text, evidence.quality, pair, progress))
@@ -246,22 +249,29 @@ class _Scoring:
         return _Judged(made, graph, parity, tuple(judge(self.limits, precision, parity)))
 
 
-def _entry(judged: _Judged, evidence: Evidence, progress: Progress) -> GraphEntry:
+def _entry(judged: _Judged, embedding: Embedding | None, evidence: Evidence, progress: Progress) -> GraphEntry:
     """The manifest's entry of a graph; latency where it is meant to run on this CPU."""
     graph, made = judged.graph, judged.made
     progress(f"{graph.precision}: calibrating")
     name, sample = evidence.calibration_sample()
     providers = PROVIDERS[graph.precision]
+    calibration = receipts.calibration(name, graph.score(sample))
+    progress(f"{graph.precision}: rewording prompts")
+    stability = receipts.stability(name, sample, graph.score, calibration, size=sum(map(len, made.files.values())))
+    if stability is not None:
+        progress(receipts.said(made.file, stability))
     return GraphEntry(
         file=made.file,
         data=None if made.external is None else made.external[0],
         precision=graph.precision,  # type: ignore[arg-type]  # one of PRECISIONS
         providers=providers,
         parity=judged.parity,
-        calibration=receipts.calibration(name, graph.score(sample)),
+        calibration=calibration,
         shortened=receipts.shortened(graph.text, lambda text: replace(graph, text=text).score(sample)),
         golden=receipts.golden(GOLDEN_PROMPTS, graph.score(GOLDEN_PROMPTS)),
         latency=receipts.latency(graph.session, graph.text) if "cpu" in providers else None,
+        embedding=embedding,
+        stability=stability,
     )
 
 

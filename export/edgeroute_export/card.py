@@ -87,7 +87,19 @@ def _graph(graph: Mapping[str, Any]) -> list[str]:
     found = [f"Precision {graph['precision']}, for {', '.join(graph['providers'])}."]
     if parity := graph.get("parity"):
         found.append(_parity(parity))
+    if stability := graph.get("stability"):
+        found.append(_stability(stability))
+    if embedding := graph.get("embedding"):
+        found.append(f"It gives embeddings of width {embedding['width']} (`Router.embed`).")
     return found
+
+
+def _stability(stability: Mapping[str, Any]) -> str:
+    flips = [each["0.5"] for each in stability["rewordings"].values()]
+    return (
+        f"A harmless rewording changes {sum(flips) / len(flips):.1%} of decisions at a strong share of 50%, the worst "
+        f"of {len(flips)} {max(flips):.1%} ({stability['n']} prompts, {stability['sample']})."
+    )
 
 
 def _parity(parity: Mapping[str, Any]) -> str:

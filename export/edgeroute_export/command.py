@@ -39,11 +39,17 @@ def tune() -> None:
 @export.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--default", required=True, help="The bundle that is used when none is named.")
-def index(folder: Path, default: str) -> None:
-    """Write the index of the bundles in FOLDER."""
+@click.option("--max-flips", type=click.FloatRange(0, 1), help="Decisions that rewordings may change.  [default: any]")
+def index(folder: Path, default: str, max_flips: float | None) -> None:
+    """Write the index of the bundles in FOLDER.
+
+    With --max-flips, a bundle of format 2 is refused when rewording a prompt changes more of its decisions at a strong
+    share of 50% than that, averaged over the rewordings of its stability receipt. Bundles that ship with edgeroute keep
+    0.04.
+    """
     from .write import write_index
 
-    click.echo(write_index(folder, default))
+    click.echo(write_index(folder, default, max_flips=max_flips))
 
 
 def _export(

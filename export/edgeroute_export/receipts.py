@@ -1,4 +1,4 @@
-"""What a bundle says of itself with evidence: calibration, golden scores, parity, quality, latency."""
+"""What a bundle says of itself with evidence: calibration, golden scores, parity, stability, quality, latency."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgeroute.bundle.manifest import (
+    STABILITY_SHARES,
     Bounds,
     Calibration,
     Change,
@@ -22,13 +23,15 @@ from edgeroute.bundle.manifest import (
     Parity,
     Quality,
     Shortened,
+    Stability,
 )
 from edgeroute.data.labels import Outcome
-from edgeroute.engine.calibration import fit_quantiles
+from edgeroute.engine.calibration import fit_quantiles, threshold_for
 from edgeroute.engine.machine import cpu_features
 from edgeroute.engine.session import Session
-from edgeroute.engine.text import TextEncoder
+from edgeroute.engine.text import Prompt, TextEncoder
 from edgeroute.errors import CalibrationError
+from edgeroute.evaluation import rewordings
 from edgeroute.evaluation.metrics import apgr, bootstrap, paired_bootstrap, spearman
 
 from .graph.trace import has_optimum
@@ -39,6 +42,10 @@ SHARES = (0.1, 0.25, 0.5, 0.75)
 ENOUGH = 2000
 """Real prompts below which shares are not promised: the interval of 3% flips on 500 prompts reaches 5%."""
 GOLDEN_TOLERANCE = 0.02
+STABILITY_PROMPTS, LARGE = (250, 40), 256 << 20
+"""Prompts that are reworded, of a graph up to and above so many bytes: a 1B decoder would take hours for 250."""
+MAX_REWORDING_FLIPS = 0.04
+"""Decisions that rewordings may change at a strong share of 50% in a bundle that we ship."""
 SHORTER = (256, 128, 64)
 """Token caps of the roads that a deadline may take."""
 LATENCY_TOKENS = (16, 64, 128, 256)
@@ -50,6 +57,36 @@ LATENCY_SECONDS = 60
 def calibration(sample: str, scores: Floats) -> Calibration:
     """Quantiles of the graph's own scores."""
     return Calibration(sample, len(scores), tuple(fit_quantiles(scores)))
+
+
+def stability(
+    name: str,
+    sample: Sequence[Prompt],
+    score: Callable[[Sequence[Prompt]], Floats],
+    calibration: Calibration,
+    *,
+    size: int,
+) -> Stability | None:
+    """Decisions that rewordings and affixes change at the calibration's own thresholds; ``None`` without text prompts.
+
+    On the first prompts of the calibration ``sample`` that are text, 250 or, for a graph of ``size`` bytes that is
+    large, 40.
+    """
+    texts = [prompt for prompt in dict.fromkeys(each for each in sample if isinstance(each, str)) if prompt.strip()]
+    chosen = texts[: STABILITY_PROMPTS[size > LARGE]]
+    thresholds = {share: threshold_for(calibration.quantiles, share) for share in STABILITY_SHARES}
+    return rewordings.stability(score, chosen, name, thresholds) if chosen else None
+
+
+def said(file: str, stability: Stability) -> str:
+    """The stability receipt for people, and whether the bundle could ship with edgeroute."""
+    worst, flips = stability.worst()
+    above = stability.mean() > MAX_REWORDING_FLIPS
+    limit = f"; above the {MAX_REWORDING_FLIPS:.0%} that shipped bundles keep" if above else ""
+    return (
+        f"{file}: rewording a prompt changes {stability.mean():.1%} of decisions at a share of 50%, at most "
+        f"{flips:.1%} ({worst}){limit}"
+    )
 
 
 def shortened(text: TextEncoder, score: Callable[[TextEncoder], Floats]) -> tuple[Shortened, ...]:

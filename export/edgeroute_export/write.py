@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeroute.bundle.folder import Bundle, open_bundle
-from edgeroute.bundle.manifest import MANIFEST, TextPolicy, parse_manifest, seal
+from edgeroute.bundle.manifest import MANIFEST, Manifest, TextPolicy, parse_manifest, seal
 from edgeroute.bundle.store import INDEX
 from edgeroute.errors import BundleError
 
@@ -86,10 +86,12 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_index(folder: Path, default: str) -> Path:
+def write_index(folder: Path, default: str, *, max_flips: float | None = None) -> Path:
     """Check every bundle under ``folder`` and write ``index.json`` with name, kind, size and digest of each.
 
-    Raises ``BundleError`` when a bundle does not hold or sits in a folder of another name, or ``default`` is missing.
+    ``max_flips``: the largest fraction of decisions at a strong share of 50% that rewordings may change on average; a
+    bundle with a graph above it, or of format 2 and without a receipt, is refused. Raises ``BundleError`` then, when a
+    bundle does not hold or sits in a folder of another name, or ``default`` is missing.
     """
     entries = {}
     for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
@@ -98,6 +100,8 @@ def write_index(folder: Path, default: str) -> Path:
         name = bundle.manifest.name
         if name != manifest.parent.name:
             raise BundleError(f"{manifest.parent} holds a bundle named {name}: rename the folder")
+        if max_flips is not None and bundle.manifest.format > 1:
+            _refuse_unstable(bundle.manifest, max_flips)
         size = sum(entry.size for entry in bundle.manifest.files.values())
         entries[name] = {"digest": bundle.manifest.digest, "kind": bundle.manifest.kind, "size": size, "url": name}
     if default not in entries:
@@ -105,3 +109,14 @@ def write_index(folder: Path, default: str) -> Path:
     path = folder / INDEX
     path.write_text(json.dumps({"default": default, "bundles": entries}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _refuse_unstable(manifest: Manifest, max_flips: float) -> None:
+    for graph in manifest.graphs:
+        if graph.stability is None:
+            raise BundleError(f"{manifest.name}: {graph.file} has no stability receipt: export it again")
+        if (flips := graph.stability.mean()) > max_flips:
+            raise BundleError(
+                f"{manifest.name}: rewording a prompt changes {flips:.1%} of the decisions of {graph.file} at a share "
+                f"of 50%; at most {max_flips:.1%} may change"
+            )

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from edgeroute.bundle.manifest import Embedding
 from edgeroute.errors import BundleError
 
 from ..build import Traced
 from ..graph.assemble import attach_head, fuse
+from ..graph.embedding import give_classified
 from ..graph.first_token import first_token_only
 from ..graph.recipe import own_recipe
 from ..graph.trace import trace_classifier
@@ -56,10 +58,13 @@ def trace(
 
     traced = trace_classifier(checkpoint, padding=int(config.pad_token_id or 0))
     fused = fuse(traced, heads=config.num_attention_heads, width=config.hidden_size)
+    graph = first_token_only(attach_head(fused, logits_head(labels, [win])))
+    width = give_classified(graph)
     return Traced(
         kind="bert",
         recipe=own_recipe("encoder-int8"),
-        graph=first_token_only(attach_head(fused, logits_head(labels, [win]))),
+        graph=graph,
+        embedding=None if width is None else Embedding(width, "first_token"),
         reference=reference(checkpoint, AutoModelForSequenceClassification, logits, score),
         tokenizer=found.tokenizer_json,
         text=found.text,

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from edgeroute.bundle.manifest import Embedding
 from edgeroute.errors import BundleError
 
 from ..build import Traced
 from ..graph.assemble import attach_head
+from ..graph.embedding import give_last_state
 from ..graph.trace import trace_decoder
 from .classifiers import last_token_head, read_classifier, reference
 
@@ -52,9 +54,11 @@ def trace(checkpoint: str | os.PathLike[str], *, template: str | None = None, th
         return whole[:, -1, ids]
 
     traced = trace_decoder(checkpoint)
+    head = last_token_head(rows, range(threshold - 1), hidden=traced.graph.output[0].name)
     return Traced(
         kind="causal",
-        graph=attach_head(traced, last_token_head(rows, range(threshold - 1), hidden=traced.graph.output[0].name)),
+        graph=give_last_state(attach_head(traced, head), rows.shape[1]),
+        embedding=Embedding(rows.shape[1], "last_token"),
         reference=reference(
             checkpoint, AutoModelForCausalLM, logits, lambda values: 1 - values.softmax(1)[:, threshold - 1 :].sum(1)
         ),

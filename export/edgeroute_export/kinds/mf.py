@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeroute.bundle.manifest import TextPolicy
+from edgeroute.bundle.manifest import Embedding, TextPolicy
 from edgeroute.errors import BundleError
 from edgeroute_formats.checkpoints import MATRICES, MatrixFactorization, read_mf
 from edgeroute_formats.encoders import pooling_of
@@ -16,6 +16,7 @@ from edgeroute_formats.reference import score_mf
 
 from ..build import Traced
 from ..graph.assemble import attach_head, fuse
+from ..graph.embedding import POOLINGS, give_unit_sum
 from ..graph.first_token import first_token_only
 from ..graph.heads import GatedHead, Strengths, gated_head, linear_head
 from ..graph.recipe import own_recipe
@@ -71,7 +72,8 @@ def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None
     return Traced(
         kind="mf",
         recipe=own_recipe("encoder-int8"),
-        graph=first_token_only(attach_head(hidden, head)),
+        graph=give_unit_sum(first_token_only(attach_head(hidden, head)), model.config.hidden_size),
+        embedding=Embedding(model.config.hidden_size, POOLINGS[pooling]),
         reference=lambda rows: score_mf(trained, pair, pooled(model, rows, pooling), rows, table),
         tokenizer=tokenizer,
         text=TextPolicy(**trained.config["text"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from edgeroute.bundle.manifest import MAX_FILE_BYTES, TOKENIZER, TextPolicy
+from edgeroute.bundle.manifest import MAX_FILE_BYTES, TOKENIZER, Embedding, TextPolicy
 from edgeroute.bundle.onnx_file import inspect_graph, read_weights
 from edgeroute.engine.session import Session
 from edgeroute.engine.text import TextEncoder
@@ -25,7 +25,7 @@ _BATCH = (3, 7, 19)
 
 
 def wrap(graph: Path, tokenizer: Path, text: TextPolicy, models: tuple[str, ...] = ()) -> Traced:
-    """A graph of the contract ``input_ids``, ``attention_mask`` → ``score`` (and ``strengths``), for export.
+    """A graph of token ids → ``score`` (and ``strengths``, and ``embedding``), for export.
 
     ``tokenizer`` is a ``tokenizer.json`` or a folder with one; ``models`` name the columns of ``strengths``. Its only
     precision is the one that it has, and nobody else's scores are there to compare with. Raises ``BundleError`` for a
@@ -54,6 +54,7 @@ def wrap(graph: Path, tokenizer: Path, text: TextPolicy, models: tuple[str, ...]
         text=text,
         training={"command": "edgeroute export onnx", "seed": 0, "base": graph.name, "ties": "weak", "data": []},
         models=models,
+        embedding=Embedding(session.contract.embedding, "other") if session.contract.embedding else None,
         quantize=_as_it_is,
         precisions=(precision,),
     )

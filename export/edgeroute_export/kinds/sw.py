@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgeroute.bundle.manifest import TextPolicy
+from edgeroute.bundle.manifest import Embedding, TextPolicy
 from edgeroute.errors import BundleError
 from edgeroute_formats.checkpoints import SimilarityWeighted, read_sw
 from edgeroute_formats.encoders import pooling_of
@@ -17,6 +17,7 @@ from edgeroute_formats.reference import ridge, score_sw
 
 from ..build import Rows, Traced
 from ..graph.assemble import attach_head, fuse, quantize_int8
+from ..graph.embedding import POOLINGS, give_unit_sum
 from ..graph.first_token import first_token_only
 from ..graph.ranking_head import GatedPlace, Ranking, pack_bank, ranking_head
 from ..graph.recipe import Recipe, own_recipe
@@ -53,7 +54,8 @@ def trace(checkpoint: Path, pair: tuple[str, str], *, encoder: str | None = None
     return Traced(
         kind="sw",
         recipe=own_recipe("encoder-int8"),
-        graph=first_token_only(attach_head(hidden, head)),
+        graph=give_unit_sum(first_token_only(attach_head(hidden, head)), width),
+        embedding=Embedding(width, POOLINGS[pooling]),
         reference=lambda rows: score_sw(trained, pair, pooled(model, rows, pooling), rows, table),
         tokenizer=tokenizer,
         text=TextPolicy(**trained.config["text"]),
