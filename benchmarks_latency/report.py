@@ -248,11 +248,11 @@ def _cascade(found: Found) -> list[str]:
             apgr = [_changed(row["apgr"][benchmark]) for benchmark in ("MMLU", "GSM8K")]
             rows.append([f"`{name}`", length, row["road"], *apgr, f"{row['cheaper']:.1%}", f"{shares}%"])
     return [
-        "### What the roads do to decisions",
+        "### What the deadline tiers do to decisions",
         (
             f"A deadline of {found['deadline_ms']:g} ms, and other machines by what they afford: change of APGR on "
-            "`dev` against the full road everywhere, with its paired 95% interval and the portion of prompts on the "
-            "cheaper road; of the arena's `dev` prompts that portion, and the share of strong calls where so many were "
+            "`dev` against the full tier everywhere, with its paired 95% interval and the portion of prompts on the "
+            "cheaper tier; of the arena's `dev` prompts that portion, and the share of strong calls where so many were "
             "asked for."
         ),
         _table([head, *rows]),

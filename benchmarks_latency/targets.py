@@ -45,7 +45,7 @@ def _cascade(found: Found) -> Iterator[Target]:
     for name, each in row["apgr"].items():
         yield _most(f"deadline, {name}: change of APGR, either way", abs(each["change"]), 0.01, "")
     off = max(abs(value - row["full_shares"][share]) for share, value in row["shares"].items())
-    yield _most("deadline: strong share off the full road's", 100 * off, 2, " points")
+    yield _most("deadline: strong share off the full tier's", 100 * off, 2, " points")
 
 
 def _bundles(reports: list[Found]) -> Iterator[Target]:
@@ -59,7 +59,7 @@ def _bundles(reports: list[Found]) -> Iterator[Target]:
     for report in bounded:
         mix = report["rows"]["mix"]
         full = mix["roads"].get("full", 0) / mix["calls"]
-        yield _least(f"`{report['bundle']}` on the mix: full road", 100 * full, 95, "%")
+        yield _least(f"`{report['bundle']}` on the mix: full tier", 100 * full, 95, "%")
     cap = [row for name, row in default["rows"].items() if name.endswith("tokens") and row["tokens"] >= 256]
     if cap:
         title = f"`{default['bundle']}` without a deadline: p99 at 256 tokens"

@@ -43,7 +43,7 @@ def tables(report: Found) -> list[tuple[str, Table]]:
 
 def timing_table(rows: Mapping[str, Found]) -> Table:
     """One line a row of ``Timing``; deadline tiers where any but the full one was taken."""
-    head = ["prompt", "tokens", "p50", "p90", "p99", "max", "calls", "roads"]
+    head = ["prompt", "tokens", "p50", "p90", "p99", "max", "calls", "tiers"]
     return [head] + [
         [
             name,

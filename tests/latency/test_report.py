@@ -85,9 +85,9 @@ def test_a_miss_and_a_hit_are_told_apart(sample: Found) -> None:
         bounded["rows"]["1000000 characters"]["p99_ms"] = value
         assert met(sample, "worst p99 (1000000 characters)") is is_met
     bounded["rows"]["mix"] |= {"calls": 100, "roads": {"full": 95, "nano": 5}}
-    assert met(sample, "full road")
+    assert met(sample, "full tier")
     bounded["rows"]["mix"]["roads"] = {"full": 94, "nano": 6}
-    assert not met(sample, "full road")
+    assert not met(sample, "full tier")
     mix = sample["contenders"]["threads"]["2"]["mix"]
     for values, is_met in (((4, 4), True), ((4, 3.9), False), ((3.9, 4), False)):
         row = mix["bert-minilm: PyTorch fp32"]
