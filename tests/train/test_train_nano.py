@@ -247,4 +247,4 @@ def test_without_gates_one_table_says_it_all(bert: Path, labels: tuple[Path, Pat
     hard, easy = (vocabulary.encode(text).ids for text in ("prove the theorem", "drink the tea"))
     scores = score_nano(static, [hard, easy])
     assert scores[0] > scores[1] + 0.3
-    assert not static.weights["choice"].any()
+    assert static.weights["choice"].abs().max() < 1e-6
