@@ -64,7 +64,7 @@ def has_image(message: Mapping[str, Any]) -> bool:
     return any(_is_image(part) for part in _parts(message))
 
 
-def tokens_of(words: Any) -> int:
+def tokens_of(words: Any, _levels: int = 4) -> int:
     """An estimate of the tokens of a prompt, a chat, or what else a body may hold in their place: token ids, a list.
 
     Texts count by their bytes, images and other attachments by the piece, however many bytes they have, and token ids
@@ -74,22 +74,23 @@ def tokens_of(words: Any) -> int:
         return estimate_tokens(words)
     if isinstance(words, Mapping):
         return _tokens_of_message(words)
-    if not isinstance(words, list | tuple):
+    if not isinstance(words, list | tuple) or not _levels:
         return 0
-    if words and type(words[0]) is int:
-        return len(words)
-    return sum(len(each) if isinstance(each, list | tuple) else tokens_of(each) for each in words)
+    return sum(1 if type(each) is int else tokens_of(each, _levels - 1) for each in words)
 
 
 def _tokens_of_message(message: Mapping[str, Any]) -> int:
-    attached = sum(1 for part in _parts(message) if not isinstance(part, Mapping) or "text" not in part)
-    calls = [message[key] for key in ("tool_calls", "function_call") if message.get(key)]
-    texts = sum(map(estimate_tokens, texts_of(message)))
-    return texts + attached * TOKENS_PER_ATTACHMENT + sum(map(tokens_of_json, calls))
+    parts = [part for part in _parts(message) if part]
+    texts = [*texts_of(message), *(part for part in parts if isinstance(part, str))]
+    attached = sum(1 for part in parts if isinstance(part, Mapping) and "text" not in part)
+    others = [value for key, value in message.items() if key not in ("role", "content") and value]
+    return sum(map(estimate_tokens, texts)) + attached * TOKENS_PER_ATTACHMENT + sum(map(tokens_of_json, others))
 
 
 def tokens_of_json(value: Any) -> int:
     """An estimate for what an endpoint reads or writes as JSON, such as tools and the calls of them."""
+    if isinstance(value, str):
+        return estimate_tokens(value)
     try:
         return estimate_tokens(json.dumps(value, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError):
@@ -110,6 +111,8 @@ MAX_EVENT_BYTES = 16 << 20
 """The longest line of an event stream: an image in base64 fits."""
 MAX_TOKENS = 10**8
 """A larger count is not believed: money is counted by it."""
+MAX_ANSWER_TOKENS, MAX_ANSWERS = 1 << 17, 128
+"""No model writes more than this: who asks for more, and leaves, must not use up everybody's budget for the day."""
 MAX_PARSED_BYTES = 256 << 10
 """Of larger answers and events only the usage is looked for: to build all values would hold up every other call."""
 DONE = b"[DONE]"
@@ -153,13 +156,13 @@ def estimate_call(fields: Mapping[str, Any], output_tokens: int) -> Tokens:
     if "messages" not in fields and "prompt" not in fields:
         return given, 0
     limits = [fields.get(key) for key in ("max_completion_tokens", "max_tokens")]
-    made = next((each for each in limits if type(each) is int and 0 < each <= MAX_TOKENS), output_tokens)
+    made = next((each for each in limits if type(each) is int and each > 0), output_tokens)
     counts = [fields.get(key) for key in ("n", "best_of")]
-    answers = max([1, *(each for each in counts if type(each) is int and 0 < each <= 1000)])
+    answers = max([1, *(min(each, MAX_ANSWERS) for each in counts if type(each) is int)])
     prompts = fields.get("prompt")
     if isinstance(prompts, list) and prompts and type(prompts[0]) is not int:
         answers *= len(prompts)
-    return given, min(made * answers, MAX_TOKENS)
+    return given, min(min(made, MAX_ANSWER_TOKENS) * answers, MAX_TOKENS)
 
 
 def text_of(body: Mapping[str, Any], part: str) -> str:

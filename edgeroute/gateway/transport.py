@@ -201,6 +201,8 @@ class Answer:
         """
         if self.status >= 400:
             return 0, 0
+        if not self.record.estimate[1]:  # embeddings: nothing is written
+            return self._meter.usage or (self.record.estimate[0], 0)
         given, made = self._meter.usage or (self.record.estimate[0], self._meter.made)
         if self._whole:
             return given, made

@@ -47,7 +47,9 @@ def budget(path: Path, usd_per_day: float = 100.0) -> Budget:
 
 
 def decision(number: int) -> Logged:
-    return Logged(f"t{number}", "weak", "e", 200, "r", score=(number % 100) / 100, threshold=0.5, usd=0.5)
+    return Logged(
+        f"t{number}", "weak", "e", 200, "r", score=(number % 100) / 100, threshold=0.5, strong_share=0.5, usd=0.5
+    )
 
 
 @pytest.mark.parametrize("more", range(0, 40, 3))
@@ -258,3 +260,23 @@ def test_a_server_on_a_full_disk_answers_and_counts(
     with served(config, KEYS) as server:
         assert ask().ok
     assert len(list(read_decisions(tmp_path / "decisions.jsonl"))) == 3
+
+
+def test_replay_and_doctor_read_a_log_with_torn_lines(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = DecisionLog(path)
+    for number in range(200):
+        log.write(decision(number))
+    log.close()
+    data = path.read_bytes()
+    path.write_bytes(data[:-40] + b"\n\xff\xfe\n" + data)
+    for command, known in (["replay", str(path), "--strong-share", "0.3"], 399), (["doctor", "--log", str(path)], 399):
+        done = subprocess.run(
+            [sys.executable, "-m", "edgeroute", *command, "--json"], capture_output=True, text=True, check=False
+        )
+        found = json.loads(done.stdout)
+        assert (found["n"], found["skipped"]) == (known, 2), done.stderr
+        done = subprocess.run(
+            [sys.executable, "-m", "edgeroute", *command], capture_output=True, text=True, check=False
+        )
+        assert "skipped       2 lines that are no decision" in done.stdout

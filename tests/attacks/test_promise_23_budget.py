@@ -24,7 +24,7 @@ from upstream import Handler, Upstream, cut_after, raw, reset, silent, silent_af
 from edgeroute.errors import BudgetError, ClosedError, EdgeRouteError
 from edgeroute.gateway.budget import Budget
 from edgeroute.gateway.gateway import Gateway
-from edgeroute.gateway.openai import estimate_call, tokens_of
+from edgeroute.gateway.openai import estimate_call, request_body, tokens_of
 
 __all__ = ["load", "strong", "toml", "weak"]
 Load = Callable[..., Gateway]
@@ -89,7 +89,7 @@ def test_a_timed_out_call_is_paid_for_each_time_it_was_sent(
 ) -> None:
     strong.always = silent
     gateway = capped(100)
-    with pytest.raises(EdgeRouteError, match="was silent"):
+    with pytest.raises(EdgeRouteError, match="sent nothing for"):
         gateway.complete(TEXT)
     assert len(strong.asked) == 2
     assert spent(gateway) == pytest.approx(2 * ESTIMATE)
@@ -229,6 +229,11 @@ FORMS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "tool calls": ({"messages": [{"role": "assistant", "tool_calls": [{"x": "y" * 3988}]}]}, (1000, 400)),
     "limits": ({"messages": [{"role": "user", "content": ""}], "max_tokens": 50, "n": 3}, (0, 150)),
     "a newer limit": ({"messages": [], "max_tokens": 50, "max_completion_tokens": 60}, (0, 60)),
+    "token ids and a text": ({"prompt": [7, "x" * 4000]}, (1001, 400)),
+    "a text among parts": ({"messages": [{"role": "user", "content": ["x" * 4000]}]}, (1000, 400)),
+    "reasoning": ({"messages": [{"role": "assistant", "reasoning_content": "x" * 4000}]}, (1000, 400)),
+    "deep lists": ({"prompt": [[[[[[[[["x" * 4000]]]]]]]]]}, (0, 400)),
+    "limits beyond any model": ({"messages": [], "max_tokens": 10**12, "n": 10**9}, (0, 128 * 131_072)),
     "limits that are none": ({"messages": [], "max_tokens": "50", "n": True}, (0, 400)),
     "no words": ({"messages": None}, (0, 400)),
     "numbers among messages": ({"messages": [{"role": "user", "content": "abcd"}, 7, None, 1.5]}, (2, 400)),
@@ -241,6 +246,21 @@ def test_every_form_of_a_body_is_estimated(form: str) -> None:
     given, made = estimate_call(fields, 400)
     assert given == pytest.approx(tokens[0], abs=2)
     assert made == tokens[1]
+
+
+def test_embeddings_without_usage_cost_their_input_alone(load: Load, strong: Upstream) -> None:
+    gateway = load("daily_budget_usd = 9.0")
+    strong.always = raw(b'{"data": [' + b"0.123456, " * 100_000 + b"0]}")
+
+    async def call() -> None:
+        record = gateway.record(gateway.named(("big",)), {"input": "x" * 400})
+        answer = await gateway.call(record, "embeddings", request_body({"input": "x"}), time.monotonic() + 9)
+        await answer.read(time.monotonic() + 9)
+        answer.close()
+        assert (record.input_tokens, record.output_tokens) == (100, 0)
+        await gateway.aclose()
+
+    asyncio.run(call())
 
 
 def test_chinese_and_images_are_counted_alike_everywhere() -> None:
