@@ -249,7 +249,7 @@ def test_a_server_on_a_full_disk_answers_and_counts(
             return float(next(line for line in page.splitlines() if line.startswith(f"{name} ")).split()[1])
 
         assert ask().ok
-        wait_for(lambda: (tmp_path / "decisions.jsonl").exists() and (tmp_path / "spent.jsonl").stat().st_size > 0)
+        wait_for(lambda: all((tmp_path / f"{name}.jsonl").stat().st_size > 0 for name in ("decisions", "spent")))
         with room_for(tmp_path / "spent.jsonl", 9):
             assert [ask().status_code for _ in range(20)] == [200] * 20
             assert metric("edgeroute_budget_unwritten_usd") == pytest.approx(20 * 210e-6)
