@@ -114,7 +114,7 @@ def lines(*head: str, body: bytes = b"{}") -> Behaviour:
 STRANGE = {
     "status 000": (lines("HTTP/1.1 000 OK"), "answered with the status 000|cannot be understood"),
     "status 999": (lines("HTTP/1.1 999 OK"), "answered with the status 999"),
-    "status 199": (lines("HTTP/1.1 199 OK"), "answered with the status 199|was cut|sent nothing|hung up"),
+    "status 199": (lines("HTTP/1.1 199 OK"), "answered with the status 199|was cut|sent nothing|closed the connection"),
     "two encodings": (
         lines("HTTP/1.1 200 OK", "Content-Encoding: identity", "Content-Encoding: gzip"),
         "sent a compressed answer",
