@@ -323,8 +323,7 @@ async def run(folder: Path, direct: str, url: str, server: subprocess.Popen[byte
 
 def count(folder: Path, told: Told, made: int, seen: dict[str, int], samples: list[float]) -> dict[str, Any]:
     """What callers, upstream, log and budget say of the same calls."""
-    rows = [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
-    spent = [json.loads(line) for line in (folder / "spent.jsonl").read_text().splitlines()]
+    rows, spent = read_rows(folder / "decisions.jsonl"), read_rows(folder / "spent.jsonl")
     said = (folder / "said").read_text()
     by_id = {row["id"]: row for row in rows}
     miscounted = [
@@ -353,6 +352,11 @@ def count(folder: Path, told: Told, made: int, seen: dict[str, int], samples: li
         "resident_mb": after[::every],
         "growth_mb": round(max(after) - after[0], 1),
     }
+
+
+def read_rows(path: Path) -> list[Any]:
+    """The rows of a log. Two that write at once may leave an empty line: each makes sure that it begins on its own."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
 
 
 def check(found: dict[str, Any]) -> list[str]:
