@@ -43,7 +43,8 @@ ENOUGH = 2000
 """Real prompts below which shares are not promised: the interval of 3% flips on 500 prompts reaches 5%."""
 GOLDEN_TOLERANCE = 0.02
 STABILITY_PROMPTS, LARGE = (250, 40), 256 << 20
-"""Prompts that are reworded, of a graph up to and above so many bytes: a 1B decoder would take hours for 250."""
+"""Prompts that are reworded; the fewer where nobody wrote them, or for a graph of more bytes than that: a 1B decoder
+would take hours for 250."""
 MAX_REWORDING_FLIPS = 0.04
 """Decisions that rewordings may change at a strong share of 50% in a bundle that we ship."""
 SHORTER = (256, 128, 64)
@@ -69,11 +70,11 @@ def stability(
 ) -> Stability | None:
     """Decisions that rewordings and affixes change at the calibration's own thresholds; ``None`` without text prompts.
 
-    On the first prompts of the calibration ``sample`` that are text, 250 or, for a graph of ``size`` bytes that is
-    large, 40.
+    On the first prompts of the calibration ``sample`` that are text: 250, or 40 of generated ones or for a large graph;
+    ``size`` is its bytes.
     """
     texts = [prompt for prompt in dict.fromkeys(each for each in sample if isinstance(each, str)) if prompt.strip()]
-    chosen = texts[: STABILITY_PROMPTS[size > LARGE]]
+    chosen = texts[: STABILITY_PROMPTS[size > LARGE or calibration.generated]]
     thresholds = {share: threshold_for(calibration.quantiles, share) for share in STABILITY_SHARES}
     return rewordings.stability(score, chosen, name, thresholds) if chosen else None
 
