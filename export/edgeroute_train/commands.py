@@ -196,6 +196,49 @@ def train_nano(source: Labels, run: Static, held_out: float) -> None:
     _run_nano(recipe, folder, run, pair=source.pair[0], held_out=held_out)
 
 
+@train.command("student")
+@click.argument("recipe", type=options.EXISTING)
+@click.option("--labels", type=options.FOLDER, required=True, help="Folder of the label files that the recipe names.")
+@click.option("--without", multiple=True, metavar="NAME", help="Leave this label file out, to measure on it.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the new checkpoint; a killed run continues there.",
+)
+@click.option("--encoder", help="Folder or hub name of the BERT-like encoder; default: all-MiniLM-L6-v2 from the hub.")
+@click.option("--base", help="What the record calls the encoder; default: its hub name.")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the embeddings.")
+@options.HELD_OUT
+def student(
+    recipe: Path,
+    labels: Path,
+    without: tuple[str, ...],
+    output: Path,
+    encoder: str | None,
+    base: str | None,
+    cache: Path | None,
+    held_out: float,
+) -> None:
+    """Small encoder that learns what the task in a prompt needs.
+
+    It is taught by labels, by a teacher that smooths them, and by prompts written for it, so that length, format and
+    rewording count little. RECIPE (TOML) names the label files and what each teaches, the seed and the token cap; see
+    docs/train.md.
+    """
+    from .lesson.recipe import read_lesson
+
+    lesson = read_lesson(recipe).without(without)
+    say("loading PyTorch")
+    from .read_recipe import Place
+    from .student import make_student
+
+    place = Place(labels, encoder, cache, base)
+    with progress_bar() as show:
+        written = make_student(lesson, place, output, held_out=held_out, progress=show, say=say)
+    click.echo(written)
+
+
 @distill.command("nano")
 @options.LABELS
 @options.STATIC

@@ -104,6 +104,13 @@ def _nano(checkpoint: Path, pair: Pair) -> Traced:
     return trace(checkpoint, pair)
 
 
+def _student(checkpoint: Path, pair: Pair) -> Traced:
+    """Student of edgeroute train student: a small encoder with a factorised token table. --pair as trained."""
+    from .student import trace
+
+    return trace(checkpoint, pair)
+
+
 def _onnx(
     checkpoint: Path, _pair: Pair, *, tokenizer: Path, models: Path | None, template: Path | None, **text: Any
 ) -> Traced:
@@ -126,6 +133,7 @@ KINDS = (
     Kind("bert", _bert, (template_option, label_option), True),
     Kind("causal", _causal, (template_option, threshold_option), True),
     Kind("nano", _nano, (), False),
+    Kind("student", _student, (), True),
     Kind("onnx", _onnx, (*text_options, models_option("Names of the columns of strengths"), template_option), False),
 )
 

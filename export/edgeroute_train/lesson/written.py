@@ -1,0 +1,142 @@
+"""Prompts that were written for training, and texts composed from parts: what no label file has.
+
+``written.json`` holds short easy and expert questions by field, instructions, sentences in thirteen languages and the
+parts of passages and sums. Nothing in it is in ``edgeroute/evaluation/probes``, which is for testing alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
+_KINDS = ("mail", "mail", "news", "news", "report", "report", "code", "code", "log", "table", "chat", "notes", "json")
+_MOST_STEPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The lists of ``written.json``; ``languages`` maps a language to its easy and its demanding sentences."""
+
+    easy: tuple[str, ...]
+    expert: tuple[str, ...]
+    topics: tuple[str, ...]
+    easy_frames: tuple[str, ...]
+    expert_frames: tuple[str, ...]
+    easy_instructions: tuple[str, ...]
+    demanding_instructions: tuple[str, ...]
+    follow_ups: tuple[str, ...]
+    closings: tuple[str, ...]
+    wraps: tuple[str, ...]
+    languages: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    rewordings: dict[str, Any]
+    composed: dict[str, Any]
+    """Forms of easy instructions: a share, sentences with fields, and what fills each field."""
+    parts: dict[str, tuple[str, ...]]
+
+
+@cache
+def load_written() -> Written:
+    """The prompts that this installation carries."""
+    found = json.loads((files(__package__) / "written.json").read_text(encoding="utf-8"))
+    languages = {name: (tuple(each["easy"]), tuple(each["demanding"])) for name, each in found["languages"].items()}
+    lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+    parts = {name: tuple(value) for name, value in found["parts"].items()}
+    composed, rewordings = found["composed"], found["rewordings"]
+    return Written(**lists, languages=languages, parts=parts, composed=composed, rewordings=rewordings)
+
+
+def easy_instruction(rng: random.Random) -> str:
+    """An easy thing to do with a text, from parts: extract, translate, restyle, reformat, look up, shorten, correct."""
+    composed = load_written().composed
+    form = rng.choices(composed["forms"], [each["share"] for each in composed["forms"]])[0]
+    fields: dict[str, Any] = {"n": rng.randint(1, 9)}
+    for name, values in form.get("fields", {}).items():
+        value = rng.choice(values)
+        fields |= dict(zip(name.split(","), [value] if isinstance(value, str) else value, strict=True))
+    return str(rng.choice(composed["leads"]) + rng.choice(form["sentences"]).format(**fields))
+
+
+def passage(rng: random.Random, least: int = 200, most: int = 4000) -> str:
+    """A text of one kind (mail, news, report, code, log, table, chat, notes, JSON), log-uniform in characters."""
+    parts = load_written().parts
+    size = math.exp(rng.uniform(math.log(least), math.log(most)))
+    kind = rng.choice(_KINDS)
+    found: list[str] = _opening(rng) if kind == "mail" else []
+    length = sum(map(len, found))
+    while length < size:
+        found.append(_piece(kind, rng))
+        length += len(found[-1])
+    if kind == "mail":
+        found.append(f"\n\nBest regards,\n{rng.choice(parts['names'])}")
+    return "".join(found).strip()
+
+
+def word_problem(rng: random.Random) -> tuple[str, float]:
+    """A sum in words, and the share of steps that it has of the most there are, from 0 (one step) to 1."""
+    parts = load_written().parts
+    steps = rng.randint(1, _MOST_STEPS)
+    name, other = rng.sample(parts["names"], 2)
+    item = rng.choice(parts["items"])
+
+    def fill(text: str) -> str:
+        return text.format(n=name, m=other, i=item, k=rng.randint(2, 60), p=rng.randint(20, 300))
+
+    first = "{n} has {k} {i}" + rng.choice(["", " and {m} has {k}"]) + "."
+    sentences = [fill(first), *(fill(each) for each in rng.sample(parts["steps"], steps - 1))]
+    return " ".join([*sentences, fill(rng.choice(parts["asks"]))]), (steps - 1) / (_MOST_STEPS - 1)
+
+
+def _opening(rng: random.Random) -> list[str]:
+    parts = load_written().parts
+    sender, receiver, subject = rng.choice(parts["names"]), rng.choice(parts["names"]), rng.choice(parts["things"])
+    head = f"From: {sender.lower()}@example.com\nTo: {receiver.lower()}@example.org\nSubject: {subject[4:]}\n\n"
+    greeting = f"{rng.choice(['Hi', 'Hello', 'Dear'])} {rng.choice(parts['names'])},\n\n"
+    return [head, greeting] if rng.random() < 0.5 else [greeting]
+
+
+def _piece(kind: str, rng: random.Random) -> str:
+    """The next sentence, line or block of a passage."""
+    parts = load_written().parts
+    if kind == "table":
+        mark = rng.choice([",", " | ", "\t"])
+        row = f"{rng.choice(parts['places'])}, {rng.randint(1, 999)}, {rng.choice(parts['words'])}"
+        return f"{rng.choice(parts['names'])}{mark}{row}, {rng.random() * 100:.2f}\n"
+    if kind == "json":
+        inner = f'"name": "{rng.choice(parts["names"])}", "city": "{rng.choice(parts["places"])}"'
+        return f'{{"id": {rng.randint(1, 9999)}, {inner}, "{rng.choice(parts["words"])}": {rng.randint(1, 99)}}},\n'
+    pools = {"chat": ("mail", "news"), "notes": ("mail", "report")}.get(kind, (kind,))
+    text = _fill(rng.choice([each for pool in pools for each in parts[pool]]), rng)
+    if kind == "code":
+        return f"{text}\n\n"
+    if kind == "log":
+        return f"{text}\n"
+    if kind == "chat":
+        return f"{rng.choice(parts['names'])}: {text}\n"
+    if kind == "notes":
+        return f"- {text[: rng.randint(20, 90)].lower()}\n"
+    return text + ("\n\n" if rng.random() < 0.2 else " ")
+
+
+def _fill(text: str, rng: random.Random) -> str:
+    parts = load_written().parts
+    word = rng.choice(parts["words"])
+    day, hour = f"2024-0{rng.randint(1, 9)}-{rng.randint(10, 28)}", f"{rng.randint(10, 23)}:{rng.randint(10, 59)}"
+    return text.format(
+        x=rng.choice(parts["things"]),
+        d=rng.choice(_DAYS),
+        n=rng.choice(parts["names"]),
+        m=rng.choice(parts["names"]),
+        k=rng.randint(2, 40),
+        k1=rng.randint(1, 9),
+        p=rng.randint(100, 9900),
+        c=rng.choice(parts["places"]),
+        w=word,
+        W=word.title(),
+        t=f"{day} {hour}:{rng.randint(10, 59)}",
+    )

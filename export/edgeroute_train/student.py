@@ -1,0 +1,318 @@
+"""``edgeroute train student``: targets, samples, and the loop that teaches the student of ``edgeroute_formats``."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
+from edgeroute.data.labels import Battle, Outcome
+from edgeroute.engine.text import TextEncoder
+from edgeroute.errors import BundleError, EdgeRouteError
+from edgeroute_formats.student import Shape, Student, StudentCheckpoint, contents_of, mixed
+
+from .checkpoints import load_state, save_state, write_weights
+from .classifier_models import check_layers
+from .comparisons import Comparison
+from .embeddings import FrozenEncoder, embed, load_encoder
+from .held_out import FEWEST, is_held_out, measure
+from .lesson.recipe import Exam, Lesson, Training
+from .lesson.samples import Sample, Sampler
+from .lesson.targets import exam_targets, open_targets, restated, rows_of
+from .lesson.teacher import Pool, exam_pools, open_pools
+from .progress import Progress
+from .read_recipe import Place
+from .recipe import file_record, read_rows
+
+Floats = NDArray[np.float32]
+CHUNK_TOKENS = 2600
+"""Padded tokens of one step's part: what two cores hold in their caches."""
+SAVE_EVERY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a run learns from: the sampler, and the frozen encoder's embeddings of the prompts that have one."""
+
+    sampler: Sampler
+    embeddings: Mapping[str, Floats]
+    records: list[dict[str, object]]
+
+
+def gather(
+    lesson: Lesson, folder: Path, frozen: FrozenEncoder, cache: Path | None, *, held_out: float, progress: Progress
+) -> Material:
+    """Read the labels, embed their prompts and let the teacher speak. Raises ``InputFileError``."""
+    opened, exams = open_targets(lesson, folder, held_out), exam_targets(lesson, folder, held_out)
+    records, people = [], list[str]()
+    for source in lesson.labels:
+        rows = rows_of(source, folder, held_out)
+        records.append(file_record(folder / source.file, len(rows)))
+        people += [row.prompt for row in rows if isinstance(row, Battle)]
+    rng = random.Random(lesson.training.seed)  # noqa: S311
+    others = [name for name, source in _exams(lesson).items() if source.target == "small"]
+    again = [restated(prompt, rng) for name in others for prompt in exams[name].prompts]
+    like = list(dict.fromkeys(each for each in again if each is not None))
+    labelled = (prompt for each in (*opened.values(), *exams.values()) for prompt in each.prompts)
+    prompts = list(dict.fromkeys([*labelled, *like, *people]))
+    found = embed(frozen, prompts, cache=cache, progress=progress)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    at = dict(zip(prompts, found, strict=True))
+
+    def embedded(asked: Sequence[str]) -> NDArray[np.float64]:
+        return np.array([at[each] for each in asked], np.float64)
+
+    unique = list(dict.fromkeys(people)) or prompts
+    pools, teach = open_pools(lesson, opened, unique, embedded)
+    taken = {prompt for pool in pools.values() for prompt in pool.prompts}
+    if left := [each for each in unique if each not in taken]:
+        pools = {**pools, "unlabelled": Pool(tuple(left), teach(left), 0.05)}
+    sampler = Sampler(lesson, pools, exam_pools(lesson, exams, like, embedded), unique, rng)
+    return Material(sampler, at, records)
+
+
+def start_student(lesson: Lesson, encoder: Any, vocabulary: int) -> Student:
+    """A student with the first layers of a BERT encoder: its token table factorised, its widest neurons kept.
+
+    Raises ``BundleError`` when the encoder has fewer layers, or another form than BERT's.
+    """
+    training = lesson.training
+    torch.manual_seed(training.seed)
+    layers, width = len(training.feed_forward), int(encoder.config.hidden_size)
+    check_layers(encoder.config, layers)
+    positions = min(training.positions, int(encoder.config.max_position_embeddings))
+    student = Student(Shape(vocabulary, training.rank, width, training.heads, tuple(training.feed_forward), positions))
+    try:
+        with torch.no_grad():
+            _start_embeddings(student, encoder.embeddings)
+            for theirs, ours in zip(encoder.encoder.layer, student.encoder.encoder.layer, strict=False):
+                _start_layer(ours, theirs)
+            torch.nn.init.normal_(student.head.weight, std=0.01)
+            torch.nn.init.zeros_(student.head.bias)
+    except (AttributeError, RuntimeError) as error:
+        raise BundleError(f"a student starts from a BERT-like encoder, and this is none: {error}") from None
+    return student
+
+
+def _start_embeddings(student: Student, theirs: Any) -> None:
+    ours, rank = student.encoder.embeddings, student.shape.rank
+    left, values, right = torch.linalg.svd(theirs.word_embeddings.weight, full_matrices=False)
+    share = values[:rank].mean().sqrt()
+    ours.table.weight[: len(left)] = left[:, :rank] * values[:rank] / share
+    ours.project.weight.copy_((right[:rank] * share).T)
+    placed = theirs.position_embeddings.weight[: student.shape.positions]
+    ours.position.weight.copy_(placed + theirs.token_type_embeddings.weight[0])
+    ours.norm.load_state_dict(theirs.LayerNorm.state_dict())
+
+
+def _start_layer(ours: Any, theirs: Any) -> None:
+    ours.attention.load_state_dict(theirs.attention.state_dict())
+    up, down = theirs.intermediate.dense, theirs.output.dense
+    size = up.weight.norm(dim=1) * down.weight.norm(dim=0)
+    kept = size.argsort(descending=True)[: ours.intermediate.dense.out_features].sort().values
+    ours.intermediate.dense.weight.copy_(up.weight[kept])
+    ours.intermediate.dense.bias.copy_(up.bias[kept])
+    ours.output.dense.weight.copy_(down.weight[:, kept])
+    ours.output.dense.bias.copy_(down.bias)
+    ours.output.LayerNorm.load_state_dict(theirs.output.LayerNorm.state_dict())
+
+
+def make_student(
+    lesson: Lesson, place: Place, output: Path, *, held_out: float, progress: Progress, say: Callable[[str], None]
+) -> Path:
+    """``edgeroute train student``: teach, calibrate on the held-out rows of the pair, write the checkpoint.
+
+    Raises ``InputFileError``, ``BundleError``, ``EdgeRouteError``.
+    """
+    training = lesson.training
+    frozen = load_encoder(place.source, TextPolicy(training.max_tokens, "head_tail", "last_user"))
+    text = TextEncoder(frozen.tokenizer, frozen.text.policy)
+    material = gather(lesson, place.labels, frozen, place.cache, held_out=held_out, progress=progress)
+    student = start_student(lesson, frozen.model, text.highest_id + 1)
+    output.mkdir(parents=True, exist_ok=True)
+    train_student(lesson, student, text, material, output, progress)
+    held = held_out_outcomes(lesson, place.labels, held_out)
+    scale, shift = calibrate(student, text, held)
+    strong, weak = lesson.pair
+    record = {
+        "command": "edgeroute train student",
+        "seed": training.seed,
+        "base": place.base_name,
+        "ties": "weak",
+        "data": material.records,
+    }
+    checkpoint = StudentCheckpoint(student, frozen.tokenizer, text.policy, (strong, weak), scale, shift, None, record)
+    compared = [Comparison(prompt, strong, weak, 0.5 + gap / 2) for prompt, gap in held]
+    found = measure(compared, lambda _pair, prompts: logits_of(student, text, prompts))
+    for line in [found] if isinstance(found, str) else found.lines:
+        say(line)
+    weights, config = contents_of(checkpoint)
+    write_weights(output, "student", weights, config, {TOKENIZER: frozen.tokenizer})
+    return output
+
+
+def held_out_outcomes(lesson: Lesson, folder: Path, share: float) -> list[tuple[str, float]]:
+    """Held-out prompts that both models of the pair answered, with the gap of their marks."""
+    found = []
+    for source in lesson.labels:
+        for row in read_rows(folder / source.file, source.kind) if source.kind == "outcomes" else ():
+            if isinstance(row, Outcome) and set(lesson.pair) <= row.scores.keys() and is_held_out(row.prompt, share):
+                found.append((row.prompt, row.scores[lesson.pair[0]] - row.scores[lesson.pair[1]]))
+    return found
+
+
+def logits_of(student: Student, text: TextEncoder, prompts: Sequence[str]) -> Floats:
+    """The student's logit of each prompt, not calibrated, float32 ``[len(prompts)]``, a row at a time."""
+    rows = [torch.tensor([text.encode_unchecked(prompt).ids]) for prompt in prompts]
+    with torch.inference_mode():
+        found = [mixed(student(row, torch.ones_like(row))) for row in rows]
+    logits: Floats = torch.cat(found).numpy() if found else np.zeros(0, np.float32)
+    return logits
+
+
+def calibrate(student: Student, text: TextEncoder, held: Sequence[tuple[str, float]]) -> tuple[float, float]:
+    """Scale and shift of the logit (Platt, 1999) to the probability that the strong model's answer is strictly better.
+
+    A tie is the weak model's. Where too few rows are held out, or they do not rise with the logit, the logit stays.
+    """
+    won = np.array([gap > 0 for _, gap in held], np.float64)
+    if len(held) < FEWEST or won.min() == won.max():
+        return 1.0, 0.0
+    x = np.stack([logits_of(student, text, [prompt for prompt, _ in held]), np.ones(len(held))], axis=1)
+    found = np.zeros(2)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-(x @ found)))
+        curve = (x * (p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
+        found += np.linalg.solve(curve, x.T @ (won - p))
+    return (float(found[0]), float(found[1])) if found[0] > 0 else (1.0, 0.0)
+
+
+def _exams(lesson: Lesson) -> dict[str, Exam]:
+    return {each.name: each.exam for each in lesson.labels if each.exam is not None}
+
+
+def train_student(
+    lesson: Lesson, student: Student, text: TextEncoder, material: Material, folder: Path, progress: Progress
+) -> Student:
+    """Teach ``student`` in place; a state of the same run in ``folder`` is gone on from.
+
+    Raises ``EdgeRouteError`` when the loss is no number, or the disk is full.
+    """
+    training, sampler = lesson.training, material.sampler
+    torch.manual_seed(training.seed)
+    width = len(next(iter(material.embeddings.values())))
+    beside = torch.nn.Linear(student.shape.width, width, bias=False)
+    torch.nn.init.eye_(beside.weight)
+    both = torch.nn.ModuleList([student, beside])
+    optimizer = torch.optim.AdamW(_groups(both, training.decay), lr=training.learning_rate, betas=(0.9, 0.98))
+    run = {"lesson": hashlib.sha256(repr(asdict(lesson)).encode()).hexdigest(), "steps": training.steps}
+    step = 0
+    if (state := load_state(folder, run)) is not None:
+        both.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        sampler.rng.setstate(_tuples(state["rng"]))
+        step = state["step"]
+    student.train()
+    recent = 0.0
+    while step < training.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * _schedule(step, training)
+        samples = sampler.batch(training.batch)
+        optimizer.zero_grad()
+        value = _backward(student, beside, text, samples, material.embeddings, training)
+        if not math.isfinite(value):
+            raise EdgeRouteError(f"the loss is {value} at step {step}: lower the learning rate")
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimizer.step()
+        recent = value if step == 0 else 0.98 * recent + 0.02 * value
+        step += 1
+        if step % SAVE_EVERY == 0:
+            moving = {"model": both.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            save_state(folder, run, {**moving, "rng": sampler.rng.getstate()})
+        progress("training", step, training.steps, recent)
+    student.eval()
+    return student
+
+
+def _backward(
+    student: Student,
+    beside: torch.nn.Module,
+    text: TextEncoder,
+    samples: Sequence[Sample],
+    embeddings: Mapping[str, Floats],
+    training: Training,
+) -> float:
+    """Add up the gradients of one batch, in parts of like length; returns its mean loss."""
+    rows = [text.encode_unchecked(each.text).ids for each in samples]
+    total = 0.0
+    for part in _parts(samples, rows):
+        ids, mask = _padded([rows[i] for i in part])
+        pooled = student.pooled(ids, mask)
+        found = student.head(pooled)
+        opened, exam, gate = found.unbind(1)
+        need = torch.tensor([samples[i].need for i in part])
+        is_exam = torch.tensor([float(samples[i].exam) for i in part])
+        loss = 2 * functional.huber_loss(torch.where(is_exam > 0, exam, opened), need, delta=1.5, reduction="sum")
+        loss = loss + training.gate * functional.binary_cross_entropy_with_logits(gate, is_exam, reduction="sum")
+        at = {i: k for k, i in enumerate(part)}
+        pairs = [(at[i], at[samples[i].of]) for i in part if samples[i].of is not None]  # type: ignore[index]
+        if pairs:
+            logit = mixed(found)
+            apart = logit[[i for i, _ in pairs]] - logit[[j for _, j in pairs]]
+            loss = loss + training.consistency * apart.square().sum()
+        if known := [k for k, i in enumerate(part) if samples[i].embedded]:
+            wanted = torch.from_numpy(np.array([embeddings[samples[part[k]].text] for k in known]))
+            near = functional.cosine_similarity(beside(pooled[known]), wanted, dim=1)
+            loss = loss + training.embedding * (1 - near).sum()
+        (loss / len(samples)).backward()
+        total += loss.item()
+    return total / len(samples)
+
+
+def _parts(samples: Sequence[Sample], rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Places in the batch, shortest first, cut where padding would pass ``CHUNK_TOKENS``; a copy stays with its own."""
+    groups: dict[int, list[int]] = {}
+    for i, each in enumerate(samples):
+        groups.setdefault(i if each.of is None else each.of, []).append(i)
+    parts: list[list[int]] = [[]]
+    for group in sorted(groups.values(), key=lambda group: max(len(rows[i]) for i in group)):
+        longest = max(len(rows[i]) for i in group)
+        if parts[-1] and (len(parts[-1]) + len(group)) * longest > CHUNK_TOKENS:
+            parts.append([])
+        parts[-1] += group
+    return parts
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def _schedule(step: int, training: Training) -> float:
+    done = step / training.steps
+    return min(1.0, (step + 1) / training.warmup) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
+    moving = [each for each in model.parameters() if each.requires_grad]
+    wide, thin = [each for each in moving if each.dim() >= 2], [each for each in moving if each.dim() < 2]
+    return [{"params": wide, "weight_decay": decay}, {"params": thin, "weight_decay": 0.0}]
+
+
+def _tuples(value: Any) -> Any:
+    """A random generator's state as it was, whatever lists a file made of its tuples."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
