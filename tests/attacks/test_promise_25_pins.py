@@ -11,6 +11,7 @@ from bundles import reseal
 
 from edgeroute.bundle.folder import open_bundle
 from edgeroute.bundle.store import find_shipped
+from edgeroute.cli.main import main
 from edgeroute.errors import BundleNotFoundError, ConfigError, IntegrityError
 from edgeroute.gateway.gateway import Gateway
 from edgeroute.router import Router
@@ -32,6 +33,19 @@ def test_a_digest_that_is_none_pins_nothing_silently(base_bundle: Path, tmp_path
     for call in calls:
         with pytest.raises(IntegrityError, match="expected a digest of sha256: and 64 hex digits, found"):
             call()
+
+
+@pytest.mark.parametrize("digest", NO_DIGESTS)
+def test_nor_on_a_command_line(
+    base_bundle: Path, tmp_path: Path, digest: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEROUTE_CACHE", str(tmp_path / "cache"))
+    for command in (["pull", base_bundle], ["export-triton", base_bundle, tmp_path / "models"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, command), "--digest", digest])
+        assert ended.value.code == 1
+        assert "expected a digest of sha256: and 64 hex digits, found" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("digest", NO_DIGESTS)

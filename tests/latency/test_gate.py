@@ -61,7 +61,6 @@ def always(seconds: float) -> Callable[..., float]:
         ("products", {"choose": always(0.2)}, {}),
         ("nano over", {}, {"choose": always(0.1)}),
         ("10 MB", {"choose": lambda prompt: len(prompt) / 2e7}, {}),  # half a second more for 10 MB
-        ("score_batch", {"score_batch": always(1.5)}, {}),
         ("mix", {"choose": always(0.2)}, {}),  # as if every prompt were padded to one length
     ],
 )
@@ -106,3 +105,14 @@ def test_one_noisy_round_does_not_fail_a_check() -> None:
     assert gate.judge(gate.Check("noisy", 1.0, lambda: next(times)), rounds=5, tries=1).ok
     worse = iter([9] * 6 + [0.5] * 6)
     assert gate.judge(gate.Check("a bad minute", 1.0, lambda: next(worse)), rounds=5, tries=2).ok
+
+
+def test_a_batch_that_costs_four_times_as_much_fails(default: Router, nano: Router) -> None:
+    """A share of the work, and no seconds: on a loaded machine one by one takes eight."""
+
+    class Repeated(Slowed):
+        def score_batch(self, prompts: Any) -> Any:
+            return [self._inner.score_batch(prompts) for _ in range(4)]
+
+    verdict = gate.judge(check(Repeated(default), nano, "score_batch"), rounds=1, tries=1)
+    assert not verdict.ok, verdict
