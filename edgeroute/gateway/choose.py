@@ -102,8 +102,7 @@ class Chooser:
         self._beyond_cap = tuple(each for each in self._targets[self._names[0]] if each not in expensive)
         self._patterns = [re.compile(rule.pattern) if rule.pattern else None for rule in settings.rules]
         self._edges = edges_of(settings, router)
-        if settings.threshold is not None and 0 < settings.threshold < 1:
-            _warn_of_one_target(settings.threshold, router)
+        _warn_of_one_target(settings, router)
 
     @classmethod
     def load(cls, settings: Settings, folder: Path, old: Chooser | None = None) -> Chooser:
@@ -285,16 +284,29 @@ def load_router(settings: Settings, folder: Path) -> Router:
     )
 
 
-def _warn_of_one_target(threshold: float, router: Router) -> None:
-    """A threshold that suits one bundle may lie beyond all scores of another, where it decides nothing."""
-    share = router.threshold(threshold=threshold)[1]
-    if share in (0.0, 1.0):
-        warnings.warn(
-            f"threshold = {threshold:g} means a strong share of {share:.0%} with {router.manifest.name}: every prompt "
-            "goes to one target. Set strong_share, or another threshold (edgeroute calibrate finds one)",
-            CalibrationWarning,
-            stacklevel=2,
-        )
+def _warn_of_one_target(settings: Settings, router: Router) -> None:
+    """Scores that suit one bundle may lie beyond all scores of another, where they separate nothing."""
+    bundle, threshold = router.manifest.name, settings.threshold
+    if threshold is not None and 0 < threshold < 1:
+        share = router.threshold(threshold=threshold)[1]
+        if share in (0.0, 1.0):
+            warnings.warn(
+                f"threshold = {threshold:g} means a strong share of {share:.0%} with {bundle}: every prompt "
+                "goes to one target. Set strong_share, or another threshold (edgeroute calibrate finds one)",
+                CalibrationWarning,
+                stacklevel=3,
+            )
+    for tier in settings.tiers:
+        if tier.below is None:
+            continue
+        share = router.threshold(threshold=tier.below)[1]
+        if share in (0.0, 1.0):
+            warnings.warn(
+                f"tier {tier.name}: below = {tier.below:g} means that {1 - share:.0%} of prompts score below it with "
+                f"{bundle}: it separates no prompts. Set share on every tier but the last, or another score",
+                CalibrationWarning,
+                stacklevel=3,
+            )
 
 
 def edges_of(settings: Settings, router: Router) -> Sequence[float]:

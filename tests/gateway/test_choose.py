@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import reseal
 from upstream import Upstream
 
 from edgeroute.errors import (
@@ -16,9 +17,10 @@ from edgeroute.errors import (
     BackendWarning,
     BudgetError,
     BundleError,
+    BundleNotFoundError,
     CalibrationError,
+    CalibrationWarning,
     ConfigError,
-    DeadlineWarning,
 )
 from edgeroute.gateway.budget import Budget
 from edgeroute.gateway.gateway import Gateway
@@ -93,11 +95,22 @@ def three(below: tuple[float, float]) -> str:
     return "\n".join(f'[[tiers]]\nname = "{name}"\nendpoints = ["small"]\n{limit}' for name, limit in bands)
 
 
+@pytest.mark.filterwarnings("ignore:tier (low|mid)")
 @pytest.mark.parametrize(("below", "name"), [((0.01, 0.02), "high"), ((0.01, 0.99), "mid"), ((0.98, 0.99), "low")])
 def test_score_bands(load: Load, below: tuple[float, float], name: str) -> None:
     assert load("", three(below), lists="").choose("hello").target == name
 
 
+def test_a_score_that_separates_no_prompts_is_a_warning(load: Load, router: Router) -> None:
+    low, high = (router.threshold(strong_share=share)[0] for share in (0.6, 0.3))
+    load("", three((low, high)), lists="")  # warnings are errors
+    with pytest.warns(CalibrationWarning, match=r"tier low: below = 0.0001 means that 0% of prompts score below it"):
+        load("", three((0.0001, high)), lists="")
+    with pytest.warns(CalibrationWarning, match=r"tier mid: below = 0.9999 means that 100% of prompts score below it"):
+        load("", three((low, 0.9999)), lists="")
+
+
+@pytest.mark.filterwarnings("ignore:tier (low|mid)")
 def test_a_score_on_an_edge_belongs_above_it(load: Load, router: Router) -> None:
     score = router.score("hello")
     assert load("", three((score, 0.99)), lists="").choose("hello").target == "mid"
@@ -217,9 +230,12 @@ def test_options_do_not_reach_the_endpoint(load: Load, strong: Upstream) -> None
     assert body == {"model": "big-model", "messages": [{"role": "user", "content": TEXT}], "user": "me"}
 
 
-def test_a_deadline_for_scoring_goes_to_the_router(load: Load) -> None:
-    with pytest.warns(DeadlineWarning):  # no road of the tiny bundle is so fast
-        load("score_deadline_ms = 0.000001")
+def test_a_deadline_for_scoring_goes_to_the_router(load: Load, bundle: Path) -> None:
+    nowhere = {"name": "cheap", "digest": "sha256:" + "1" * 64}
+    reseal(bundle, lambda manifest: manifest.update(fallback=nowhere))
+    load(bundle=str(bundle))
+    with pytest.raises(BundleNotFoundError, match="a deadline needs the fallback cheap"):  # before anything is timed
+        load("score_deadline_ms = 10", bundle=str(bundle))
 
 
 def test_scores_come_from_the_server_that_the_file_names(load: Load) -> None:
