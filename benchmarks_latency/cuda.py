@@ -23,6 +23,7 @@ import click
 import numpy as np
 
 from edgeroute import Router
+from edgeroute.bench.bench import readers_of
 from edgeroute.bench.prompts import mixed_prompts
 from edgeroute.bundle.folder import Bundle, open_bundle
 from edgeroute.engine.cuda import bucket_lengths
@@ -66,7 +67,7 @@ def check_device(bundle: Bundle, provider: Literal["cuda", "tensorrt"]) -> None:
 
 def measure(bundle: Bundle, cpu: Router, device: Router, calls: int) -> dict[str, Any]:
     """Agreement, then single rows by bucket from ids, end to end on the mix, and batches."""
-    mix = mixed_prompts(400, seed=3, chats=False)
+    mix = mixed_prompts(400, seed=3, chats=False, readers=readers_of(cpu))
     worst = max(abs(device.score(prompt) - cpu.score(prompt)) for prompt in mix)
     if not worst <= TOLERANCE:
         raise EdgeRouteError(f"the device computes something else: |Δscore| {worst:.4f} against the CPU")

@@ -29,7 +29,7 @@ import click
 from measuring import interleave, over_prompts, summary
 
 from edgeroute import Router
-from edgeroute.bench.bench import POOL
+from edgeroute.bench.bench import POOL, readers_of
 from edgeroute.bench.prompts import mixed_prompts, prompt_of
 from edgeroute.bundle.store import shipped_folder, shipped_index
 from edgeroute.engine.machine import describe_machine, resident_mib
@@ -88,7 +88,9 @@ def measure_contenders(options: Found) -> Found:
     found["versions"] = {each: _version(each) for each in LIBRARIES}
     expected = {weights.name: reference(weights, probe) for weights, _ in groups}
     for threads in options["threads"]:
-        calls, prepare = _ours(same.name, threads), {}
+        ours, prepare = _ours(same.name, threads), {}
+        calls: dict[str, Any] = {key: router.choose for key, router in ours.items()}
+        readers = [each for router in ours.values() for each in readers_of(router)]
         for weights, torch_only in groups:
             for each in make_contenders(weights, threads, options["scratch"], torch_only=torch_only):
                 found["agreement"][each.name] = round(disagreement(each, probe, expected[weights.name]), 6)
@@ -99,7 +101,7 @@ def measure_contenders(options: Found) -> Found:
             at_length = {key: partial(_numbered, call, texts) for key, call in calls.items()}
             lengths[str(tokens)] = summary(interleave(at_length, options["rounds"], 3, prepare), OURS)
             print(f"{threads} threads, {tokens} tokens", file=sys.stderr)
-        mix = mixed_prompts(options["prompts"], seed=11, chats=False)
+        mix = mixed_prompts(options["prompts"], seed=11, chats=False, readers=readers)
         on_mix = summary(over_prompts(calls, mix, prepare), OURS)
         found["threads"][str(threads)] = {"lengths": lengths, "mix": on_mix}
     return found
@@ -109,12 +111,11 @@ def _numbered(call: Callable[[str], object], texts: list[str], number: int) -> o
     return call(texts[number % len(texts)])
 
 
-def _ours(name: str, threads: int) -> dict[str, Any]:
+def _ours(name: str, threads: int) -> dict[str, Router]:
     router = Router.load(shipped_folder() / name, provider="cpu", threads=threads)
     nano = Router.load("nano", provider="cpu", threads=threads)
-    calls: dict[str, Any] = {OURS: router.choose, "edgeroute nano": nano.choose}
     bounded = Router.load(shipped_folder() / name, deadline_ms=DEADLINE_MS, provider="cpu", threads=threads)
-    return calls | {f"edgeroute, deadline {DEADLINE_MS} ms": bounded.choose}
+    return {OURS: router, "edgeroute nano": nano, f"edgeroute, deadline {DEADLINE_MS} ms": bounded}
 
 
 def measure_bundles(options: Found) -> Found:
@@ -167,7 +168,7 @@ def report_memory(calls: int) -> None:
     """Print resident MiB of the default bundle as JSON; called in a fresh process. Two callers share the calls."""
     router = Router.load(provider="cpu", deadline_ms=DEADLINE_MS)
     router.choose("hi")
-    loaded, prompts, along = resident_mib(), mixed_prompts(2000), {}
+    loaded, prompts, along = resident_mib(), mixed_prompts(2000, readers=readers_of(router)), {}
     done = 0
 
     def work(numbers: range) -> None:  # one task a caller: 50,000 queued ones were 40 MiB of the benchmark's own

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..engine.load import StepTimes
 from ..engine.machine import Machine, describe_machine, resident_mib
-from ..engine.text import Prompt
+from ..engine.text import Prompt, TextEncoder
 from ..errors import EdgeRouteError
 from ..router import Router
 from .prompts import mixed_prompts, prompt_of, text_of
@@ -129,7 +129,7 @@ def bench(
         raise EdgeRouteError(f"the bundle {router.manifest.name} takes embeddings, not text: there is nothing to time")
     router.choose("hi")
     loaded = resident_mib()
-    mix = list(prompts) if prompts is not None else mixed_prompts(min(calls, 2000))
+    mix = list(prompts) if prompts is not None else mixed_prompts(min(calls, 2000), readers=readers_of(router))
     rows: dict[str, Sequence[Prompt]] = {
         **{f"{n} tokens": [prompt_of(n, seed=seed) for seed in range(POOL)] for n in lengths},
         **{f"{n} characters": [text_of(n, seed=seed) for seed in range(4)] for n in characters},
@@ -159,6 +159,12 @@ def bench(
         memory=Memory(loaded, after, calls * len(rows)),
         cold_ms=None if cold is None else time_cold(cold),
     )
+
+
+def readers_of(router: Router) -> list[TextEncoder]:
+    """The encoders that may read a prompt of ``router``: of its full and its cheaper deadline tier."""
+    tiers = router.tiers
+    return [] if tiers is None else [each.text for each in (tiers.full, tiers.cheaper) if each is not None]
 
 
 def time_rows(

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from ..engine.text import Prompt
-from ..errors import EdgeRouteError
+from ..engine.text import Prompt, TextEncoder
+from ..errors import EdgeRouteError, PromptError
 
 SPECIAL = 2
 """Tokens around a text, which the counts of ``mix.json`` include."""
+FEW = 20
+"""So many prompts may be refused however few are asked for."""
 _MARKS = ",", ".", ":", "?"
 
 
@@ -53,22 +56,35 @@ def load_mix() -> Mix:
     return Mix(found["source"], tuple(found["edges"]), tuple(kinds), tuple(found["turns"]))
 
 
-def mixed_prompts(count: int, *, seed: int = 0, chats: bool = True) -> list[Prompt]:
+def mixed_prompts(
+    count: int, *, seed: int = 0, chats: bool = True, readers: Sequence[TextEncoder] = ()
+) -> list[Prompt]:
     """``count`` prompts of the mix, the same for the same ``seed``; some are chats unless ``chats`` is false.
 
-    Token counts are those of BERT's word pieces, special tokens included; of a chat they are the last message's.
-    Raises ``EdgeRouteError`` for a count below 1.
+    Token counts are those of BERT's word pieces, special tokens included; of a chat they are the last message's. A
+    prompt that one of ``readers`` refuses, as mostly unknown to its tokenizer, is replaced by the next one. Raises
+    ``EdgeRouteError`` for a count below 1, ``PromptError`` where more prompts are refused than taken.
     """
     if count < 1:
         raise EdgeRouteError(f"expected a count of prompts of at least 1, found {count}")
     mix, rng = load_mix(), random.Random(seed)  # noqa: S311  (no secret)
     shares = [sum(kind.counts) for kind in mix.kinds]
     made: list[Prompt] = []
-    for _ in range(count):
+    refused = 0
+    while len(made) < count:
         kind = rng.choices(mix.kinds, shares)[0]
         text = write(kind, _draw_length(rng, mix.edges, kind.counts) - SPECIAL, rng)
         turns = rng.choices(range(len(mix.turns)), mix.turns)[0] if chats else 0
-        made.append([*_history(turns, kind, rng), {"role": "user", "content": text}] if turns else text)
+        prompt: Prompt = [*_history(turns, kind, rng), {"role": "user", "content": text}] if turns else text
+        try:
+            for reader in readers:
+                reader.encode(prompt)
+        except PromptError:
+            refused += 1
+            if refused > max(count, FEW):
+                raise
+        else:
+            made.append(prompt)
     return made
 
 

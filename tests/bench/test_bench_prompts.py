@@ -11,9 +11,12 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgeroute import Router
+from edgeroute.bench.bench import CHARACTERS, LENGTHS
 from edgeroute.bench.prompts import PIECES, SPECIAL, load_mix, mixed_prompts, prompt_of, text_of, write
-from edgeroute.bundle.store import shipped_folder
-from edgeroute.errors import EdgeRouteError
+from edgeroute.bundle.folder import open_bundle
+from edgeroute.bundle.store import shipped_folder, shipped_index
+from edgeroute.engine.text import TextEncoder
+from edgeroute.errors import EdgeRouteError, PromptError
 
 BUNDLES = ("mf-small", "nano")
 STRANGE = {"accents", "script"}
@@ -95,6 +98,30 @@ def test_some_prompts_are_chats_with_as_many_turns_as_were_counted() -> None:
 def test_every_prompt_is_scored(router: Router) -> None:
     prompts = mixed_prompts(200, seed=5)
     assert len(router.score_batch(prompts)) == 200
+
+
+def reader_of(name: str) -> TextEncoder:
+    bundle = open_bundle(shipped_folder() / name)
+    assert bundle.manifest.text is not None
+    return TextEncoder(bundle.read("tokenizer.json")["tokenizer.json"], bundle.manifest.text)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_index()["bundles"]))
+def test_every_bundle_reads_every_prompt_that_it_is_timed_on(name: str) -> None:
+    reader = reader_of(name)
+    prompts = mixed_prompts(2000, readers=[reader])
+    assert len(prompts) == 2000
+    for prompt in [*prompts, *(prompt_of(n) for n in LENGTHS), *(text_of(n) for n in (1, *CHARACTERS))]:
+        reader.encode(prompt)
+
+
+def test_a_prompt_that_a_bundle_refuses_is_replaced_and_the_others_stay() -> None:
+    reader = reader_of("nano")
+    drawn, read = mixed_prompts(2010), mixed_prompts(2000, readers=[reader])
+    refused = [prompt for prompt in drawn if prompt not in read]
+    assert 0 < len(refused) < 20
+    with pytest.raises(PromptError, match="knows too little"):
+        reader.encode(refused[0])
 
 
 def test_a_count_below_one_is_refused() -> None:
