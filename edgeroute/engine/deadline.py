@@ -23,7 +23,7 @@ from ..bundle.folder import open_bundle
 from ..bundle.manifest import Fallback, GraphEntry, Manifest, Pair
 from ..bundle.store import find_shipped, pulled_folder
 from ..decision import RoadName
-from ..errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning
+from ..errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning, PromptError
 from .calibration import carry
 from .embeddings import takes_embeddings
 from .load import LoadedGraph, StepTimes, choose_graph, open_graph
@@ -73,11 +73,17 @@ class Tiers:
     affordable: int = 0
 
     def take(self, prompt: Prompt) -> tuple[Tier, Tokens]:
-        """The tier of a prompt, and its tokens there. Raises what ``TextEncoder.encode`` raises."""
+        """The tier of a prompt, and its tokens there. Raises what ``TextEncoder.encode`` raises.
+
+        A prompt that only the full tier's tokenizer can read takes the full tier: late, but not refused.
+        """
         tokens = self.full.text.encode(prompt)
         if self.cheaper is None or len(tokens.ids) <= self.affordable:
             return self.full, tokens
-        return self.cheaper, self.cheaper.text.encode(prompt)
+        try:
+            return self.cheaper, self.cheaper.text.encode(prompt)
+        except PromptError:
+            return self.full, tokens
 
     def timed(self, times: StepTimes) -> Tiers:
         """The same tiers, which add to ``times`` what their steps take."""

@@ -6,12 +6,13 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bundles import make_bundle, make_tokenizer, reseal, sample_prompts
+from bundles import WORDS, make_bundle, make_tokenizer, reseal, sample_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -190,6 +191,20 @@ def test_a_nano_score_is_the_fallbacks_on_the_full_scale(tiered: Path, slow: Cal
         assert decision.road == "nano"
         assert decision.score == pytest.approx(np.interp(cheap.score(prompt), [0, *own, 1], [0, *full, 1]), abs=1e-6)
         assert decision.target == ("strong" if decision.score >= decision.threshold else "weak")
+
+
+def test_what_the_cheaper_tokenizer_cannot_read_takes_the_full_tier(
+    tiered: Path, slow: Callable[[float], None]
+) -> None:
+    """A fallback may know fewer scripts: a deadline never turns a prompt that the bundle reads into an error."""
+    slow(1e9)
+    router = Router.load(tiered, deadline_ms=1)
+    assert router.tiers is not None
+    full, policy = router.tiers.full, TextPolicy(MAX_TOKENS, "head_tail", "last_user")
+    wide = TextEncoder(make_tokenizer([*WORDS, "\u0431\u0435\u0440\u0435\u0433"]).to_str().encode(), policy)
+    tiers = replace(router.tiers, full=replace(full, text=wide))
+    readable, unreadable = "hello milk", "\u0431\u0435\u0440\u0435\u0433 " * 3
+    assert [tiers.take(each)[0].name for each in (readable, unreadable)] == ["nano", "full"]
 
 
 def test_a_batch_takes_each_prompts_own_tier(tiered: Path, slow: Callable[[float], None]) -> None:
