@@ -52,6 +52,10 @@ def _is_image(part: object) -> bool:
     return isinstance(part, Mapping) and "image" in str(part.get("type"))
 
 
+def _is_text(part: object) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
+
+
 def texts_of(message: Mapping[str, Any]) -> Sequence[str]:
     """The texts of a message: its content, or the text parts of that."""
     content = message.get("content")
@@ -82,7 +86,7 @@ def tokens_of(words: Any, _levels: int = 4) -> int:
 def _tokens_of_message(message: Mapping[str, Any]) -> int:
     parts = [part for part in _parts(message) if part]
     texts = [*texts_of(message), *(part for part in parts if isinstance(part, str))]
-    attached = sum(1 for part in parts if isinstance(part, Mapping) and "text" not in part)
+    attached = sum(1 for part in parts if isinstance(part, Mapping) and (_is_image(part) or not _is_text(part)))
     others = [value for key, value in message.items() if key not in ("role", "content") and value]
     return sum(map(estimate_tokens, texts)) + attached * TOKENS_PER_ATTACHMENT + sum(map(tokens_of_json, others))
 
@@ -147,22 +151,31 @@ def request_body(fields: Mapping[str, Any]) -> RequestBody:
 def estimate_call(fields: Mapping[str, Any], output_tokens: int) -> Tokens:
     """The tokens that a call with these fields may use, before it is made.
 
-    In: its chat, prompt or input, and its tools. Out: ``max_completion_tokens`` or ``max_tokens``, else
-    ``output_tokens``, for each answer that is asked for; none where the fields are those of embeddings.
+    In: its chat, prompt and input, all that there are, and its tools. Out: the larger of ``max_completion_tokens`` and
+    ``max_tokens``, else ``output_tokens``, for each answer that is asked for; none where the fields are those of
+    embeddings. Servers also read 100.0 and "100" as 100.
     """
-    words = next((fields[key] for key in ("messages", "prompt", "input") if key in fields), None)
-    tools = [fields[key] for key in ("tools", "functions", "response_format") if fields.get(key)]
-    given = tokens_of(words) + sum(map(tokens_of_json, tools))
+    words = sum(tokens_of(fields.get(key)) for key in ("messages", "prompt", "input", "suffix"))
+    more = [fields[key] for key in ("tools", "functions", "response_format", "prediction") if fields.get(key)]
+    given = words + sum(map(tokens_of_json, more))
     if "messages" not in fields and "prompt" not in fields:
         return given, 0
-    limits = [fields.get(key) for key in ("max_completion_tokens", "max_tokens")]
-    made = next((each for each in limits if type(each) is int and each > 0), output_tokens)
-    counts = [fields.get(key) for key in ("n", "best_of")]
-    answers = max([1, *(min(each, MAX_ANSWERS) for each in counts if type(each) is int)])
+    limits = [_count(fields.get(key), MAX_ANSWER_TOKENS) for key in ("max_completion_tokens", "max_tokens")]
+    answers = max(1, *(_count(fields.get(key), MAX_ANSWERS) for key in ("n", "best_of")))
     prompts = fields.get("prompt")
     if isinstance(prompts, list) and prompts and type(prompts[0]) is not int:
         answers *= len(prompts)
-    return given, min(min(made, MAX_ANSWER_TOKENS) * answers, MAX_TOKENS)
+    return given, min((max(limits) or min(output_tokens, MAX_ANSWER_TOKENS)) * answers, MAX_TOKENS)
+
+
+def _count(value: Any, most: int) -> int:
+    """A whole number above 0 as servers read it, ``most`` for a larger one; 0 for anything else."""
+    if isinstance(value, str) and len(value) <= 20:
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return 0
+    return int(min(value, most))
 
 
 def text_of(body: Mapping[str, Any], part: str) -> str:

@@ -84,7 +84,7 @@ class JsonLimits:
 USED = frozenset(
     [
         *("model", "messages", "prompt", "input", "batch", "stream", "stream_options", "tools", "functions"),
-        "response_format",
+        *("response_format", "suffix", "prediction"),
         *("n", "best_of", "max_tokens", "max_completion_tokens"),
     ]
 )

@@ -261,6 +261,33 @@ def test_large_answers_stop_nobody(stream: bool, start: Start, strong: Upstream)
         assert (rows[-1]["input_tokens"], rows[-1]["output_tokens"], rows[-1]["estimated"]) == (7, 8, False)
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "models/"])
+def test_a_body_in_chunks_of_a_byte_is_refused_before_its_end(path: str, start: Start) -> None:
+    """A megabyte of such chunks a second takes a whole core; ``models/`` answers before the body."""
+    server = start()
+    head = HEAD.replace(b"chat/completions", path.encode()) + b"Transfer-Encoding: chunked\r\n\r\n"
+    (caller,) = connections(server, 1, head)
+    with caller, contextlib.suppress(ConnectionError):
+        for _ in range(10):
+            caller.sendall(b"1\r\n \r\n" * 2000)
+        said = b""
+        while data := caller.recv(4096):  # until the server hangs up
+            said += data
+        assert said.startswith(b"HTTP/1.1 400" if path == "chat/completions" else b"HTTP/1.1 404")
+    check_service(server)
+
+
+def test_a_body_that_is_wrong_after_its_answer_is_no_bug(start: Start) -> None:
+    server = start()
+    (caller,) = connections(server, 1, HEAD.replace(b"chat/", b"no/") + b"Transfer-Encoding: chunked\r\n\r\n")
+    with caller, contextlib.suppress(ConnectionError):
+        assert caller.recv(4096).startswith(b"HTTP/1.1 404")
+        caller.sendall(b"zz\r\n")
+        while caller.recv(4096):
+            pass
+    check_service(server)  # and no traceback, which ``served_by_process`` looks for
+
+
 def test_a_slash_at_the_end_is_no_redirect(start: Start) -> None:
     server = start('bearer_token_env = "TOKEN"', process=False)
     for path in ("/v1/models/", "/health/", "/v1/chat/completions/"):
