@@ -36,9 +36,9 @@ from edgeroute.evaluation.benchmarks import benchmark_name
 
 from . import receipts
 from .evidence import Evidence, Naming, fallback_of, quality_outcomes
-from .graph.assemble import quantize_int8
 from .graph.files import Serialized, as_files
 from .graph.float16 import to_float16
+from .graph.quantize import quantize_int8
 from .graph.recipe import Recipe, recipe_text
 from .parity_limits import PRECISIONS, ParityLimits, Verdict, as_table, judge, reject
 from .samples import GOLDEN_PROMPTS, Sample, generate_prompts

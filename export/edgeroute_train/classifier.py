@@ -16,7 +16,7 @@ from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import EdgeRouteError, InputFileError
 from edgeroute_formats.checkpoints import RECORD
 
-from . import checkpoints, loop
+from . import loop, run_state
 from .classifier_models import Student
 from .comparisons import Comparison
 from .held_out import MOST, Score, digest_of, is_held_out, pairs_of, report
@@ -91,7 +91,7 @@ def train_classifier(
         "training": {"command": command, "seed": settings.seed, "base": base, "ties": lessons.ties, "data": sources},
         "metrics": {**asdict(fitted), **_measure(student, text, examples, held, settings.batch)}
         | report(_labelled(lessons, held_out, settings.seed), _score(student, text, settings.batch), say),
-        "versions": checkpoints.versions(),
+        "versions": run_state.versions(),
     }
 
     def write(folder: Path) -> None:
@@ -99,7 +99,7 @@ def train_classifier(
         student.tokenizer.save_pretrained(folder)
         (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    checkpoints.finish(output, write)
+    run_state.finish(output, write)
     return output
 
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from edgeroute.errors import EdgeRouteError
 
-from .checkpoints import load_state, save_state
 from .classifier_models import Student, device, padded
 from .progress import Progress, unheard
+from .run_state import load_state, save_state
 from .targets import Examples
 
 Rows = Sequence[Sequence[int]]

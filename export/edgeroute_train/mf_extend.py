@@ -17,13 +17,13 @@ from edgeroute_formats.encoders import LOCAL
 from edgeroute_formats.gates import gates_record
 
 from . import mf
-from .checkpoints import write_weights
 from .comparisons import Comparison, collect
 from .embeddings import load_encoder
 from .gated_features import Gates
 from .progress import Progress, unheard
 from .read_recipe import Place, embed_texts, read_files, records
 from .recipe import Recipe
+from .run_state import write_weights
 
 PRIOR = 20.0
 """Comparisons that the average model's taste is worth; from 2 to 500 did as well (docs/results.md)."""

@@ -16,7 +16,6 @@ from edgeroute_formats.gates import gates_record
 from edgeroute_formats.reference import score_mf
 
 from . import mf
-from .checkpoints import write_weights
 from .comparisons import Pairs, collect
 from .embeddings import load_encoder
 from .gated_features import QUANTITATIVE
@@ -24,6 +23,7 @@ from .held_out import Say, hold_out, pairs_of, report, scores_of
 from .progress import Progress, unheard
 from .read_recipe import Place, embed_texts, fit_gates_of, gate_records, read_files, read_gates, records
 from .recipe import Recipe
+from .run_state import write_weights
 
 
 def train_mf(

@@ -21,7 +21,6 @@ from edgeroute_formats.gates import TOKEN_CLASSES, gates_record, token_table
 from edgeroute_formats.reference import score_nano
 
 from . import nano_model
-from .checkpoints import write_weights
 from .classifier_models import load_tokenizer
 from .comparisons import Comparison
 from .gated_features import Gates
@@ -29,6 +28,7 @@ from .held_out import Say, hold_out, pairs_of, report
 from .progress import Progress, unheard
 from .read_recipe import LabelFile, Place, gate_parts, gate_records, prompt_weights, read_files, read_gates, records
 from .recipe import Recipe
+from .run_state import write_weights
 from .targets import FIVE, collapse
 from .teachers import Teacher, label, pair_of
 

@@ -27,7 +27,7 @@ from edgeroute.errors import BundleError, EdgeRouteError, InputFileError
 from edgeroute_formats.checkpoints import RECORD
 from edgeroute_formats.hub import hub_options
 
-from . import checkpoints, loop
+from . import loop, run_state
 from .classifier import held_out, unlabelled_prompts
 from .classifier_models import check_layers, device, load_config, load_tokenizer, padded
 from .embeddings import POOLING, Pooling, embed, load_encoder, pool, read_pooling
@@ -159,7 +159,7 @@ def train_encoder(
             "data": sources,
         },
         "metrics": {**asdict(fitted), "rows": len(kept), "held_out": int(out.sum()), **cosines},
-        "versions": checkpoints.versions(),
+        "versions": run_state.versions(),
     }
 
     def write(folder: Path) -> None:
@@ -168,7 +168,7 @@ def train_encoder(
         _write_modules(folder, model.config.hidden_size, teacher.text.policy.max_tokens, pooling)
         (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    checkpoints.finish(output, write)
+    run_state.finish(output, write)
     return output
 
 

@@ -21,7 +21,6 @@ from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, EdgeRouteError
 from edgeroute_formats.student import Shape, Student, StudentCheckpoint, contents_of, mixed
 
-from .checkpoints import load_state, save_state, write_weights
 from .classifier_models import check_layers
 from .comparisons import Comparison
 from .embeddings import FrozenEncoder, embed, load_encoder
@@ -33,6 +32,7 @@ from .lesson.teacher import Pool, exam_pools, open_pools
 from .progress import Progress
 from .read_recipe import Place
 from .recipe import file_record, read_rows
+from .run_state import load_state, save_state, write_weights
 
 Floats = NDArray[np.float32]
 CHUNK_TOKENS = 2600

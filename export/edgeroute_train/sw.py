@@ -26,13 +26,13 @@ from edgeroute_formats.gates import gates_record
 from edgeroute_formats.reference import score_sw
 
 from .bradley_terry import Array, fit_strengths, split_tiers
-from .checkpoints import write_weights
 from .comparisons import Pairs, collect
 from .embeddings import load_encoder
 from .held_out import Say, hold_out, pairs_of, report, scores_of
 from .progress import Progress, unheard
 from .read_recipe import LabelFile, Place, embed_texts, fit_gates_of, gate_records, read_files, read_gates, records
 from .recipe import Recipe
+from .run_state import write_weights
 from .similarity import place, similarity_record
 
 Floats = NDArray[np.float32]

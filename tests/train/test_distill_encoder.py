@@ -26,7 +26,7 @@ from tiny_bert import make_bert  # noqa: E402
 
 from edgeroute import BundleError  # noqa: E402
 from edgeroute.bundle.manifest import TextPolicy  # noqa: E402
-from edgeroute_train import checkpoints, embeddings, small_encoder  # noqa: E402
+from edgeroute_train import embeddings, run_state, small_encoder  # noqa: E402
 from edgeroute_train.classifier import held_out  # noqa: E402
 from edgeroute_train.commands import distill, train  # noqa: E402
 from edgeroute_train.small_encoder import Shape  # noqa: E402
@@ -273,7 +273,7 @@ def _step(state: Path) -> int:
 
 
 def test_a_checkpoint_of_another_run_is_refused(bert: Path, prompts: Path, tmp_path: Path) -> None:
-    checkpoints.save_state(tmp_path, {"kind": "encoder", "shapes": "others"}, {"step": 3})
+    run_state.save_state(tmp_path, {"kind": "encoder", "shapes": "others"}, {"step": 3})
     result = run("--prompts", prompts, "--encoder", bert, "--output", tmp_path, "--layers", 1, *RUN)
     assert "the checkpoint is of another run: shapes" in str(result.exception)
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file  # noqa: E402
 from edgeroute import BundleError, EdgeRouteError, InputFileError  # noqa: E402
 from edgeroute.data.labels import Battle, Outcome  # noqa: E402
 from edgeroute.evaluation.metrics import auc  # noqa: E402
-from edgeroute_train import checkpoints, classifier, classifier_models, comparisons, loop, targets  # noqa: E402
+from edgeroute_train import classifier, classifier_models, comparisons, loop, run_state, targets  # noqa: E402
 from edgeroute_train.recipe import Labels, Recipe  # noqa: E402
 from edgeroute_train.targets import FIVE, THREE  # noqa: E402
 
@@ -205,7 +205,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(bert: Path, tmp
     with pytest.raises(EdgeRouteError, match="the loss is nan at step 6"):
         _fit(bert, tmp_path, poison=6)
     assert _step(tmp_path / "training.pt") == 4
-    state = checkpoints.load_state(tmp_path, {"kind": "bert"})
+    state = run_state.load_state(tmp_path, {"kind": "bert"})
     assert state is not None
     assert all(torch.isfinite(weight).all() for weight in state["model"].values())
 
@@ -213,14 +213,14 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(bert: Path, tmp
 def test_a_full_disk_keeps_the_last_good_checkpoint(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = checkpoints.os.fsync, iter(range(100))
+    real, calls = run_state.os.fsync, iter(range(100))
 
     def fsync(descriptor: int) -> None:
         if next(calls) >= 2:
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(checkpoints.os, "fsync", fsync)
+    monkeypatch.setattr(run_state.os, "fsync", fsync)
     with pytest.raises(EdgeRouteError, match=r"No space left on device.*is kept"):
         _fit(bert, tmp_path)
     assert _step(tmp_path / "training.pt") == 4

@@ -16,7 +16,7 @@ import sw_forms as forms  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 
 from edgeroute import EdgeRouteError, InputFileError  # noqa: E402
-from edgeroute_train import bradley_terry, checkpoints, gated_features, similarity, sw  # noqa: E402
+from edgeroute_train import bradley_terry, gated_features, run_state, similarity, sw  # noqa: E402
 from edgeroute_train.commands import train  # noqa: E402
 from edgeroute_train.comparisons import Comparison, Pairs, collect  # noqa: E402
 from edgeroute_train.read_recipe import Place  # noqa: E402
@@ -237,17 +237,17 @@ def test_files_that_only_gates_read_are_on_record(bert: Path, labels: tuple[Path
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EdgeRouteError, match="no checkpoint can be written"):
-        checkpoints.write_weights(tmp_path / "file" / "c", "sw", {}, {})
+        run_state.write_weights(tmp_path / "file" / "c", "sw", {}, {})
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    checkpoints.write_weights(tmp_path / "c", "sw", {"bank": torch.ones(1)}, {"of": "one"})
+    run_state.write_weights(tmp_path / "c", "sw", {"bank": torch.ones(1)}, {"of": "one"})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(EdgeRouteError, match="cannot be written"):
-            checkpoints.write_weights(tmp_path / "c", "sw", {"bank": torch.ones(10_000)}, {"of": "two"})
+            run_state.write_weights(tmp_path / "c", "sw", {"bank": torch.ones(10_000)}, {"of": "two"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["sw.json", "sw.safetensors"]

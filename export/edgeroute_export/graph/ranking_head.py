@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from ..kinds.gated_features import GateWeights, Node, gate_nodes
-from .assemble import HEAD, pack
+from .assemble import HEAD
 from .heads import head_model, summed
+from .quantize import pack
 
 Floats = NDArray[np.float32]
 LN10 = float(np.log(10))

@@ -18,8 +18,8 @@ from edgeroute_formats.checkpoints import read_nano
 from edgeroute_formats.reference import score_nano
 
 from ..build import Rows, Traced
-from ..graph.assemble import pack
 from ..graph.heads import GatedHead, gated_nodes, head_model
+from ..graph.quantize import pack
 from ..graph.recipe import Recipe, refuse
 from .gated_features import gate_weights
 

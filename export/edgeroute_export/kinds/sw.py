@@ -16,9 +16,10 @@ from edgeroute_formats.gates import token_table
 from edgeroute_formats.reference import ridge, score_sw
 
 from ..build import Rows, Traced
-from ..graph.assemble import attach_head, fuse, quantize_int8
+from ..graph.assemble import attach_head, fuse
 from ..graph.embedding import POOLINGS, give_unit_sum
 from ..graph.first_token import first_token_only
+from ..graph.quantize import quantize_int8
 from ..graph.ranking_head import GatedPlace, Ranking, pack_bank, ranking_head
 from ..graph.recipe import Recipe, own_recipe
 from ..graph.trace import trace_encoder
