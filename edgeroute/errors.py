@@ -151,6 +151,15 @@ class BackendWarning(UserWarning):
     """The inference server does not answer, or serves another bundle; the local graph scores instead."""
 
 
+def install_command(extra: str) -> str:
+    """The command that adds ``extra`` to this edgeroute: to the clone that it runs from, else by its name."""
+    from pathlib import Path
+
+    if (Path(__file__).parents[1] / "pyproject.toml").is_file():  # an editable installation, or a path to a clone
+        return f'pip install -e ".[{extra}]" (in the clone)'
+    return f'pip install "edgeroute[{extra}]"'
+
+
 _LIBRARIES = sys.stdlib_module_names | {
     *("edgeroute", "onnxruntime", "tokenizers", "pyo3_runtime", "numpy"),
     *("tritonclient", "grpc", "google", "aiohttp", "multidict", "yarl"),

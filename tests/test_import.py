@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,20 @@ def test_another_name_is_an_attribute_error() -> None:
 def test_importing_loads_the_standard_library_alone() -> None:
     result = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == ["edgeroute"]
+
+
+def test_the_command_that_installs_an_extra_is_true_in_a_clone_and_without_one(tmp_path: Path) -> None:
+    (tmp_path / "edgeroute").mkdir()
+    for path in Path(errors.__file__).parent.glob("*.py"):
+        shutil.copy(path, tmp_path / "edgeroute")
+    code = "from edgeroute.errors import install_command; print(install_command('gateway'))"
+
+    def said() -> str:
+        return subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True, env={}).strip()
+
+    assert said() == 'pip install "edgeroute[gateway]"'
+    (tmp_path / "pyproject.toml").touch()
+    assert said() == 'pip install -e ".[gateway]" (in the clone)'
 
 
 def test_every_error_is_in_the_tree_that_its_module_draws() -> None:

@@ -14,11 +14,11 @@ parts in hand and nothing else. Each row is scored alone, so engines and workers
 Needs pyarrow (extra ``[parquet]``); ``edgeroute.bulk.on_ray`` needs Ray (extra ``[ray]``).
 """
 
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, install_command
 
 try:  # here, since whatever of this package is imported passes here first
     import pyarrow  # noqa: F401
 except ModuleNotFoundError:
     raise MissingExtraError(
-        'Parquet needs pyarrow, which is not installed: run pip install "edgeroute[parquet]"'
+        f"Parquet needs pyarrow, which is not installed: run {install_command('parquet')}"
     ) from None

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from ..errors import EdgeRouteError, MissingExtraError
+from ..errors import EdgeRouteError, MissingExtraError, install_command
 from .parts import Receipt
 from .run import Run
 from .work import Scorer
@@ -84,7 +84,7 @@ def _cluster(workers: int | None, threads: int) -> Iterator[tuple[Any, int]]:
             import ray.data
         except ModuleNotFoundError as error:
             raise MissingExtraError(
-                f'--engine ray needs {error.name}, which is not installed: run pip install "edgeroute[ray]"'
+                f"--engine ray needs {error.name}, which is not installed: run {install_command('ray')}"
             ) from None
         ours = not ray.is_initialized()
         if ours:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import EdgeRouteError, MissingExtraError
+from ..errors import EdgeRouteError, MissingExtraError, install_command
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -102,5 +102,5 @@ def _is_ours(error: ModuleNotFoundError) -> bool:
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> MissingExtraError:
-    what = f'pip install "edgeroute[{_EXTRA_OF.get(name, name)}]"' if name in EXTRAS else f"pip install {error.name}"
+    what = install_command(_EXTRA_OF.get(name, name)) if name in EXTRAS else f"pip install {error.name}"
     return MissingExtraError(f"the command {name} needs {error.name}, which is not installed: run {what}")

@@ -13,9 +13,9 @@ import click
 from .._version import __version__
 from ..bundle.store import cache_folder
 from ..engine.machine import allowed_cores, cgroup_quota, cpu_features, installed_builds, usable_threads
-from ..engine.providers import INSTALL_CPU, INSTALL_GPU, probe_providers
+from ..engine.providers import probe_providers
 from ..engine.verify import verify
-from ..errors import CalibrationError, EdgeRouteError
+from ..errors import CalibrationError, EdgeRouteError, install_command
 from .commands import CORE
 from .output import FAILED, OK, echo, write_json
 from .table import aligned
@@ -128,7 +128,7 @@ def diagnose() -> Diagnosis:
     if len(builds) > 1:
         problems.append(
             f"{' and '.join(builds)} are both installed and overwrite each other: "
-            f"uninstall both, then run {INSTALL_CPU} or {INSTALL_GPU}"
+            f"uninstall both, then run {install_command('cpu')} or {install_command('gpu')}"
         )
     providers: dict[str, str | None] = {}
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import EdgeRouteError, MissingExtraError
+from ..errors import EdgeRouteError, MissingExtraError, install_command
 from .commands import CORE
 from .output import printable, say
 
@@ -38,7 +38,7 @@ def serve(config: str, host: str, port: int, log_level: str, json_logs: bool) ->
         name = error.name or ""
         if name.startswith("edgeroute"):
             raise
-        raise MissingExtraError(f'edgeroute serve needs {name}: run pip install "edgeroute[serve]"') from None
+        raise MissingExtraError(f"edgeroute serve needs {name}: run {install_command('serve')}") from None
 
     try:
         with logging_to_stderr(level=log_level, as_json=json_logs, escape=printable):

@@ -155,7 +155,7 @@ def _open(
 
 
 def _create(graph: bytes, provider: Device, options: Any, shapes: Shapes | None, *, graphs: bool) -> Any:
-    wanted, asked = PROVIDERS[provider], f"{DEVICES[provider]} was asked for"
+    wanted, asked = PROVIDERS[provider], f"{DEVICES[provider]} was requested"
     if reason := why_no_device(provider):
         raise ProviderError(f"{asked}, but {reason}")
     # TensorRT leaves to CUDA the operators that it does not know.

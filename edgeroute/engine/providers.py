@@ -8,12 +8,10 @@ import re
 import sys
 from typing import Any, Literal
 
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, install_command
 from .machine import installed_builds
 
 Device = Literal["cpu", "cuda", "tensorrt"]
-INSTALL_CPU = 'pip install "edgeroute[cpu]"'
-INSTALL_GPU = 'pip install "edgeroute[gpu]"'
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 DEVICES = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 # Where in onnxruntime's source an error was thrown, before and behind what it says.
@@ -35,7 +33,8 @@ def onnxruntime() -> Any:
         ort.get_available_providers()
     except (ImportError, AttributeError) as error:
         raise MissingExtraError(
-            f"onnxruntime does not import ({error}): run {INSTALL_CPU}, or {INSTALL_GPU} on a CUDA machine"
+            f"onnxruntime does not import ({error}): run {install_command('cpu')}, or {install_command('gpu')} "
+            "on a CUDA machine"
         ) from None
     return ort
 
@@ -53,9 +52,11 @@ def why_no_device(device: Device) -> str | None:
     if len(builds) > 1:
         return (
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-            f"uninstall both, then run {INSTALL_GPU}"
+            f"uninstall both, then run {install_command('gpu')}"
         )
-    return f"the installed onnxruntime has no {DEVICES[device]} provider: uninstall it, then run {INSTALL_GPU}"
+    return (
+        f"the installed onnxruntime has no {DEVICES[device]} provider: uninstall it, then run {install_command('gpu')}"
+    )
 
 
 def probe_providers() -> dict[str, str | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
-from ..errors import EdgeRouteError, InputFileError, MissingExtraError
+from ..errors import EdgeRouteError, InputFileError, MissingExtraError, install_command
 from .benchmarks import Benchmark
 from .metrics import curve
 
@@ -23,7 +23,7 @@ def check_plot(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f'a plot needs {error.name}, which is not installed: run pip install "edgeroute[plot]"'
+            f"a plot needs {error.name}, which is not installed: run {install_command('plot')}"
         ) from None
 
 

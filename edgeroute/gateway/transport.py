@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from ..errors import BrokenAnswerError, MissingExtraError
+from ..errors import BrokenAnswerError, MissingExtraError, install_command
 from ..net.addresses import LOCALHOST, refused_text
 from .budget import Reservation
 from .choose import CallRecord
@@ -405,5 +405,5 @@ def _aiohttp() -> None:
         import aiohttp  # noqa: F401
     except ModuleNotFoundError:
         raise MissingExtraError(
-            'calling an endpoint needs aiohttp, which is not installed: run pip install "edgeroute[gateway]"'
+            f"calling an endpoint needs aiohttp, which is not installed: run {install_command('gateway')}"
         ) from None

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import MissingExtraError, is_interrupt
+from ..errors import MissingExtraError, install_command, is_interrupt
 from .address import Address
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     Feed = Mapping[str, NDArray[Any]]
 
-INSTALL = 'pip install "edgeroute[triton]"'
 MAX_ANSWER_BYTES = 1 << 20
 """A configuration takes a few kilobytes, the strengths of 1,024 models four."""
 MAX_RECONNECT_MS = 1000
@@ -56,7 +55,9 @@ def open_client(address: Address) -> Client:
     try:
         return GrpcClient(address) if address.protocol == "grpc" else HttpClient(address)
     except ImportError as error:
-        raise MissingExtraError(f"a triton backend needs tritonclient ({error}): run {INSTALL}") from None
+        raise MissingExtraError(
+            f"a triton backend needs tritonclient ({error}): run {install_command('triton')}"
+        ) from None
 
 
 class GrpcClient:

@@ -34,7 +34,7 @@ def test_cuda_without_cuda_says_what_to_install(for_cuda: Path) -> None:
         with pytest.raises(ProviderError) as caught:
             action()
         assert "CUDA was requested, but the installed onnxruntime has no CUDA provider" in str(caught.value)
-        assert 'uninstall it, then run pip install "edgeroute[gpu]"' in str(caught.value)
+        assert 'uninstall it, then run pip install -e ".[gpu]"' in str(caught.value)
 
 
 @pytest.mark.usefixtures("cpu_only")
@@ -110,4 +110,4 @@ def test_tensorrt_without_it_says_what_to_install(for_cuda: Path) -> None:
         with pytest.raises(ProviderError) as caught:
             action()
         assert "TensorRT was requested, but the installed onnxruntime has no TensorRT provider" in str(caught.value)
-        assert 'uninstall it, then run pip install "edgeroute[gpu]"' in str(caught.value)
+        assert 'uninstall it, then run pip install -e ".[gpu]"' in str(caught.value)

@@ -183,4 +183,4 @@ def test_without_its_extra_the_message_says_which(
     monkeypatch.setenv("PYTHONPATH", ":".join(path))
     code, err = score("--file", source, "--model", base_bundle, "--output", f"{tmp_path / 'out'}/", "--engine", "ray")
     assert code == 1
-    assert f'needs {module}, which is not installed: run pip install "edgeroute[{extra}]"' in err
+    assert f'needs {module}, which is not installed: run pip install -e ".[{extra}]"' in err

@@ -286,7 +286,7 @@ def test_serve_without_its_extra_names_it(run: Run, toml: Path, monkeypatch: pyt
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     ran = run("serve", "--config", toml)
-    assert (ran.code, 'run pip install "edgeroute[serve]"' in ran.err) == (1, True)
+    assert (ran.code, 'run pip install -e ".[serve]"' in ran.err) == (1, True)
 
 
 def test_serve_on_an_address_that_is_taken(run: Run, toml: Path, upstream: Upstream) -> None:

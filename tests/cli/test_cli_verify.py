@@ -175,7 +175,7 @@ def test_without_onnxruntime_graphs_are_wrong_and_files_still_checked(
     monkeypatch.setitem(providers.sys.modules, "onnxruntime", None)
     found = wrong(verify(bundle))
     assert list(found) == [f"graph {INT8} on cpu", f"graph {FP32} on cpu"]
-    assert "edgeroute[cpu]" in found[f"graph {INT8} on cpu"][0]
+    assert 'pip install -e ".[cpu]"' in found[f"graph {INT8} on cpu"][0]
 
 
 def test_no_bundle_is_one_error(run: Run) -> None:

@@ -248,7 +248,7 @@ def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     for action in (load_onnxruntime, lambda: Session(int8), why_no_cuda, probe_providers):
-        with pytest.raises(MissingExtraError, match=r'run pip install "edgeroute\[cpu\]", or .*\[gpu\]" on a CUDA'):
+        with pytest.raises(MissingExtraError, match=r'run pip install -e "\.\[cpu\]" .*, or .*\[gpu\]" .*on a CUDA'):
             action()
 
 

@@ -56,5 +56,5 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r'needs matplotlib.*pip install "edgeroute\[plot\]"'):
+    with pytest.raises(MissingExtraError, match=r'needs matplotlib.*pip install -e "\.\[plot\]"'):
         check_plot(Path("x.png"))

@@ -119,5 +119,5 @@ def test_a_gateway_does_not_survive_a_fork(load: Callable[..., Gateway], monkeyp
 
 def test_without_aiohttp_the_extra_is_named(toml: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "aiohttp", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "edgeroute\[gateway\]"'):
+    with pytest.raises(MissingExtraError, match=r'run pip install -e "\.\[gateway\]" \(in the clone\)'):
         Gateway.load(toml(), environment={"BIG_KEY": "sk-x"})

@@ -412,7 +412,7 @@ def test_without_tritonclient_the_extra_is_named(base_bundle: Path, monkeypatch:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tritonclient", None)
     for scheme in SERVERS:
-        with pytest.raises(MissingExtraError, match=r'pip install "edgeroute\[triton\]"'):
+        with pytest.raises(MissingExtraError, match=r'pip install -e "\.\[triton\]"'):
             Router.load(base_bundle, backend=f"{scheme}://127.0.0.1/tiny-int8")
 
 
