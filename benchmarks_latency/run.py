@@ -214,7 +214,7 @@ def measure_frontier(options: Found) -> Found:
 
 
 def measure_cascade(options: Found) -> Found:
-    """The roads of every bundle that has a fallback, on dev prompts."""
+    """The deadline tiers of every bundle that has a fallback, on dev prompts."""
     from cascade import cascade
 
     if options["labels"] is None:

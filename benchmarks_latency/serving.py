@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--wait-s", type=float, default=0.2)
-    parser.add_argument("--deadline-ms", type=float, help="For scoring; long prompts take a cheaper road.")
+    parser.add_argument("--deadline-ms", type=float, help="For scoring; long prompts take a cheaper deadline tier.")
     parser.add_argument("--faults", type=float, default=0.01)
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument("--save", metavar="NAME", help="Put the result into results/serving/NAME.json.")

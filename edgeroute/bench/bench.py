@@ -162,9 +162,8 @@ def bench(
 
 
 def readers_of(router: Router) -> list[TextEncoder]:
-    """The encoders that may read a prompt of ``router``: of its full and its cheaper deadline tier."""
-    tiers = router.tiers
-    return [] if tiers is None else [each.text for each in (tiers.full, tiers.cheaper) if each is not None]
+    """The encoder of the full tier, which takes what only a cheaper tier refuses; none where there is no text."""
+    return [] if router.tiers is None else [router.tiers.full.text]
 
 
 def time_rows(

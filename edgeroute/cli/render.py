@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 48
 """Characters of a prompt beside its decision."""
-_ROADS = {
+_TIERS = {
     "shortened": "shortened: the same graph on fewer tokens",
     "nano": "nano: the bundle's fallback, its score mapped onto this scale",
 }
@@ -74,7 +74,7 @@ def _explained(decision: Decision, why: Explanation) -> list[str]:
         f"  asked     a strong share of {share}: strong from a score of {threshold} on",
         f"  turns     strong at a strong share of {why.turning_share:.1%} or more, weak below",
         f"  prompt    {_read(decision, why)}",
-        *([] if decision.road == "full" else [f"  road      {_ROADS[decision.road]}, for the deadline"]),
+        *([] if decision.road == "full" else [f"  tier      {_TIERS[decision.road]}, for the deadline"]),
         f"  runs on   {why.graph} ({why.precision}), {counted(why.threads, 'thread')}, {why.provider_reason}",
         f"  bundle    {why.bundle} {why.version}, {why.digest}",
     ]

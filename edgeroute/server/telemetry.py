@@ -197,7 +197,7 @@ class Metrics:
             return Histogram(f"edgeroute_{name}", text, labels, buckets=buckets, registry=self.registry)
 
         self.requests = counter("requests", "Requests by path and status.", "path", "status")
-        self._decisions = counter("decisions", "Decisions by target and road.", "target", "road")
+        self._decisions = counter("decisions", "Decisions by target and deadline tier.", "target", "road")
         self._score = histogram("score", "Scores of prompts.", _TENTHS)
         self._added = histogram("added_seconds", "From a request's last byte to the call of an endpoint.", _SECONDS)
         self._upstream = histogram("upstream_seconds", "To an answer's first byte.", _UPSTREAM_SECONDS, "endpoint")

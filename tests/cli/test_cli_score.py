@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 from bundles import FP32, make_bundle
 
 from edgeroute import Router
+from edgeroute.cli.explain import explain
+from edgeroute.cli.render import render
 from edgeroute.decision import Decision
 from edgeroute.engine.calibration import share_for
 
@@ -77,6 +79,13 @@ def test_explain_says_where_a_score_stands(run: Run, router: Router, base_bundle
     above = router.choose(prompt, strong_share=min(1, turning + 0.01))
     below = router.choose(prompt, strong_share=max(0, turning - 0.01))
     assert (above.target, below.target) == ("strong", "weak")
+
+
+def test_explain_names_the_deadline_tier_and_no_road(router: Router) -> None:
+    decision = replace(router.choose("hello"), road="nano")
+    text = render(decision, explain(router, decision), as_json=False)
+    assert "  tier      nano: the bundle's fallback, its score mapped onto this scale, for the deadline" in text
+    assert "road" not in text
 
 
 def test_explain_is_readable(run: Run, router: Router, base_bundle: Path) -> None:
