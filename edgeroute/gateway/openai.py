@@ -257,7 +257,10 @@ class Meter:
             self.usage = _find_usage(data) or self.usage
             self.see_size(len(data))
             return
-        body = _object(data) or {}
+        body = _object(data)
+        if body is None:  # plain text, or an event in several lines: it is paid for all the same
+            self.see_size(len(data))
+            return
         self.usage = usage_of(body) or self.usage
         choices = body.get("choices")
         self.see_size(sum(map(_size, choices)) if isinstance(choices, list) else 0)

@@ -208,6 +208,18 @@ def test_words_that_are_no_content_are_counted(part: str, capped: Callable[[floa
     assert spent(gateway) >= 7 * IN + 999 * OUT
 
 
+@pytest.mark.parametrize("event", ['data: "{}"', 'data: {{"choices": [{{"delta":\ndata: {{"content": "{}"}}}}]}}'])
+def test_events_in_a_form_that_is_not_known_are_counted(
+    event: str, capped: Callable[[float], Gateway], strong: Upstream
+) -> None:
+    """Text that is no object, and an object in two lines; without a usage they counted nothing."""
+    strong.always = raw(f"{event.format('word' * 1000)}\n\ndata: [DONE]\n\n".encode())
+    gateway = capped(100)
+    with contextlib.suppress(EdgeRouteError):
+        list(gateway.stream(TEXT))
+    assert spent(gateway) >= 1000 * OUT
+
+
 def test_a_large_answer_is_counted_without_being_parsed(capped: Callable[[float], Gateway], strong: Upstream) -> None:
     usage = '"usage": {"prompt_tokens": 11, "completion_tokens_details": {"x": 1}, "completion_tokens": 13}'
     text = '\\"usage\\": {\\"prompt_tokens\\": 1}' * 20_000
