@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from collections.abc import Iterator
@@ -103,20 +104,20 @@ def cut(inputs: Inputs) -> list[Part]:
 
 
 def _cut(path: Path, name: str) -> Iterator[Part]:
-    try:
+    size = changed = 0
+    with contextlib.suppress(OSError):  # a link to nothing, or to itself: the worker finds it again and says it
         status = path.stat()
-    except OSError as error:
-        raise InputFileError(f"{path} cannot be read: {error.strerror}") from None
+        size, changed = status.st_size, status.st_mtime_ns
     whole = name if name.lower().endswith(".parquet") else f"{name}.parquet"
-    place = str(path.resolve()), name
+    place = os.path.realpath(path), name
     rows = _count(path) if whole is name else 0
     if not ROWS_A_PART < rows <= ROWS_A_PART * MAX_PARTS:
-        yield Part(*place, whole, status.st_size, status.st_mtime_ns)
+        yield Part(*place, whole, size, changed)
         return
     stem = name[: -len(".parquet")]
     for i, first in enumerate(range(0, rows, ROWS_A_PART)):
         count = min(ROWS_A_PART, rows - first)
-        yield Part(*place, f"{stem}-{i:05}.parquet", status.st_size, status.st_mtime_ns, first, count)
+        yield Part(*place, f"{stem}-{i:05}.parquet", size, changed, first, count)
 
 
 def _count(path: Path) -> int:

@@ -139,3 +139,12 @@ def test_a_foreign_temporary_file_stays(folder: Path, base_bundle: Path) -> None
     ours.touch()
     assert score(folder, base_bundle)[0] == 0
     assert not ours.exists()
+
+
+@pytest.mark.parametrize("target", ["loop.parquet", "nothing.parquet"])
+def test_a_link_that_leads_nowhere_costs_itself(target: str, folder: Path, base_bundle: Path) -> None:
+    (folder / "in" / "loop.parquet").symlink_to(target)
+    code, err, _ = score(folder, base_bundle)
+    assert code == 1
+    assert "1 of 2 parts done, 2 rows" in err
+    assert "loop.parquet" in err
