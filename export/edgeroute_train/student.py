@@ -21,7 +21,7 @@ from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, EdgeRouteError
 from edgeroute_formats.student import Shape, Student, StudentCheckpoint, contents_of, mixed
 
-from .classifier_models import check_layers
+from .classifier_models import check_layers, padded
 from .comparisons import Comparison
 from .embeddings import FrozenEncoder, embed, load_encoder
 from .held_out import FEWEST, is_held_out, measure
@@ -256,7 +256,7 @@ def _backward(
     rows = [text.encode_unchecked(each.text).ids for each in samples]
     total = 0.0
     for part in _parts(samples, rows):
-        ids, mask = _padded([rows[i] for i in part])
+        ids, mask = padded([rows[i] for i in part])
         pooled = student.pooled(ids, mask)
         found = student.head(pooled)
         opened, exam, gate = found.unbind(1)
@@ -291,15 +291,6 @@ def _parts(samples: Sequence[Sample], rows: Sequence[Sequence[int]]) -> list[lis
             parts.append([])
         parts[-1] += group
     return parts
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return ids, mask
 
 
 def _schedule(step: int, training: Training) -> float:
