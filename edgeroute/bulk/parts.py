@@ -122,6 +122,8 @@ def _cut(path: Path, name: str) -> Iterator[Part]:
 
 def _count(path: Path) -> int:
     """Rows by the footer; 0 where there is none to read, which the worker finds again and says."""
+    if not path.is_file():  # a pipe would be waited for, for ever
+        return 0
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException, UnicodeDecodeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -57,6 +58,8 @@ def opened_rows(part: Part, column: str) -> Iterator[Rows]:
 
 def _refuse_changed(part: Part) -> None:
     now = os.stat(part.path)
+    if not stat.S_ISREG(now.st_mode):  # a pipe would be waited for, for ever
+        raise InputFileError("expected a regular file, found a pipe or a device")
     if (now.st_size, now.st_mtime_ns) != (part.size, part.mtime_ns):
         raise InputFileError("changed while the run went on: run the same command again when nothing writes to it")
 

@@ -263,7 +263,10 @@ class Meter:
             return
         self.usage = usage_of(body) or self.usage
         choices = body.get("choices")
-        self.see_size(sum(map(_size, choices)) if isinstance(choices, list) else 0)
+        if isinstance(choices, list):
+            self.see_size(sum(map(_size, choices)))
+        elif self.usage is None:  # another API's answer is paid for as well
+            self.see_size(len(data))
 
     def see_part(self, part: bytes) -> None:
         """Count a part of a body that is too large to be held; ``see_end`` looks for the usage in the last of them."""

@@ -220,6 +220,13 @@ def test_events_in_a_form_that_is_not_known_are_counted(
     assert spent(gateway) >= 1000 * OUT
 
 
+def test_an_answer_of_another_form_is_counted(capped: Callable[[float], Gateway], strong: Upstream) -> None:
+    strong.always = raw(json.dumps({"response": "word" * 1000}).encode())
+    gateway = capped(100)
+    gateway.complete(TEXT)
+    assert spent(gateway) >= 1000 * OUT
+
+
 def test_a_large_answer_is_counted_without_being_parsed(capped: Callable[[float], Gateway], strong: Upstream) -> None:
     usage = '"usage": {"prompt_tokens": 11, "completion_tokens_details": {"x": 1}, "completion_tokens": 13}'
     text = '\\"usage\\": {\\"prompt_tokens\\": 1}' * 20_000

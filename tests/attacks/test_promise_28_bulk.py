@@ -148,3 +148,14 @@ def test_a_link_that_leads_nowhere_costs_itself(target: str, folder: Path, base_
     assert code == 1
     assert "1 of 2 parts done, 2 rows" in err
     assert "loop.parquet" in err
+
+
+@pytest.mark.parametrize("name", ["pipe.parquet", "pipe.csv", "pipe.jsonl"])
+def test_a_pipe_among_the_files_costs_itself(name: str, folder: Path, base_bundle: Path) -> None:
+    os.mkfifo(folder / "in" / name)
+    command = [sys.executable, "-m", "edgeroute", "score", "--file", folder / "in", "--output", f"{folder / 'out'}/"]
+    command = [*map(str, command), "--model", str(base_bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "1 of 2 parts done, 2 rows" in done.stderr
+    assert name in done.stderr
