@@ -131,7 +131,9 @@ def test_complete_does_not_stream(load: Load, strong: Upstream) -> None:
 
 def test_counts_of_tokens_that_are_none_are_estimated(load: Load, strong: Upstream) -> None:
     for count in ("1" + "0" * 400, "100000001", "-1", "true"):
-        strong.always = raw(f'{{"usage": {{"prompt_tokens": {count}, "completion_tokens": {count}}}}}'.encode())
+        strong.always = raw(
+            f'{{"choices": [], "usage": {{"prompt_tokens": {count}, "completion_tokens": {count}}}}}'.encode()
+        )
         answer = load().complete(ASK, target="strong")
         assert (answer.tokens_estimated, answer.input_tokens, answer.output_tokens) == (True, 7, 0)
 
