@@ -175,7 +175,7 @@ def test_a_graph_that_ignores_its_mask_is_refused_on_cuda(for_cuda: Path, monkey
     reseal(for_cuda)
     offer_cuda(monkeypatch, loaded=CUDA)
     with pytest.raises(
-        GraphError, match="does not heed its mask: 9 tokens padded to 16 give another score than unpadded"
+        GraphError, match="ignores its mask: 9 tokens padded to 16 give another score than unpadded"
     ):
         Router.load(for_cuda, provider="cuda")
 
@@ -238,7 +238,7 @@ def test_tensorrt_that_does_not_load_is_an_error(
 ) -> None:
     monkeypatch.setenv("EDGEROUTE_CACHE", str(tmp_path / "cache"))
     offer_cuda(monkeypatch, loaded=CUDA)
-    with pytest.raises(ProviderError, match=f"TensorRT was requested, but onnxruntime took {CUDA}: beside what CUDA"):
+    with pytest.raises(ProviderError, match=f"TensorRT was requested, but onnxruntime took {CUDA}: besides CUDA"):
         Router.load(for_cuda, provider="tensorrt")
 
 
