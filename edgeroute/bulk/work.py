@@ -97,7 +97,7 @@ class Scorer:
         except Exception as error:  # a bug costs this part and not the run; its message may hold a prompt
             if os.environ.get("EDGEROUTE_DEBUG"):
                 raise
-            why = f"a bug in edgeroute ({type(error).__name__}); EDGEROUTE_DEBUG=1 shows where"
+            why = f"a bug in edgeroute ({type(error).__name__} at {_place(error)}); EDGEROUTE_DEBUG=1 shows it whole"
             return Receipt(part.output, part.name, failure=why)
         return Receipt(part.output, part.name, rows, errors, time.perf_counter() - start)
 
@@ -178,3 +178,11 @@ def _join(batch: pa.RecordBatch, results: list[ScoredLine | BadLine], schema: pa
     errors = [each.error if isinstance(each, BadLine) else None for each in results]
     added = [pa.array(values, kind) for values, kind in zip([*columns, errors], COLUMNS.values(), strict=True)]
     return pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema)
+
+
+def _place(error: BaseException) -> str:
+    """File and line at which an error was raised; its words may hold a prompt."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "?"

@@ -150,7 +150,8 @@ class HttpClient:
         except self._gone as error:
             raise CallError(brief(str(error)) or type(error).__name__) from None
         except Exception as error:  # what the library makes of an answer that it cannot read
-            if is_interrupt(error):
+            theirs = future.done() and not future.cancelled() and future.exception() is error
+            if not theirs:  # a signal's time limit, raised in the thread that waits
                 raise
             raise CallError(f"an answer that cannot be read ({type(error).__name__})") from None
         finally:

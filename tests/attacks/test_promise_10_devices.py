@@ -174,9 +174,7 @@ def test_a_graph_that_ignores_its_mask_is_refused_on_cuda(for_cuda: Path, monkey
     (for_cuda / FP32).write_bytes(make_model([*nodes[:at], same, *nodes[at:]], constants).SerializeToString())
     reseal(for_cuda)
     offer_cuda(monkeypatch, loaded=CUDA)
-    with pytest.raises(
-        GraphError, match="ignores its mask: 9 tokens padded to 16 give another score than unpadded"
-    ):
+    with pytest.raises(GraphError, match="ignores its mask: 9 tokens padded to 16 give another score than unpadded"):
         Router.load(for_cuda, provider="cuda")
 
 

@@ -12,6 +12,7 @@ import pytest
 from process import run_process
 from upstream import Upstream, cut_after, serve_upstream, status
 
+import edgeroute
 from edgeroute.engine.calibration import fit_quantiles
 from edgeroute.router import Router
 
@@ -282,6 +283,9 @@ def test_serve_says_what_is_wrong_with_its_file(run: Run, home: Path) -> None:
 
 
 def test_serve_without_its_extra_names_it(run: Run, toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import edgeroute.server as package
+
+    monkeypatch.setattr(edgeroute, "server", package)  # else the import below leaves another one for the tests after
     for name in [name for name in sys.modules if name.startswith(("edgeroute.server", "starlette"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)

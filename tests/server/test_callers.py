@@ -89,12 +89,12 @@ def test_half_a_body_holds_no_place_of_a_call(start: Start) -> None:
 
 def test_large_bodies_take_a_bounded_part_of_memory(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeroute.server.limits.LARGE_BODIES", 2)
-    server = start(serve="max_body_mb = 1.0\ncaller_timeout_s = 5")
+    server = start(serve="max_body_mb = 1.0\ncaller_timeout_s = 20")
     large = json.dumps(ASK | {"x": "a" * 900_000})
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(connect(server.url, large.encode(), 990_000))
-        time.sleep(0.3)
+        time.sleep(2.0)  # until the server has seen all three
         refused = requests.post(f"{server.url}/chat/completions", data=large, headers=JSON, timeout=20)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_large_bodies")
         assert post(server.url, ASK).ok  # an ordinary chat is not held up by them
