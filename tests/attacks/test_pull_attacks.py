@@ -91,7 +91,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(head: bytes, byte: byte
 
 def test_a_slow_file_is_left_and_gone_on_with(server: FolderServer, digest: str) -> None:
     server.wait_s = 0.4
-    with pytest.raises(PullError, match="pull again to go on from there"):
+    with pytest.raises(PullError, match="pull again to continue from there"):
         pull(server.url + "/tiny", digest=digest, timeout_s=0.9)
     server.wait_s = 0.0
     assert pull(server.url + "/tiny", digest=digest, timeout_s=60.0).digest == digest
