@@ -91,6 +91,13 @@ class Reply:
         )
 
 
+def _drop(loop: asyncio.AbstractEventLoop, reply: Reply, reservation: Reservation) -> None:
+    """An answer that nobody closed: it is paid for all the same, and its connection ends."""
+    reservation.settle_estimate()
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
+        loop.call_soon_threadsafe(reply.close)
+
+
 class Answer:
     """An answer that has begun. ``close`` it: only then is the call settled, by what came of it.
 
@@ -109,8 +116,7 @@ class Answer:
         self.streams = _is_event_stream(reply)
         """Whether it is an event stream: by its content type, or by how it begins."""
         self._begun = self._whole = self._settled = False
-        # Whoever drops an answer without closing it has still paid for it.
-        self._dropped = weakref.finalize(self, reservation.settle_estimate)
+        self._dropped = weakref.finalize(self, _drop, asyncio.get_running_loop(), reply, reservation)
 
     @property
     def whole(self) -> bool:
