@@ -230,6 +230,9 @@ class Transport:
         self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = (
             weakref.WeakKeyDictionary()
         )
+        self._under_way: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, weakref.WeakSet[aiohttp.ClientResponse]
+        ] = weakref.WeakKeyDictionary()
 
     async def call(
         self, endpoint: Endpoint, path: str, body: bytes | None, left_s: float, accept: str = "*/*"
@@ -244,6 +247,7 @@ class Transport:
         response = await self._open(endpoint, path, body, headers, limit)
         if isinstance(response, Failed):
             return response
+        self._under_way.setdefault(asyncio.get_running_loop(), weakref.WeakSet()).add(response)
         try:
             failed = _refusal(response)
             first = failed or await _read(response, limit - (time.monotonic() - start))
@@ -304,7 +308,10 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        loop = asyncio.get_running_loop()
+        for response in list(self._under_way.pop(loop, ())):  # once the loop is closed, they cannot be any more
+            response.close()
+        session = self._sessions.pop(loop, None)
         if session is not None:
             await session.close()
 
