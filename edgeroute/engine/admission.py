@@ -58,16 +58,22 @@ class AdmissionQueue:
             self._stop(turn)
         if len(self._line) == 1:
             return True
-        while turn not in tuple(islice(self._line, self.count)):
+        while turn not in self._first():
             turn.acquire(blocking=False)  # held, so that the next line waits to be woken
-            if turn not in tuple(islice(self._line, self.count)):  # nobody left in between
+            if turn not in self._first():  # nobody left in between
                 turn.acquire(timeout=LOOK_AGAIN_S)
             if self._closed and current_thread().daemon:
                 self._stop(turn)
         return False
 
+    def _first(self) -> tuple[Lock, ...]:
+        """Whoever may run now: the first in line."""
+        while True:
+            with contextlib.suppress(RuntimeError):  # a collection of garbage let another come or leave meanwhile
+                return tuple(islice(self._line, self.count))
+
     def _wake(self) -> None:
-        for turn in tuple(islice(self._line, self.count)):
+        for turn in self._first():
             if turn.locked():
                 with contextlib.suppress(RuntimeError):  # another who left woke it first
                     turn.release()
