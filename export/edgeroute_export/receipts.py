@@ -83,7 +83,7 @@ def said(file: str, stability: Stability) -> str:
     """The stability receipt for people, and whether the bundle could ship with edgeroute."""
     worst, flips = stability.worst()
     above = stability.mean() > MAX_REWORDING_FLIPS
-    limit = f"; above the {MAX_REWORDING_FLIPS:.0%} that shipped bundles keep" if above else ""
+    limit = f"; above {MAX_REWORDING_FLIPS:.0%}, the limit for bundles that ship from now on" if above else ""
     return (
         f"{file}: rewording a prompt changes {stability.mean():.1%} of decisions at a share of 50%, at most "
         f"{flips:.1%} ({worst}){limit}"

@@ -68,7 +68,7 @@ def test_a_users_own_bundle_is_told_of_it_and_not_refused(tmp_path: Path) -> Non
     assert graph.stability is not None
     text = receipts.said(graph.file, graph.stability)
     assert "rewording a prompt changes 9.0% of decisions at a share of 50%, at most 9.0% (polite)" in text
-    assert text.endswith("above the 4% that shipped bundles keep")
+    assert text.endswith("above 4%, the limit for bundles that ship from now on")
     Router.load(tmp_path / "own").score("hello")
 
 
