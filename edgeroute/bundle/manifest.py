@@ -21,7 +21,7 @@ MANIFEST = "router.json"
 TOKENIZER = "tokenizer.json"
 FORMAT = 2
 FORMATS = (1, FORMAT)
-"""Format 2 adds ``embedding`` and ``stability`` to a graph; bundles of format 1 load as before."""
+"""Format 2 adds ``embedding`` and ``stability`` to a graph, ``probability`` to the training; format 1 still loads."""
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_FILE_BYTES = {".json": 64 << 20, ".md": 1 << 20, ".onnx": 1536 << 20, ".data": 16 << 30}
 MAX_TOKENS = 8192
@@ -75,14 +75,27 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Probability:
+    """The score is a probability that the strong model's answer is strictly better: fitted on ``prompts`` prompts.
+
+    ``better``: the share of them of which that was so. ``error``: expected calibration error on them.
+    """
+
+    prompts: int
+    better: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
-    """Where the weights come from. ``ties``: how a tie counted in the label."""
+    """Where the weights come from. ``ties``: how a tie counted in the label. ``probability`` is of format 2."""
 
     command: str
     seed: int
     base: str
     ties: Literal["weak", "half"]
     data: tuple[Source, ...]
+    probability: Probability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +411,11 @@ def _check(manifest: Manifest) -> list[str]:
         require(limit is not None, f".files: {name!r} ends in none of {', '.join(MAX_FILE_BYTES)}")
         require(0 <= entry.size <= (limit or 0), f".files.{name}.size: expected 0 to {limit}")
         require(_SHA256.fullmatch(entry.sha256) is not None, f".files.{name}.sha256: expected 64 hex digits")
+    if (fitted := manifest.training.probability) is not None:
+        require(manifest.format >= 2, ".training.probability: a key of format 2, found in format 1")
+        require(fitted.prompts >= 1, ".training.probability.prompts: expected at least 1")
+        require(0 <= fitted.better <= 1, ".training.probability.better: expected 0 to 1")
+        require(0 <= fitted.error <= 1, ".training.probability.error: expected 0 to 1")
     folded = {name.casefold() for name in manifest.files}
     require(len(folded) == len(manifest.files), ".files: names that differ in case only")
     problems += [MANIFEST + problem for problem in _check_input(manifest)]

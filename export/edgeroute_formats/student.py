@@ -3,6 +3,15 @@
     x       = LayerNorm(table[ids] @ project + position)        table [V, R], project [R, D]
     hidden  = BERT layers on x, ReLU, one feed-forward width a layer
     pooled  = the last layer's first token, [D]
+
+or, without layers, a few look-ups and one small product a token:
+
+    hidden  = relu(before(table[ids])[t - 1] + here(table[ids])[t] + after(table[ids])[t + 1])     [T, D]
+    share   = softmax over tokens of weigh(hidden) + start[t from the first] + end[t from the last] [T, heads]
+    pooled  = relu(mix(share' hidden))                                                              [D]
+
+and then
+
     open, exam, gate = pooled @ head + head_bias;  g = sigmoid(gate)
     logit   = (1 - g) open + g exam
     score   = sigmoid(scale * logit + shift)
@@ -27,6 +36,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
@@ -34,11 +44,17 @@ from edgeroute.errors import BundleError
 
 CONFIG, WEIGHTS = "student.json", "student.safetensors"
 PARTS = ("open", "exam", "gate")
+TABLE_DEVIATION = 0.3
+"""Of the numbers in a convolution's table at the start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Vocabulary, rank of the token table, width, attention heads, feed-forward width of each layer, positions."""
+    """Vocabulary, rank of the token table, width, attention heads, feed-forward width of each layer, positions.
+
+    Without layers (``feed_forward`` empty) a convolution over three tokens stands in their place, ``heads`` are those
+    that pool it, and ``positions`` are counted from either end.
+    """
 
     vocabulary: int
     rank: int = 96
@@ -49,23 +65,66 @@ class Shape:
 
 
 class Student(nn.Module):  # type: ignore[misc]
-    """The network up to ``open``, ``exam`` and ``gate``; a BERT encoder but for its table and feed-forward widths."""
+    """The network up to ``open``, ``exam`` and ``gate``; a BERT encoder but for its table and feed-forward widths.
+
+    Without layers ``encoder`` is a ``Convolution``.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.encoder = make_encoder(shape)
+        self.encoder = make_encoder(shape) if shape.feed_forward else Convolution(shape)
         self.head = nn.Linear(shape.width, len(PARTS))
 
     def pooled(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The first token of the last layer, ``[batch, width]``; ids and mask are int64 ``[batch, tokens]``."""
-        hidden: torch.Tensor = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return hidden[:, 0]
+        """What the head reads, ``[batch, width]``; ids and mask are int64 ``[batch, tokens]``.
+
+        With layers it is ``encoder(ids, mask)[:, 0]``: of the last layer, only what that token reads is computed.
+        """
+        if not self.shape.feed_forward:
+            found: torch.Tensor = self.encoder(ids, mask)
+            return found
+        hidden = self.encoder.embeddings(input_ids=ids)
+        *layers, last = self.encoder.encoder.layer
+        for layer in layers:
+            hidden = _behind(layer, hidden, _all_tokens(layer, hidden, mask, self.shape.heads))
+        return _behind(last, hidden[:, 0], _first_token(last, hidden, mask, self.shape.heads))
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``open``, ``exam`` and ``gate`` (a logit), ``[batch, 3]``."""
         parts: torch.Tensor = self.head(self.pooled(ids, mask))
         return parts
+
+
+def _behind(layer: Any, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """What a BERT layer does with its attention's output, token by token."""
+    own, out = layer.attention.output, layer.output
+    hidden = own.LayerNorm(own.dense(attended) + hidden)
+    found: torch.Tensor = out.LayerNorm(out.dense(functional.relu(layer.intermediate.dense(hidden))) + hidden)
+    return found
+
+
+def _all_tokens(layer: Any, hidden: torch.Tensor, mask: torch.Tensor, heads: int) -> torch.Tensor:
+    own = layer.attention.self
+    q, k, v = (each(hidden).unflatten(-1, (heads, -1)).transpose(1, 2) for each in (own.query, own.key, own.value))
+    attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None].bool())
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _first_token(layer: Any, hidden: torch.Tensor, mask: torch.Tensor, heads: int) -> torch.Tensor:
+    """The first token's attention, ``[batch, width]``.
+
+    One query needs no keys: ``q (x Wk) = (q Wk') x``, and the values' weights may come after the weighted mean. The
+    keys' bias adds the same to every token's logit, so softmax does not see it.
+    """
+    own = layer.attention.self
+    query = own.query(hidden[:, 0]).unflatten(-1, (heads, -1))
+    key = own.key.weight.unflatten(0, (heads, -1))
+    logits = torch.einsum("bhd,hdw,btw->bht", query, key, hidden) / query.shape[-1] ** 0.5
+    share = logits.masked_fill(mask[:, None] == 0, -torch.inf).softmax(-1)
+    mean = torch.einsum("bht,btw->bhw", share, hidden)
+    value = own.value.weight.unflatten(0, (heads, -1))
+    return torch.einsum("bhw,hdw->bhd", mean, value).flatten(1) + own.value.bias
 
 
 class TokenEmbeddings(nn.Module):  # type: ignore[misc]
@@ -106,6 +165,40 @@ def make_encoder(shape: Shape) -> Any:
         layer.intermediate.dense = nn.Linear(shape.width, width)
         layer.output.dense = nn.Linear(width, shape.width)
     return model
+
+
+class Convolution(nn.Module):  # type: ignore[misc]
+    """A convolution over three tokens of a narrow table, pooled by attention that sees places from both ends."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        rank, width, heads = shape.rank, shape.width, shape.heads
+        self.table = nn.Embedding(shape.vocabulary, rank)
+        nn.init.normal_(self.table.weight, std=TABLE_DEVIATION)
+        self.here = nn.Linear(rank, width)
+        self.before, self.after = nn.Linear(rank, width, bias=False), nn.Linear(rank, width, bias=False)
+        self.weigh = nn.Linear(width, heads, bias=False)
+        self.start, self.end = (nn.Parameter(torch.zeros(shape.positions, heads)) for _ in range(2))
+        self.mix = nn.Linear(heads * width, width)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``[batch, tokens]`` ids and mask to ``[batch, width]``."""
+        looked_up = self.table(ids) * mask[..., None]
+        none = torch.zeros_like(looked_up[:, :1])
+        earlier = torch.cat([none, looked_up[:, :-1]], 1)
+        later = torch.cat([looked_up[:, 1:], none], 1)
+        hidden = functional.relu(self.before(earlier) + self.here(looked_up) + self.after(later))
+        share = self.logits(hidden, mask).masked_fill(mask[..., None] == 0, -torch.inf).softmax(1)
+        pooled = torch.einsum("bth,btd->bhd", share, hidden).flatten(1)
+        return functional.relu(self.mix(pooled))
+
+    def logits(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What each head thinks of each token, ``[batch, tokens, heads]``."""
+        farthest = len(self.start) - 1
+        place = torch.arange(mask.shape[1])[None]
+        left = mask.sum(1, keepdim=True) - 1 - place
+        found: torch.Tensor = self.weigh(hidden) + self.start[place.clamp(max=farthest)]
+        return found + self.end[left.clamp(0, farthest)]
 
 
 def mixed(parts: torch.Tensor) -> torch.Tensor:

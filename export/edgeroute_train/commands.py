@@ -200,6 +200,7 @@ def train_nano(source: Labels, run: Static, held_out: float) -> None:
 @click.argument("recipe", type=options.EXISTING)
 @click.option("--labels", type=options.FOLDER, required=True, help="Folder of the label files that the recipe names.")
 @click.option("--without", multiple=True, metavar="NAME", help="Leave this label file out, to measure on it.")
+@click.option("--size", metavar="NAME", help="Train the size of that name in the recipe's [sizes].")
 @click.option(
     "--output",
     required=True,
@@ -214,6 +215,7 @@ def student(
     recipe: Path,
     labels: Path,
     without: tuple[str, ...],
+    size: str | None,
     output: Path,
     encoder: str | None,
     base: str | None,
@@ -228,7 +230,7 @@ def student(
     """
     from .lesson.recipe import read_lesson
 
-    lesson = read_lesson(recipe).without(without)
+    lesson = read_lesson(recipe).without(without).sized(size)
     say("loading PyTorch")
     from .read_recipe import Place
     from .student import make_student

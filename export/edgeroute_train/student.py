@@ -16,28 +16,32 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from edgeroute.bundle.manifest import TOKENIZER, TextPolicy
-from edgeroute.data.labels import Battle, Outcome
+from edgeroute.data.labels import Battle
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, EdgeRouteError
-from edgeroute_formats.student import Shape, Student, StudentCheckpoint, contents_of, mixed
+from edgeroute_formats.student import TABLE_DEVIATION, Shape, Student, StudentCheckpoint, contents_of, mixed
 
 from .classifier_models import check_layers, padded
 from .comparisons import Comparison
 from .embeddings import FrozenEncoder, embed, load_encoder
-from .held_out import FEWEST, is_held_out, measure
+from .held_out import measure
+from .lesson.after import calibrate, calibration_rows, fit_ranking, ranking_pairs
 from .lesson.recipe import Exam, Lesson, Training
 from .lesson.samples import Sample, Sampler
 from .lesson.targets import exam_targets, open_targets, restated, rows_of
 from .lesson.teacher import Pool, exam_pools, open_pools
 from .progress import Progress
 from .read_recipe import Place
-from .recipe import file_record, read_rows
+from .recipe import file_record
 from .run_state import load_state, save_state, write_weights
 
 Floats = NDArray[np.float32]
 CHUNK_TOKENS = 2600
 """Padded tokens of one step's part: what two cores hold in their caches."""
 SAVE_EVERY = 200
+_TOGETHER = 64
+CHANNELS = 2
+"""Of the convolution, for each number of a token in its table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,10 @@ def start_student(lesson: Lesson, encoder: Any, vocabulary: int) -> Student:
     """
     training = lesson.training
     torch.manual_seed(training.seed)
-    layers, width = len(training.feed_forward), int(encoder.config.hidden_size)
-    check_layers(encoder.config, layers)
+    if not training.layers:
+        return _start_convolution(training, encoder, vocabulary)
+    width = int(encoder.config.hidden_size)
+    check_layers(encoder.config, training.layers)
     positions = min(training.positions, int(encoder.config.max_position_embeddings))
     student = Student(Shape(vocabulary, training.rank, width, training.heads, tuple(training.feed_forward), positions))
     try:
@@ -101,6 +107,17 @@ def start_student(lesson: Lesson, encoder: Any, vocabulary: int) -> Student:
             torch.nn.init.zeros_(student.head.bias)
     except (AttributeError, RuntimeError) as error:
         raise BundleError(f"a student starts from a BERT-like encoder, and this is none: {error}") from None
+    return student
+
+
+def _start_convolution(training: Training, encoder: Any, vocabulary: int) -> Student:
+    """A student without layers, its table the encoder's main directions."""
+    width = CHANNELS * training.rank
+    student = Student(Shape(vocabulary, training.rank, width, training.heads, (), training.positions))
+    with torch.no_grad():
+        left, values, _ = torch.linalg.svd(encoder.embeddings.word_embeddings.weight, full_matrices=False)
+        table = left[:, : training.rank] * values[: training.rank].sqrt()
+        student.encoder.table.weight[: len(table)] = table * (TABLE_DEVIATION / table.std())
     return student
 
 
@@ -141,8 +158,8 @@ def make_student(
     student = start_student(lesson, frozen.model, text.highest_id + 1)
     output.mkdir(parents=True, exist_ok=True)
     train_student(lesson, student, text, material, output, progress)
-    held = held_out_outcomes(lesson, place.labels, held_out)
-    scale, shift = calibrate(student, text, held)
+    rows = calibration_rows(lesson, place.labels, held_out)
+    fitted = calibrate(logits_of(student, text, [prompt for prompt, _ in rows]), [won for _, won in rows])
     strong, weak = lesson.pair
     record = {
         "command": "edgeroute train student",
@@ -150,9 +167,17 @@ def make_student(
         "base": place.base_name,
         "ties": "weak",
         "data": material.records,
+        **({"probability": asdict(fitted.probability)} if fitted.probability else {}),
     }
-    checkpoint = StudentCheckpoint(student, frozen.tokenizer, text.policy, (strong, weak), scale, shift, None, record)
-    compared = [Comparison(prompt, strong, weak, 0.5 + gap / 2) for prompt, gap in held]
+    ranking = None
+    if (pairs := ranking_pairs(lesson, place.labels, held_out)) is not None:
+        progress("ranking", 0, len(pairs.prompts), None)
+        pooled = pooled_of(student, text, pairs.prompts)
+        ranking = fit_ranking(pairs, pooled, _mixed(student, pooled))
+    checkpoint = StudentCheckpoint(
+        student, frozen.tokenizer, text.policy, (strong, weak), fitted.scale, fitted.shift, ranking, record
+    )
+    compared = [Comparison(prompt, strong, weak, float(won)) for prompt, won in rows]
     found = measure(compared, lambda _pair, prompts: logits_of(student, text, prompts))
     for line in [found] if isinstance(found, str) else found.lines:
         say(line)
@@ -161,40 +186,27 @@ def make_student(
     return output
 
 
-def held_out_outcomes(lesson: Lesson, folder: Path, share: float) -> list[tuple[str, float]]:
-    """Held-out prompts that both models of the pair answered, with the gap of their marks."""
-    found = []
-    for source in lesson.labels:
-        for row in read_rows(folder / source.file, source.kind) if source.kind == "outcomes" else ():
-            if isinstance(row, Outcome) and set(lesson.pair) <= row.scores.keys() and is_held_out(row.prompt, share):
-                found.append((row.prompt, row.scores[lesson.pair[0]] - row.scores[lesson.pair[1]]))
-    return found
+def pooled_of(student: Student, text: TextEncoder, prompts: Sequence[str]) -> Floats:
+    """The student's pooled state of each prompt, float32 ``[len(prompts), width]``, rows of like length together."""
+    rows = [text.encode_unchecked(prompt).ids for prompt in prompts]
+    pooled = np.zeros((len(rows), student.shape.width), np.float32)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    with torch.inference_mode():
+        for start in range(0, len(order), _TOGETHER):
+            part = order[start : start + _TOGETHER]
+            pooled[part] = student.pooled(*padded([rows[i] for i in part])).numpy()
+    return pooled
 
 
 def logits_of(student: Student, text: TextEncoder, prompts: Sequence[str]) -> Floats:
-    """The student's logit of each prompt, not calibrated, float32 ``[len(prompts)]``, a row at a time."""
-    rows = [torch.tensor([text.encode_unchecked(prompt).ids]) for prompt in prompts]
+    """The student's logit of each prompt, not calibrated, float32 ``[len(prompts)]``."""
+    return _mixed(student, pooled_of(student, text, prompts))
+
+
+def _mixed(student: Student, pooled: Floats) -> Floats:
     with torch.inference_mode():
-        found = [mixed(student(row, torch.ones_like(row))) for row in rows]
-    logits: Floats = torch.cat(found).numpy() if found else np.zeros(0, np.float32)
+        logits: Floats = mixed(student.head(torch.from_numpy(pooled))).numpy()
     return logits
-
-
-def calibrate(student: Student, text: TextEncoder, held: Sequence[tuple[str, float]]) -> tuple[float, float]:
-    """Scale and shift of the logit (Platt, 1999) to the probability that the strong model's answer is strictly better.
-
-    A tie is the weak model's. Where too few rows are held out, or they do not rise with the logit, the logit stays.
-    """
-    won = np.array([gap > 0 for _, gap in held], np.float64)
-    if len(held) < FEWEST or won.min() == won.max():
-        return 1.0, 0.0
-    x = np.stack([logits_of(student, text, [prompt for prompt, _ in held]), np.ones(len(held))], axis=1)
-    found = np.zeros(2)
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-(x @ found)))
-        curve = (x * (p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
-        found += np.linalg.solve(curve, x.T @ (won - p))
-    return (float(found[0]), float(found[1])) if found[0] > 0 else (1.0, 0.0)
 
 
 def _exams(lesson: Lesson) -> dict[str, Exam]:
@@ -215,7 +227,7 @@ def train_student(
     torch.nn.init.eye_(beside.weight)
     both = torch.nn.ModuleList([student, beside])
     optimizer = torch.optim.AdamW(_groups(both, training.decay), lr=training.learning_rate, betas=(0.9, 0.98))
-    run = {"lesson": hashlib.sha256(repr(asdict(lesson)).encode()).hexdigest(), "steps": training.steps}
+    run = {"lesson": _digest(lesson), "steps": training.steps}
     step = 0
     if (state := load_state(folder, run)) is not None:
         both.load_state_dict(state["model"])
@@ -244,6 +256,14 @@ def train_student(
     return student
 
 
+def _digest(lesson: Lesson) -> str:
+    """Of what the weights depend on; what is fitted after the training may change between two tries."""
+    taught = {name: value for name, value in asdict(lesson).items() if name not in ("calibration", "aliases", "sizes")}
+    for source in taught["labels"]:
+        del source["rank"]
+    return hashlib.sha256(repr(taught).encode()).hexdigest()
+
+
 def _backward(
     student: Student,
     beside: torch.nn.Module,
@@ -270,7 +290,7 @@ def _backward(
             logit = mixed(found)
             apart = logit[[i for i, _ in pairs]] - logit[[j for _, j in pairs]]
             loss = loss + training.consistency * apart.square().sum()
-        if known := [k for k, i in enumerate(part) if samples[i].embedded]:
+        if training.embedding and (known := [k for k, i in enumerate(part) if samples[i].embedded]):
             wanted = torch.from_numpy(np.array([embeddings[samples[part[k]].text] for k in known]))
             near = functional.cosine_similarity(beside(pooled[known]), wanted, dim=1)
             loss = loss + training.embedding * (1 - near).sum()

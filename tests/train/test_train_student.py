@@ -19,13 +19,15 @@ from edgeroute.data.labels import Battle  # noqa: E402
 from edgeroute.engine.text import TextEncoder  # noqa: E402
 from edgeroute.evaluation import probes  # noqa: E402
 from edgeroute_export.command import export  # noqa: E402
-from edgeroute_formats.student import read_student  # noqa: E402
+from edgeroute_formats.student import Shape, Student, read_student  # noqa: E402
 from edgeroute_train.commands import train  # noqa: E402
+from edgeroute_train.comparisons import Pairs  # noqa: E402
+from edgeroute_train.lesson.after import calibrate, fit_ranking  # noqa: E402
 from edgeroute_train.lesson.recipe import Mixture, read_lesson  # noqa: E402
 from edgeroute_train.lesson.rewordings import reword  # noqa: E402
 from edgeroute_train.lesson.targets import question_of, restated, strengths_of  # noqa: E402
 from edgeroute_train.lesson.written import easy_instruction, load_written, passage, word_problem  # noqa: E402
-from edgeroute_train.student import calibrate, logits_of  # noqa: E402
+from edgeroute_train.student import logits_of  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "export" / "edgeroute_train" / "recipes" / "student.toml"
@@ -151,9 +153,7 @@ def test_no_prompt_of_the_probes_is_trained_on() -> None:
 def test_what_is_composed_has_no_field_left() -> None:
     rng = random.Random(0)
     for _ in range(300):
-        text, steps = word_problem(rng)
-        composed = [easy_instruction(rng), passage(rng, 100, 900), text]
-        assert 0 <= steps <= 1
+        composed = [easy_instruction(rng), passage(rng, 100, 900), word_problem(rng)]
         assert all(each.strip() for each in composed)
         assert not any("{n}" in each or "{k}" in each or "{o}" in each for each in composed)
 
@@ -178,21 +178,99 @@ def test_strengths_order_models_by_their_battles() -> None:
     assert found["good"] > found["bad"]
 
 
-def test_calibration_is_a_probability_of_winning_strictly(checkpoint: Path) -> None:
-    trained = read_student(checkpoint)
-    text = TextEncoder(trained.tokenizer, trained.text)
-    rng = random.Random(0)
-    words = ["hello", "poem", "milk", "prove", "write", "world", "tea", "bread"]
-    prompts = [" ".join(rng.choices(words, k=rng.randint(1, 12))) for _ in range(400)]
-    raw = logits_of(trained.model, text, prompts)
-    chance = 1 / (1 + np.exp(-(4 * (raw - raw.mean()) / raw.std() - 1)))
-    held = [(prompt, 1.0 if rng.random() < p else 0.0) for prompt, p in zip(prompts, chance, strict=True)]
-    scale, shift = calibrate(trained.model, text, held)
-    said = 1 / (1 + np.exp(-(scale * raw + shift)))
-    assert scale > 0
-    assert abs(said.mean() - np.mean([gap for _, gap in held])) < 0.01
-    assert np.abs(said - chance).mean() < 0.08
-
-
 def test_shares_name_every_kind_of_sample() -> None:
     assert sum(getattr(Mixture(), name) for name in Mixture.__dataclass_fields__) == pytest.approx(1)
+
+
+def test_only_what_the_first_token_reads_is_computed() -> None:
+    torch.manual_seed(0)
+    student = Student(Shape(500, 16, 48, 4, (32, 64), 64))
+    for each in student.parameters():
+        torch.nn.init.normal_(each, std=0.3)
+    ids = torch.randint(0, 500, (5, 17))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    mask[3, 1:] = 0
+    whole = student.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+    torch.testing.assert_close(student.pooled(ids, mask), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_convolution_does_not_see_the_padding() -> None:
+    torch.manual_seed(0)
+    student = Student(Shape(500, 16, 32, 4, (), 8))
+    for each in student.parameters():
+        torch.nn.init.normal_(each, std=0.4)
+    ids = torch.randint(0, 500, (1, 11))
+    padded = torch.cat([ids, torch.randint(0, 500, (1, 6))], 1)
+    mask = (torch.arange(17) < 11).long()[None]
+    torch.testing.assert_close(student.pooled(padded, mask), student.pooled(ids, torch.ones_like(ids)))
+
+
+def test_a_size_of_the_recipe_is_trained_and_scores_as_pytorch_does(
+    recipe: Path, labels: tuple[Path, Path], bert: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small.toml"
+    small.write_text(
+        recipe.read_text(encoding="utf-8")
+        + "\n[sizes.tiny]\nsteps = 4\nbatch = 8\nrank = 8\nheads = 2\nfeed_forward = []\npositions = 6\n",
+        encoding="utf-8",
+    )
+    _train(small, labels[0].parent, bert, tmp_path / "checkpoint", "--size", "tiny")
+    arguments = [
+        "student",
+        tmp_path / "checkpoint",
+        "--pair",
+        "big",
+        "small",
+        "--name",
+        "t",
+        "--output",
+        tmp_path / "b",
+    ]
+    done = CliRunner().invoke(export, [*map(str, arguments), "--precision", "fp32"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    with pytest.warns(CalibrationWarning):
+        router = Router.load(tmp_path / "b")
+    assert router.manifest.kind == "nano"
+    trained = read_student(tmp_path / "checkpoint")
+    text = TextEncoder(trained.tokenizer, trained.text)
+    prompts = ["hello world", "write a poem about milk", "prove it " * 30]
+    raw = logits_of(trained.model, text, prompts)
+    expected = 1 / (1 + np.exp(-(trained.scale * raw + trained.shift)))
+    np.testing.assert_allclose([router.score(each) for each in prompts], expected, atol=1e-4)
+    np.testing.assert_allclose(router.score_batch(prompts), expected, atol=1e-4)
+    with pytest.raises(InputFileError, match="has no size huge; it has tiny"):
+        read_lesson(small).sized("huge")
+
+
+def test_a_calibrated_logit_is_the_share_that_won() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=4000).astype(np.float32)
+    won = rng.random(4000) < 1 / (1 + np.exp(-(0.7 * logits - 1.2)))
+    fitted = calibrate(logits, list(won))
+    assert fitted.scale == pytest.approx(0.7, abs=0.1)
+    assert fitted.shift == pytest.approx(-1.2, abs=0.1)
+    assert fitted.probability is not None
+    assert fitted.probability.prompts == 4000
+    assert fitted.probability.better == pytest.approx(np.mean(won), abs=1e-4)
+    assert fitted.probability.error < 0.03
+    assert calibrate(-logits, list(won)).scale == 1.0
+
+
+def test_models_are_ordered_by_topic() -> None:
+    rng = np.random.default_rng(0)
+    pooled = rng.normal(size=(300, 4)).astype(np.float32)
+    better = np.where(pooled[:, 0] > 0, 2.0, -2.0)
+    pairs = Pairs(
+        prompts=tuple(str(i) for i in range(300)),
+        models=("coder", "writer"),
+        prompt=np.arange(300),
+        model_a=np.zeros(300, np.int64),
+        model_b=np.ones(300, np.int64),
+        source=np.zeros(300, np.int64),
+        won=(rng.random(300) < 1 / (1 + np.exp(-better))).astype(np.float32),
+        weight=np.full(300, 1 / 300, np.float32),
+    )
+    ranking = fit_ranking(pairs, pooled, np.zeros(300, np.float32))
+    strengths = ranking.strengths(torch.from_numpy(pooled), torch.zeros(300)).numpy()
+    assert ((strengths[:, 0] > strengths[:, 1]) == (better > 0)).mean() > 0.85

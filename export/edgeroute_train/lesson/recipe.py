@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +51,9 @@ class Exam:
 class Source:
     """A label file. ``small`` names the small models, or ``large`` is a pattern of those that are not small.
 
-    ``whole_domains`` are open as they stand; rows of other domains are open without their options.
+    ``whole_domains`` are open as they stand; rows of other domains are open without their options. ``pairs`` of strong
+    and weak model say what an exam's gap is, and what the score is calibrated on. ``rank`` is the file's weight where
+    models are put in order.
     """
 
     file: str
@@ -63,6 +65,7 @@ class Source:
     exam: Exam | None = None
     exams: bool = False
     whole_domains: tuple[str, ...] = ()
+    rank: float = 0.0
 
     @property
     def name(self) -> str:
@@ -74,15 +77,16 @@ class Source:
 class Mixture:
     """Shares of the samples: labelled prompts, and what was written for training. They sum to 1."""
 
-    open: float = 0.35
+    open: float = 0.34
     exam: float = 0.18
-    easy_on_text: float = 0.145
+    easy_on_text: float = 0.14
     demanding_on_text: float = 0.05
-    easy: float = 0.06
-    expert: float = 0.09
-    languages: float = 0.075
-    sums: float = 0.03
-    follow_ups: float = 0.02
+    easy: float = 0.05
+    expert: float = 0.08
+    languages: float = 0.06
+    sums: float = 0.05
+    follow_ups: float = 0.04
+    greetings: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ class Needs:
     easy: float = -1.0
     expert: float = 1.2
     language: float = 1.1
+    greeting: float = -2.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +107,14 @@ class Training:
     that are changed in place; ``consistency``, ``gate`` and ``embedding`` weigh these losses against that of the need.
     """
 
-    steps: int = 1000
+    steps: int = 2000
     batch: int = 64
     learning_rate: float = 3e-4
     warmup: int = 150
     decay: float = 0.01
-    reworded: float = 0.4
-    changed: float = 0.25
-    consistency: float = 3.0
+    reworded: float = 0.5
+    changed: float = 0.2
+    consistency: float = 6.0
     gate: float = 0.4
     embedding: float = 0.7
     seed: int = 0
@@ -119,27 +124,44 @@ class Training:
     feed_forward: tuple[int, ...] = (384, 768)
     positions: int = 256
 
+    @property
+    def layers(self) -> int:
+        """Layers of the student: none for the smallest, which has a convolution in their place."""
+        return len(self.feed_forward)
+
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
     """A whole recipe. ``numeric_domains``: questions in numbers, where a question's own length counts by ``length``.
 
+    ``calibration``: a file of battles whose ``calibration`` rows say what the score is a probability of. ``aliases``: a
+    model's name to the one that it is ranked as. ``sizes``: hyperparameters of other students of the same lesson.
     ``restated``: share of exam draws that are other files' questions with four options, labelled by the gap's teacher.
     """
 
     pair: tuple[str, ...]
     labels: tuple[Source, ...]
     numeric_domains: tuple[str, ...] = ()
-    length: float = 0.6
+    length: float = 0.9
     restated: float = 0.24
+    calibration: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
     mixture: Mixture = field(default_factory=Mixture)
     needs: Needs = field(default_factory=Needs)
     training: Training = field(default_factory=Training)
+    sizes: dict[str, Training] = field(default_factory=dict)
+
+    def sized(self, name: str | None) -> Lesson:
+        """The recipe for the size of that name, one of ``sizes``. Raises ``InputFileError`` where there is none."""
+        if name is None:
+            return self
+        if name not in self.sizes:
+            known = ", ".join(sorted(self.sizes)) or "none"
+            raise InputFileError(f"the recipe has no size {name}; it has {known}")
+        return replace(self, training=self.sizes[name])
 
     def without(self, names: tuple[str, ...]) -> Lesson:
         """The recipe with some label files left out, to see how it does on what it never saw."""
-        from dataclasses import replace
-
         if unknown := set(names) - {each.name for each in self.labels}:
             raise InputFileError(f"no label file named {', '.join(sorted(unknown))} in the recipe")
         return replace(self, labels=tuple(each for each in self.labels if each.name not in names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from .written import easy_instruction, load_written, passage, word_problem
 
 _REAL_TEXT = 0.15
 """How often a long prompt of people stands for a passage of ours."""
-_SUM_LEVEL, _SUM_SLOPE = -0.65, 1.98
+_SHORTEST_SUM, _LONGEST_SUM = 60, 700
+"""Characters of the word problems that need least and most."""
+_LEAST_SUM, _MOST_SUM = -0.7, 1.3
+_SHORT_ASK = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Sampler:
             "languages": self._language,
             "sums": self._sum,
             "follow_ups": self._follow_up,
+            "greetings": self._greeting,
         }
         mixture: Mixture = self.lesson.mixture
         name = self.rng.choices(list(makers), [getattr(mixture, each) for each in makers])[0]
@@ -121,15 +126,24 @@ class Sampler:
         return Sample(text, self.lesson.needs.language * (1 if demanding else -1))
 
     def _sum(self) -> Sample:
-        text, steps = word_problem(self.rng)
-        return Sample(text, _SUM_LEVEL + _SUM_SLOPE * steps)
+        """A word problem, all of which is the question: it needs more, the longer it is."""
+        text = word_problem(self.rng)
+        share = math.log(len(text) / _SHORTEST_SUM) / math.log(_LONGEST_SUM / _SHORTEST_SUM)
+        return Sample(text, _LEAST_SUM + (_MOST_SUM - _LEAST_SUM) * min(max(share, 0.0), 1.0))
+
+    def _greeting(self) -> Sample:
+        return Sample(self.rng.choice(load_written().greetings), self.lesson.needs.greeting)
 
     def _follow_up(self) -> Sample:
         """A question and two words after it, which need what it needs."""
         rng, written = self.rng, load_written()
-        demanding = rng.random() < 0.5
-        asked = rng.choice(written.expert if demanding else written.easy)
-        return Sample(f"{asked}\n\n{rng.choice(written.follow_ups)}", 1.0 if demanding else -1.0)
+        text, need = self._pick(self.opened)
+        if len(text) > _SHORT_ASK:
+            demanding = rng.random() < 0.5
+            text = rng.choice(written.expert if demanding else written.easy)
+            need = self.lesson.needs.expert if demanding else self.lesson.needs.easy
+        text = self._conversation(text) if rng.random() < 0.3 else text
+        return Sample(f"{text}\n\n{rng.choice(written.follow_ups)}", need)
 
     def _conversation(self, text: str) -> str:
         """Earlier asks, a blank line between them, the newest last: the form in which conversations are scored."""

@@ -17,6 +17,17 @@ from typing import Any
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 _KINDS = ("mail", "mail", "news", "news", "report", "report", "code", "code", "log", "table", "chat", "notes", "json")
 _MOST_STEPS = 8
+_SCENES = 0.75
+"""Share of the word problems that are about one of the scenes, and not about things that somebody has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a word problem is about: how it may begin, what may happen, what may be asked."""
+
+    first: tuple[str, ...]
+    steps: tuple[str, ...]
+    asks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +42,14 @@ class Written:
     easy_instructions: tuple[str, ...]
     demanding_instructions: tuple[str, ...]
     follow_ups: tuple[str, ...]
-    closings: tuple[str, ...]
+    greetings: tuple[str, ...]
     wraps: tuple[str, ...]
     languages: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
     rewordings: dict[str, Any]
     composed: dict[str, Any]
     """Forms of easy instructions: a share, sentences with fields, and what fills each field."""
     parts: dict[str, tuple[str, ...]]
+    scenes: tuple[Scene, ...]
 
 
 @cache
@@ -45,10 +57,11 @@ def load_written() -> Written:
     """The prompts that this installation carries."""
     found = json.loads((files(__package__) / "written.json").read_text(encoding="utf-8"))
     languages = {name: (tuple(each["easy"]), tuple(each["demanding"])) for name, each in found["languages"].items()}
+    scenes = tuple(Scene(**{name: tuple(lines) for name, lines in each.items()}) for each in found.pop("scenes"))
     lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
     parts = {name: tuple(value) for name, value in found["parts"].items()}
     composed, rewordings = found["composed"], found["rewordings"]
-    return Written(**lists, languages=languages, parts=parts, composed=composed, rewordings=rewordings)
+    return Written(**lists, languages=languages, parts=parts, composed=composed, rewordings=rewordings, scenes=scenes)
 
 
 def easy_instruction(rng: random.Random) -> str:
@@ -77,19 +90,24 @@ def passage(rng: random.Random, least: int = 200, most: int = 4000) -> str:
     return "".join(found).strip()
 
 
-def word_problem(rng: random.Random) -> tuple[str, float]:
-    """A sum in words, and the share of steps that it has of the most there are, from 0 (one step) to 1."""
-    parts = load_written().parts
-    steps = rng.randint(1, _MOST_STEPS)
+def word_problem(rng: random.Random) -> str:
+    """A sum in words of one to eight sentences and a question."""
+    written = load_written()
+    parts = written.parts
     name, other = rng.sample(parts["names"], 2)
     item = rng.choice(parts["items"])
+    if rng.random() < _SCENES:
+        scene = rng.choice(written.scenes)
+    else:
+        have = ("{n} has {k} {i}.", "{n} has {k} {i} and {m} has {k}.")
+        scene = Scene(have, tuple(parts["steps"]), tuple(parts["asks"]))
 
     def fill(text: str) -> str:
-        return text.format(n=name, m=other, i=item, k=rng.randint(2, 60), p=rng.randint(20, 300))
+        numbers = {"k": rng.randint(10, 60), "k1": rng.randint(2, 9), "p": rng.randint(70, 900)}
+        return text.format(n=name, m=other, i=item, **numbers)
 
-    first = "{n} has {k} {i}" + rng.choice(["", " and {m} has {k}"]) + "."
-    sentences = [fill(first), *(fill(each) for each in rng.sample(parts["steps"], steps - 1))]
-    return " ".join([*sentences, fill(rng.choice(parts["asks"]))]), (steps - 1) / (_MOST_STEPS - 1)
+    steps = rng.sample(scene.steps, rng.randint(0, _MOST_STEPS - 1))
+    return " ".join(fill(each) for each in [rng.choice(scene.first), *steps, rng.choice(scene.asks)])
 
 
 def _opening(rng: random.Random) -> list[str]:
