@@ -15,7 +15,8 @@ from .bundle.folder import open_bundle
 from .bundle.manifest import ChatPolicy, Manifest
 from .bundle.store import locate
 from .decision import Decision, Ranking, order, select
-from .engine.calibration import read_calibration, share_for, threshold_for, warn_if_generated
+from .engine.calibration import Sticky, read_calibration, share_for, threshold_for, warn_if_generated
+from .engine.conversation import Markers, Turn, policy_of
 from .engine.deadline import Tiers, check_deadline, plan, tiers_of
 from .engine.embeddings import check_embeddings, takes_embeddings
 from .engine.golden import differences, warm_up
@@ -51,7 +52,7 @@ class Router:
         server: Server | None = None,
         calibration: TrafficCalibration | None = None,
     ) -> None:
-        entry, own = loaded.entry, loaded.bundle.manifest.text
+        entry, default = loaded.entry, policy_of(loaded.bundle.manifest.text)
         self.loaded = loaded
         self.tiers = tiers_of(loaded) if tiers is None else tiers
         self.server = server
@@ -60,7 +61,7 @@ class Router:
         self.provider = loaded.session.provider
         self.provider_reason = loaded.reason
         self.threads = loaded.session.threads
-        self._chat = loaded.text.policy.chat if loaded.text and own and loaded.text.policy.chat != own.chat else None
+        self._chat = loaded.text.policy.chat if loaded.text and loaded.text.policy.chat != default else None
 
     @classmethod
     def load(
@@ -72,9 +73,10 @@ class Router:
         spinning: bool = False,
         digest: str | None = None,
         chat: ChatPolicy | None = None,
+        harness: Sequence[Markers] = (),
         deadline_ms: float | None = None,
         calibration: str | os.PathLike[str] | None = None,
-        sticky: bool = False,
+        sticky: Sticky = False,
         backend: str | None = None,
     ) -> Router:
         """Open, check and warm up a bundle.
@@ -83,11 +85,13 @@ class Router:
         ``provider``: ``auto`` takes CUDA where the bundle has a graph for it and it truly loads, else CPU, and
         ``Router.provider_reason`` says why; never TensorRT, unless asked for. ``threads``: intra-op threads, by default
         ``min(4, allowed cores, cgroup quota)``; ``spinning`` ones answer sooner and burn a core between calls.
-        ``digest`` pins the bundle (``sha256:…``). ``chat`` overrides the bundle's chat policy. ``deadline_ms`` bounds
+        ``digest`` pins the bundle (``sha256:…``). ``chat`` is the chat policy: by default ``asks``, unless the bundle's
+        own is another than ``last_user``; ``harness`` adds pairs of markers of what is no ask. ``deadline_ms`` bounds
         the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
         and now, takes a cheaper way to score (``Decision.road``). ``calibration`` is a file of ``edgeroute calibrate``:
         shares are then of its traffic, and its threshold decides where ``choose`` is given neither share nor threshold;
-        ``sticky`` says that prompts are the beginnings of conversations, as they must then have been for the file.
+        ``sticky`` says which score of a conversation decides, the one that the file was taken on: of the first ask
+        (``True``), the highest so far (``"up"``), or each ask's own.
         ``backend``, ``triton://host:port/model``, names a server that scores in place of the local graph, which takes
         over while the server does not answer (``Decision.backend``).
 
@@ -101,13 +105,14 @@ class Router:
         pin = place.digest if digest is None else digest
         bundle = open_bundle(place.path, digest=pin)
         manifest = bundle.manifest
-        loaded = load_graph(bundle, provider, threads=threads, spinning=spinning, chat=chat)
+        policy = policy_of(manifest.text, chat)
+        loaded = load_graph(bundle, provider, threads=threads, spinning=spinning, chat=policy, harness=harness)
         warm_up(manifest.name, loaded.entry.golden, loaded.session, loaded.text, pinned=pin is not None)
         own = None
         if calibration is None:
             warn_if_generated(manifest.name, loaded.entry.calibration)
         else:
-            own = read_calibration(Path(calibration), manifest, loaded.entry, chat=chat, sticky=sticky)
+            own = read_calibration(Path(calibration), manifest, loaded.entry, chat=policy, sticky=sticky)
         server = None
         if backend is not None:
             from .triton.remote import connect
@@ -128,11 +133,16 @@ class Router:
         return Router(self.loaded.timed(times), tiers=tiers, server=self.server, calibration=self.calibration)
 
     @property
+    def chat(self) -> ChatPolicy | None:
+        """The chat policy in force; ``None`` where the graph takes embeddings."""
+        return self.loaded.text.policy.chat if self.loaded.text else None
+
+    @property
     def manifest(self) -> Manifest:
         """What the bundle says of itself."""
         return self.loaded.bundle.manifest
 
-    def score(self, prompt: Prompt) -> float:
+    def score(self, prompt: Prompt | Turn) -> float:
         """The strong win rate of one prompt, in [0, 1].
 
         ``prompt`` is a string or a chat: ``[{"role", "content"}]``, content a string or text parts. Raises
@@ -140,6 +150,18 @@ class Router:
         bundle takes embeddings.
         """
         return self._score(prompt)[0][0]
+
+    def turns(self, chat: Prompt, last: int = 1) -> list[Turn]:
+        """The last asks of a chat, oldest first, each with what is scored before it; ``score`` and ``choose`` take one.
+
+        At most ``last``, at least one. Raises ``PromptError`` for what is no chat, ``BundleError`` when the bundle
+        takes embeddings.
+        """
+        return self._texts().full.text.turns(chat, last)
+
+    def first_turn(self, chat: Prompt) -> Turn:
+        """The turn of a chat's first ask. Raises as ``turns`` does."""
+        return self._texts().full.text.first_turn(chat)
 
     def score_batch(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Scores of several prompts, float32 ``[len(prompts)]``: on CPU the same bits as ``score`` one by one."""
@@ -160,7 +182,9 @@ class Router:
             scores[at] = [tier.carried(float(score)) for score in found]
         return scores
 
-    def choose(self, prompt: Prompt, *, strong_share: float | None = None, threshold: float | None = None) -> Decision:
+    def choose(
+        self, prompt: Prompt | Turn, *, strong_share: float | None = None, threshold: float | None = None
+    ) -> Decision:
         """Decide between the strong and the weak model.
 
         Give ``strong_share`` (the share of traffic like the calibration sample that should go to the strong model) or
@@ -217,7 +241,7 @@ class Router:
                 raise PromptError(f"prompt {i}: {error}") from None
         return found
 
-    def rank(self, prompt: Prompt, *, models: Sequence[str] | None = None) -> Ranking:
+    def rank(self, prompt: Prompt | Turn, *, models: Sequence[str] | None = None) -> Ranking:
         """Order ``models``, by default all that the bundle knows (``manifest.models``), by one prompt, best first.
 
         Always by the full graph, whatever the deadline: cheaper tiers know one pair only. Raises ``BundleError`` when
@@ -269,7 +293,7 @@ class Router:
         """|score now − score at export| of the first ``count`` golden entries of the manifest."""
         return differences(self.graph.golden, self.loaded.session, self.loaded.text, count)
 
-    def _score(self, prompt: Prompt) -> tuple[tuple[float, BackendName], Tokens, RoadName]:
+    def _score(self, prompt: Prompt | Turn) -> tuple[tuple[float, BackendName], Tokens, RoadName]:
         texts = self._texts()
         if self.server is not None:
             tokens = texts.full.text.encode(prompt)

@@ -16,10 +16,9 @@ SHORT = [word for word in WORDS if len(word) < CHARS_PER_TOKEN - 1]
 CAP = 32
 
 
-def encoder(*, chat: Any = None, tokenizer: bytes = DATA, **policy: Any) -> TextEncoder:
-    return TextEncoder(
-        tokenizer, TextPolicy(**{"max_tokens": CAP, "keep": "head_tail", "chat": "last_user", **policy}), chat=chat
-    )
+def encoder(*, chat: Any = None, tokenizer: bytes = DATA, harness: Any = (), **policy: Any) -> TextEncoder:
+    text = TextPolicy(**{"max_tokens": CAP, "keep": "head_tail", "chat": "last_user", **policy})
+    return TextEncoder(tokenizer, text, chat=chat, harness=harness)
 
 
 def text_of(ids: list[int]) -> str:

@@ -58,7 +58,9 @@ def test_the_chat_policy_may_be_overridden_and_the_decision_says_so(base_bundle:
     override = Router.load(base_bundle, chat="last_message")
     assert override.choose(chat).chat == "last_message"
     assert override.score(chat) == override.score("milk")
-    assert Router.load(base_bundle, chat="last_user").choose(chat).chat is None  # the bundle's own
+    assert Router.load(base_bundle).chat == "asks"
+    assert Router.load(base_bundle).choose(chat).chat is None
+    assert Router.load(base_bundle, chat="last_user").choose(chat).chat == "last_user"
     with pytest.raises(PromptError, match="expected a chat policy"):
         Router.load(base_bundle, chat="all")  # type: ignore[arg-type]
 

@@ -14,6 +14,7 @@ from typing import Any
 from .._version import __version__
 from ..bundle.manifest import ChatPolicy
 from ..bundle.store import locate
+from ..engine.conversation import policy_of
 from ..errors import BundleError, EdgeRouteError
 from ..router import Router
 from .output import read_footer, replace_text, sweep
@@ -100,7 +101,7 @@ def _recorded(
         raise BundleError(
             f"the bundle {manifest.name} takes embeddings, not text: edgeroute score --embeddings FILE.npy"
         )
-    text = manifest.text if chat is None else dataclasses.replace(manifest.text, chat=chat)
+    text = dataclasses.replace(manifest.text, chat=policy_of(manifest.text, chat) or manifest.text.chat)
     limit, share = router.threshold(strong_share=strong_share, threshold=threshold)
     return {
         "edgeroute": __version__,

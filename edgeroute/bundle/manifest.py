@@ -34,7 +34,7 @@ GENERATED = "generated "
 STABILITY_SHARES = (0.25, 0.5, 0.75)
 """Strong shares at which the stability receipt counts decisions."""
 
-ChatPolicy = Literal["last_user", "last_message", "last_turns"]
+ChatPolicy = Literal["asks", "last_user", "last_message", "last_turns"]
 Provider = Literal["cpu", "cuda"]
 _FLAT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -55,8 +55,8 @@ def _bound_depth(value: Any, depth: int) -> None:
 def decode(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     """Turn a JSON ``value`` into ``kind``, appending what is wrong to ``problems``.
 
-    ``kind`` may be ``str``, ``int``, ``float``, ``bool``, a ``Literal``, ``X | None``, ``tuple[X, ...]``,
-    ``dict[str, X]`` or a dataclass of these. The result means nothing when a problem was appended.
+    ``kind`` may be ``str``, ``int``, ``float``, ``bool``, a ``Literal`` of strings and truth values, ``X | None``,
+    ``tuple[X, ...]``, ``dict[str, X]`` or a dataclass of these. The result means nothing when a problem was appended.
     """
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind):
@@ -68,8 +68,9 @@ def decode(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         return decode(inner, value, where, problems)
     if origin is typing.Literal:
         allowed = typing.get_args(kind)
-        if not isinstance(value, str) or value not in allowed:
-            problems.append(f"{where}: expected one of {', '.join(allowed)}, found {_show(value)}")
+        if not any(type(value) is type(each) and value == each for each in allowed):
+            names = ", ".join(each if isinstance(each, str) else _show(each) for each in allowed)
+            problems.append(f"{where}: expected one of {names}, found {_show(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, list):

@@ -52,7 +52,7 @@ def explain(router: Router, decision: Decision) -> Explanation:
         threads=router.threads,
         max_tokens=text.max_tokens if text else None,
         keep=text.keep if text else None,
-        chat=decision.chat or (text.chat if text else None),
+        chat=router.chat,
         bundle=manifest.name,
         version=manifest.version,
         digest=manifest.digest,

@@ -22,19 +22,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ..bundle.manifest import Calibration
 from ..bundle.schema import decode, parse_json
 from ..errors import CalibrationError, CalibrationWarning
+from .conversation import policy_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ..bundle.manifest import Calibration, GraphEntry, Manifest
 
+Sticky = Literal["up", True, False]
+"""Which score of a conversation decides: the highest of its asks so far, the first ask's, or each ask's own."""
 LEVELS = 201
 NEVER = math.nextafter(1.0, 2.0)
 """The threshold that no score reaches: strong share 0."""
@@ -126,8 +129,8 @@ class TrafficCalibration:
     """What ``edgeroute calibrate`` writes: quantiles of one graph's score on the user's prompts, and a threshold.
 
     ``strong_share`` is what the threshold sends to the strong model of these prompts, ``share_low`` and ``share_high``
-    the interval for others like them at ``confidence``. ``chat`` is the chat policy they were scored by, the bundle's
-    or the operator's, and ``sticky`` whether only a conversation's beginning was.
+    the interval for others like them at ``confidence``. ``chat`` is the chat policy they were scored by, and ``sticky``
+    which score of a conversation was taken. ``conversations``: how many whole ones the scores are of, one for each ask.
     """
 
     format: int
@@ -143,7 +146,8 @@ class TrafficCalibration:
     share_low: float
     share_high: float
     confidence: float
-    sticky: bool = False
+    sticky: Sticky = False
+    conversations: int | None = None
 
     def as_receipt(self) -> Calibration:
         """The form in which a graph carries its calibration: put in its place, it changes what shares mean."""
@@ -161,11 +165,12 @@ def write_calibration(path: Path, calibration: TrafficCalibration) -> None:
 
 
 def read_calibration(
-    path: Path, manifest: Manifest, graph: GraphEntry, *, chat: str | None = None, sticky: bool = False
+    path: Path, manifest: Manifest, graph: GraphEntry, *, chat: str | None = None, sticky: Sticky = False
 ) -> TrafficCalibration:
     """Read a calibration file and see that it was taken on this graph of this bundle, and on the same text.
 
-    ``chat`` and ``sticky`` are the caller's own. Raises ``CalibrationError`` that says what differs.
+    ``chat`` and ``sticky`` are those in force; without ``chat`` it is what a router has by default. Raises
+    ``CalibrationError`` that says what differs.
     """
     try:
         with open(path, "rb") as file:
@@ -183,18 +188,21 @@ def read_calibration(
         problems.append("expected rising quantiles from 0 to 1 and a threshold among them")
     if problems:
         raise CalibrationError(f"{path}: {'; '.join(problems)}")
-    own = manifest.text.chat if manifest.text else None
     for what, theirs, ours in (
         ("the bundle", f"{found.bundle} {found.digest}", f"{manifest.name} {manifest.digest}"),
         ("the graph", found.graph, graph.file),
-        ("the chat policy", found.chat, chat or own),
-        ("sticky =", str(found.sticky).lower(), str(sticky).lower()),
+        ("the chat policy", found.chat, policy_of(manifest.text, chat)),
+        ("sticky =", _shown(found.sticky), _shown(sticky)),
     ):
         if theirs != ours:
             raise CalibrationError(
                 f"{path} was taken on {what} {theirs}, and this is {ours}: run edgeroute calibrate again"
             )
     return found
+
+
+def _shown(sticky: Sticky) -> str:
+    return '"up"' if sticky == "up" else str(sticky).lower()
 
 
 def _sound(found: TrafficCalibration) -> bool:

@@ -25,6 +25,7 @@ from ..bundle.store import find_shipped, pulled_folder
 from ..decision import RoadName
 from ..errors import BundleError, BundleNotFoundError, CalibrationError, DeadlineWarning, PromptError
 from .calibration import carry
+from .conversation import Turn
 from .embeddings import takes_embeddings
 from .load import LoadedGraph, StepTimes, choose_graph, open_graph
 from .session import Session
@@ -72,7 +73,7 @@ class Tiers:
     cheaper: Tier | None = None
     affordable: int = 0
 
-    def take(self, prompt: Prompt) -> tuple[Tier, Tokens]:
+    def take(self, prompt: Prompt | Turn) -> tuple[Tier, Tokens]:
         """The tier of a prompt, and its tokens there. Raises what ``TextEncoder.encode`` raises.
 
         A prompt that only the full tier's tokenizer can read takes the full tier: late, but not refused.
@@ -160,7 +161,8 @@ def _open_nano(loaded: LoadedGraph, full: Tier, fallback: Fallback) -> Tier:
     other = open_bundle(place, digest=fallback.digest)
     own = loaded.entry.calibration
     entry = check_fallback(other.manifest, bundle.manifest.pair, own.sample, own.n)
-    cheap = open_graph(other, entry, "cpu", threads=full.session.threads, chat=full.text.policy.chat)
+    threads, text = full.session.threads, full.text
+    cheap = open_graph(other, entry, "cpu", threads=threads, chat=text.policy.chat, harness=text.harness)
     assert cheap.text is not None  # as checked
     return Tier("nano", cheap.text, cheap.session, (entry.calibration.quantiles, own.quantiles))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Thread
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -13,6 +13,7 @@ from ..bundle.manifest import TOKENIZER, ChatPolicy, GraphEntry, Manifest
 from ..bundle.store import cache_folder
 from ..errors import PromptError, ProviderError
 from .contract import check_manifest
+from .conversation import Markers
 from .providers import Device, onnxruntime, why_no_cuda, why_no_device
 from .session import Session
 from .text import TextEncoder
@@ -140,6 +141,7 @@ def load_graph(
     threads: int | None = None,
     spinning: bool = False,
     chat: ChatPolicy | None = None,
+    harness: Sequence[Markers] = (),
 ) -> LoadedGraph:
     """Choose a graph and open it; ``auto`` takes the CPU where CUDA fails.
 
@@ -147,13 +149,17 @@ def load_graph(
     """
     entry, device, reason = choose_graph(bundle.manifest, provider)
     try:
-        return open_graph(bundle, entry, device, threads=threads, spinning=spinning, chat=chat, reason=reason)
+        return open_graph(
+            bundle, entry, device, threads=threads, spinning=spinning, chat=chat, harness=harness, reason=reason
+        )
     except ProviderError as error:
         if provider != "auto":
             raise
         entry, device, _ = choose_graph(bundle.manifest, "cpu")
         reason = f"CPU, since {error}"
-    return open_graph(bundle, entry, device, threads=threads, spinning=spinning, chat=chat, reason=reason)
+    return open_graph(
+        bundle, entry, device, threads=threads, spinning=spinning, chat=chat, harness=harness, reason=reason
+    )
 
 
 def open_graph(
@@ -164,6 +170,7 @@ def open_graph(
     threads: int | None = None,
     spinning: bool = False,
     chat: ChatPolicy | None = None,
+    harness: Sequence[Markers] = (),
     reason: str = "",
 ) -> LoadedGraph:
     """Open one graph of a bundle, its files checked and read once. Raises what ``load_graph`` raises."""
@@ -184,7 +191,7 @@ def open_graph(
             shapes=None if device == "cpu" else shapes_of(bundle, entry),
             may_batch=entry.precision != "int8",
         ),
-        lambda: TextEncoder(files[TOKENIZER], policy, chat=chat) if policy else None,
+        lambda: TextEncoder(files[TOKENIZER], policy, chat=chat, harness=harness) if policy else None,
     )
     check_manifest(session.contract, bundle.manifest, entry)
     return LoadedGraph(bundle, entry, session, text, f"{reason}, {session.note}" if session.note else reason)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from ..bundle.manifest import ChatPolicy, TextPolicy
 from ..errors import GraphError, PromptError, is_interrupt
+from .conversation import Markers, Turn, check_markers, first_turn, turns_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,14 +41,25 @@ class Tokens(NamedTuple):
 class TextEncoder:
     """The tokenizer of a bundle under its text policy.
 
-    ``chat`` overrides the policy's choice of messages. ``highest_id`` is the largest token id that this tokenizer can
-    give, its special tokens included. Raises ``GraphError`` when the tokenizer does not load.
+    ``chat`` overrides the policy's choice of messages; ``harness`` are markers of blocks that are no asks, beside the
+    known ones. ``highest_id`` is the largest token id that this tokenizer can give, its special tokens included. Raises
+    ``GraphError`` when the tokenizer does not load.
     """
 
-    def __init__(self, tokenizer: bytes, policy: TextPolicy, *, chat: ChatPolicy | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: bytes,
+        policy: TextPolicy,
+        *,
+        chat: ChatPolicy | None = None,
+        harness: Sequence[Markers] = (),
+    ) -> None:
         if chat is not None and chat not in get_args(ChatPolicy):
             raise PromptError(f"expected a chat policy of {', '.join(get_args(ChatPolicy))}, found {chat!r}")
+        if (why := check_markers(harness)) is not None:
+            raise PromptError(f"harness: {why}")
         self.policy = policy if chat is None else dataclasses.replace(policy, chat=chat)
+        self.harness = tuple((opening, closing) for opening, closing in harness)
         self._tokenizer = _load(tokenizer)
         start, end = self._special_ids()
         self._before, self._after = (self.policy.template or "{prompt}").split("{prompt}")
@@ -90,18 +102,18 @@ class TextEncoder:
             other._template_tokenizer = other._tokenizer
         return other
 
-    def encode(self, prompt: Prompt) -> Tokens:
-        """Return the token ids of a prompt or chat, special tokens included, at most ``max_tokens``.
+    def encode(self, prompt: Prompt | Turn) -> Tokens:
+        """Return the token ids of a prompt, a chat or one of its turns, special tokens included, at most ``max_tokens``.
 
         Raises ``PromptError`` for anything that is no prompt, has no text, or is mostly unknown to the tokenizer.
         """
         return self._tokens(prompt, unchecked=False)
 
-    def encode_unchecked(self, prompt: Prompt) -> Tokens:
+    def encode_unchecked(self, prompt: Prompt | Turn) -> Tokens:
         """``encode`` where it does not matter how much of the prompt the tokenizer knows, as for golden scores."""
         return self._tokens(prompt, unchecked=True)
 
-    def _tokens(self, prompt: Prompt, *, unchecked: bool) -> Tokens:
+    def _tokens(self, prompt: Prompt | Turn, *, unchecked: bool) -> Tokens:
         newest, older, cut = self._select(prompt)
         if not newest.strip():
             raise PromptError("the prompt is empty: there is nothing to score")
@@ -110,23 +122,26 @@ class TextEncoder:
             self._refuse_unreadable(newest)
         return self._prepend(tokens, newest, older, cut) if older else tokens
 
-    def _select(self, prompt: Prompt) -> tuple[str, str, bool]:
-        """The text to score and, for ``last_turns``, the end of what came before it, and whether that was cut."""
+    def turns(self, chat: object, last: int = 1) -> list[Turn]:
+        """The last turns of a chat, oldest first, each of which can be scored: see ``conversation.turns_of``."""
+        if isinstance(chat, str):
+            return [Turn(chat)]
+        return turns_of(chat, self.policy, chars=self._limit(), last=last, harness=self.harness)
+
+    def first_turn(self, chat: object) -> Turn:
+        """The turn of a chat's first ask. Raises ``PromptError`` as ``encode`` does."""
+        if isinstance(chat, str):
+            return Turn(chat)
+        return first_turn(chat, self.policy, chars=self._limit(), harness=self.harness)
+
+    def _select(self, prompt: Prompt | Turn) -> tuple[str, str, bool]:
+        """The text to score, the end of what came before it, and whether that was cut."""
         if isinstance(prompt, str):
             return _clean(prompt, self._limit()), "", False
-        messages = _messages(prompt)
-        if self.policy.chat == "last_message":
-            return _clean(messages[-1][1], self._limit()), "", False
-        users = [i for i, (role, _) in enumerate(messages) if role == "user"]
-        if not users:
-            raise PromptError('the chat has no message of role "user"')
-        newest = _clean(messages[users[-1]][1], self._limit())
-        if self.policy.chat == "last_user" or len(users) == 1:
-            return newest, "", False
-        first = users[-min(self.policy.turns, len(users))]
-        turns = [text for role, text in messages[first : users[-1]] if role in ("user", "assistant")]
+        turn = prompt if isinstance(prompt, Turn) else self.turns(prompt)[-1]
+        newest = _clean(turn.newest, self._limit())
         older = ""
-        for text in reversed(turns):
+        for text in reversed(turn.earlier):
             older = text[-self._limit() :] + "\n\n" + older
             if len(older) > self._limit():
                 return newest, _whole_characters(older[-self._limit() :]), True
@@ -293,31 +308,3 @@ def _whole_characters(text: str) -> str:
 
 def _last(ids: list[int], count: int) -> list[int]:
     return ids[len(ids) - count :] if len(ids) > count else ids
-
-
-def _messages(chat: object) -> list[tuple[str, str]]:
-    """Role and text of each message; raises ``PromptError`` for what is no chat."""
-    if not isinstance(chat, Sequence) or isinstance(chat, bytes | bytearray):
-        raise PromptError(f"expected a str or a list of messages, found {type(chat).__name__}")
-    if not chat:
-        raise PromptError("the chat has no messages")
-    messages = []
-    for i, message in enumerate(chat):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise PromptError(f'message {i}: expected an object with a "role"')
-        messages.append((message["role"], _content(message.get("content"), i)))
-    return messages
-
-
-def _content(content: object, index: int) -> str:
-    """The text of a message: a string, the text parts of a list, or nothing (a tool call)."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
-        raise PromptError(f"message {index}: expected content of text or text parts")
-    texts = [part.get("text", "") for part in content if part.get("type") == "text"]
-    if not all(isinstance(text, str) for text in texts):
-        raise PromptError(f"message {index}: expected a text part to hold text")
-    return "\n".join(texts)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..engine.calibration import TrafficCalibration, fit_quantiles, threshold_for
+from ..engine.calibration import Sticky, TrafficCalibration, fit_quantiles, threshold_for
 from ..errors import CalibrationError
 from .intervals import highest_ratio, lowest_ratio, mean_above, share_interval
 
@@ -149,13 +149,12 @@ def make_calibration(
     sample: str,
     confidence: float,
     chat: str | None = None,
-    sticky: bool = False,
+    sticky: Sticky = False,
 ) -> TrafficCalibration:
     """What to write for a router and a threshold on the scores of the user's prompts, ``[n]``.
 
-    ``chat``: the policy that the router was loaded with, where it is not the bundle's own.
+    ``chat``: the policy that the router was loaded with, where it is another.
     """
-    own = router.manifest.text.chat if router.manifest.text else None
     count, n = int((scores >= threshold).sum()), len(scores)
     low, high = share_interval(count, n, confidence)
     return TrafficCalibration(
@@ -163,7 +162,7 @@ def make_calibration(
         bundle=router.manifest.name,
         digest=router.manifest.digest,
         graph=router.graph.file,
-        chat=chat or own,
+        chat=chat or router.chat,
         sample=sample,
         n=n,
         quantiles=fit_quantiles(scores),

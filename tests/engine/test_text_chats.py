@@ -131,5 +131,7 @@ def test_what_is_no_prompt(prompt: Any, message: str) -> None:
 
 
 def test_an_unknown_chat_policy_is_refused() -> None:
-    with pytest.raises(PromptError, match="expected a chat policy of last_user, last_message, last_turns, found 'all'"):
+    with pytest.raises(
+        PromptError, match="expected a chat policy of asks, last_user, last_message, last_turns, found 'all'"
+    ):
         encoder(chat="all")

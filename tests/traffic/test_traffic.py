@@ -98,7 +98,7 @@ def test_a_router_loads_the_file_by_itself(base_bundle: Path, router: Router, tm
     half = sum(own.choose(prompt, strong_share=0.5).target == "strong" for prompt in PROMPTS)
     assert abs(half - len(PROMPTS) / 2) <= 1
     assert own.choose("hello", threshold=0.25).threshold == 0.25
-    with pytest.raises(CalibrationError, match="was taken on the chat policy last_user, and this is last_turns"):
+    with pytest.raises(CalibrationError, match="was taken on the chat policy asks, and this is last_turns"):
         Router.load(base_bundle, calibration=str(path), chat="last_turns")
 
 
@@ -132,7 +132,7 @@ def test_a_file_of_another_part_of_a_chat_is_refused(
     path, scores = tmp_path / "own.json", np.linspace(0, 1, 9)
     assert router.manifest.text is not None
     write_calibration(path, make_calibration(router, scores, 0.5, sample="log", confidence=0.95))
-    with pytest.raises(CalibrationError, match=told.format(own=router.manifest.text.chat)):
+    with pytest.raises(CalibrationError, match=told.format(own=router.chat)):
         load(f'calibration = "own.json"\n{line}')
     changed = {"chat": "last_turns"} if line.startswith("chat") else {"sticky": True}
     write_calibration(path, make_calibration(router, scores, 0.5, sample="log", confidence=0.95, **changed))
