@@ -34,7 +34,7 @@ from .conversation import policy_of
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from ..bundle.manifest import Calibration, GraphEntry, Manifest
+    from ..bundle.manifest import Calibration, ChatPolicy, GraphEntry, Manifest
 
 Sticky = Literal["up", True, False]
 """Which score of a conversation decides: the highest of its asks so far, the first ask's, or each ask's own."""
@@ -165,7 +165,7 @@ def write_calibration(path: Path, calibration: TrafficCalibration) -> None:
 
 
 def read_calibration(
-    path: Path, manifest: Manifest, graph: GraphEntry, *, chat: str | None = None, sticky: Sticky = False
+    path: Path, manifest: Manifest, graph: GraphEntry, *, chat: ChatPolicy | None = None, sticky: Sticky = False
 ) -> TrafficCalibration:
     """Read a calibration file and see that it was taken on this graph of this bundle, and on the same text.
 
