@@ -103,7 +103,7 @@ class TextEncoder:
         return other
 
     def encode(self, prompt: Prompt | Turn) -> Tokens:
-        """Return the token ids of a prompt, a chat or one of its turns, special tokens included: ``max_tokens`` at most.
+        """Return the token ids of a prompt, a chat or one of its turns, at most ``max_tokens`` with the special ones.
 
         Raises ``PromptError`` for anything that is no prompt, has no text, or is mostly unknown to the tokenizer.
         """
