@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..engine.calibration import warn_if_one_sided
 from ..gateway.choose import Choice
 from ..gateway.gateway import Gateway
 from ..gateway.openai import text_of
@@ -42,6 +43,9 @@ def ask(
     messages.append({"role": "user", "content": read_prompt(prompt)})
     options: dict[str, Any] = {"target": target, "strong_share": strong_share, "threshold": threshold}
     with Gateway.load(config) as gateway:
+        if threshold is not None:
+            router = gateway.router
+            warn_if_one_sided(f"--threshold {threshold:g}", router.manifest.name, *router.threshold(threshold=threshold))
         if dry_run:
             choice = gateway.choose(messages, **options)
             say(f"{choice.target} ({', then '.join(choice.endpoints)}): {choice.reason}{_share(choice)}")

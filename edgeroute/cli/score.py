@@ -15,6 +15,7 @@ import click
 from ..bundle.manifest import ChatPolicy
 from ..data.prompts import BadLine, Format, format_of, read_prompts
 from ..decision import Decision
+from ..engine.calibration import warn_if_one_sided
 from ..engine.machine import usable_threads
 from ..errors import InputFileError
 from ..router import Router
@@ -295,7 +296,9 @@ def _load(options: _Options, threads: int | None) -> Router:
         backend=options.backend,
     )
     # Out of range is one error before anything is read or written.
-    router.threshold(strong_share=options.strong_share, threshold=options.threshold)
+    limits = router.threshold(strong_share=options.strong_share, threshold=options.threshold)
+    if options.threshold is not None:
+        warn_if_one_sided(f"--threshold {options.threshold:g}", router.manifest.name, *limits)
     return router
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 Sticky = Literal["up", True, False]
 """Which score of a conversation decides: the highest of its asks so far, the first ask's, or each ask's own."""
 LEVELS = 201
+ONE_SIDED = 0.01
+"""Strong shares up to this far from 0 or 1: a threshold that means one of them hardly routes at all."""
 NEVER = math.nextafter(1.0, 2.0)
 """The threshold that no score reaches: strong share 0."""
 
@@ -100,6 +102,27 @@ def warn_if_generated(bundle: str, calibration: Calibration) -> None:
             CalibrationWarning,
             stacklevel=3,
         )
+
+
+def one_sided(bundle: str, threshold: float, share: float) -> str | None:
+    """What to say of a threshold that sends (nearly) every prompt one way, or ``None``.
+
+    ``share`` is the strong share that the threshold means with ``bundle``. Thresholds 0 and 1 are always and never,
+    and nobody gives them by mistake.
+    """
+    if not 0 < threshold < 1 or ONE_SIDED < share < 1 - ONE_SIDED:
+        return None
+    nearly, target = "" if share in (0, 1) else "nearly ", "strong" if share > 0.5 else "weak"
+    return (
+        f"means a strong share of {share * 100:.3g}% with {bundle}: {nearly}every prompt goes to the {target} model. "
+        "Give a strong share, or another threshold (edgeroute calibrate finds one)"
+    )
+
+
+def warn_if_one_sided(what: str, bundle: str, threshold: float, share: float) -> None:
+    """Warn ``CalibrationWarning``, for the caller's caller, of a threshold that hardly routes; ``what`` names it."""
+    if (problem := one_sided(bundle, threshold, share)) is not None:
+        warnings.warn(f"{what} {problem}", CalibrationWarning, stacklevel=3)
 
 
 def fit_quantiles(scores: ArrayLike, levels: int = LEVELS) -> tuple[float, ...]:

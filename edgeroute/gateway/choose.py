@@ -19,6 +19,7 @@ from typing import Any
 
 from ..bundle.folder import open_bundle
 from ..bundle.store import is_path, locate
+from ..engine.calibration import warn_if_one_sided
 from ..errors import BudgetError, CalibrationError, CalibrationWarning, EdgeRouteError, ScoreError, is_interrupt
 from ..router import Router
 from .budget import Budget, Reservation
@@ -287,15 +288,8 @@ def load_router(settings: Settings, folder: Path) -> Router:
 def _warn_of_one_target(settings: Settings, router: Router) -> None:
     """Scores that suit one bundle may lie beyond all scores of another, where they separate nothing."""
     bundle, threshold = router.manifest.name, settings.threshold
-    if threshold is not None and 0 < threshold < 1:
-        share = router.threshold(threshold=threshold)[1]
-        if share in (0.0, 1.0):
-            warnings.warn(
-                f"threshold = {threshold:g} means a strong share of {share:.0%} with {bundle}: every prompt "
-                "goes to one target. Set strong_share, or another threshold (edgeroute calibrate finds one)",
-                CalibrationWarning,
-                stacklevel=3,
-            )
+    if threshold is not None:
+        warn_if_one_sided(f"threshold = {threshold:g}", bundle, *router.threshold(threshold=threshold))
     for tier in settings.tiers:
         if tier.below is None:
             continue

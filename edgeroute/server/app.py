@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from .body import OWN, offered, read_json, understand, unknown_model
+from .body import OWN, offered, read_json
 from .errors import answer_for, refuse
 from .limits import NotServedError, Server, check_caller, connection_limit, is_loopback, listen
 from .relay import Relay, as_chat
@@ -130,9 +130,7 @@ async def _decisions(loaded: Loaded, values: Mapping[str, Any], request_id: str)
 
 async def _choice(loaded: Loaded, values: Mapping[str, Any]) -> dict[str, Any]:
     gateway = loaded.gateway
-    asked = understand(values.get("model", OWN), gateway.endpoints, gateway.router.manifest.name)
-    if asked is None:
-        raise NotServedError(unknown_model(gateway.endpoints))
+    asked = loaded.understand(values.get("model", OWN))
     if asked.endpoints:
         return dataclasses.asdict(await asyncio.to_thread(gateway.named, tuple(asked.endpoints)))
     rest = {key: values[key] for key in ("tools", "functions") if key in values}

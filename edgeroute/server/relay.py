@@ -21,7 +21,7 @@ from ..gateway.endpoint import Endpoint
 from ..gateway.settings import Settings
 from ..gateway.transport import Answer
 from ..traffic.log import Logged, now
-from .body import Asked, Body, off_the_loop, read_json, understand, unknown_model
+from .body import Asked, Body, off_the_loop, read_json
 from .errors import answer_for, refuse
 from .limits import NotServedError, check_caller, hang_up, patient
 from .reload import Loaded, Reloader
@@ -202,9 +202,7 @@ class Relay:
         gateway, settings = loaded.gateway, loaded.gateway.settings
         if "model" not in body.values:
             raise NotServedError(refuse(400, "the field model is missing", param="model"))
-        asked = understand(body.values["model"], gateway.endpoints, gateway.router.manifest.name)
-        if asked is None:
-            raise NotServedError(unknown_model(gateway.endpoints))
+        asked = loaded.understand(body.values["model"])
         if self._path == "embeddings":
             asked = Asked(endpoints=asked.endpoints or settings.serve.embeddings)
             if not asked.endpoints:

@@ -10,14 +10,17 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from ..engine.calibration import one_sided
 from ..errors import ConfigError, EdgeRouteError
 from ..gateway.gateway import Gateway
 from ..traffic.log import DecisionLog
-from .body import JsonLimits
-from .limits import Admission, Bodies
+from .body import Asked, JsonLimits, understand, unknown_model
+from .limits import Admission, Bodies, NotServedError
 from .telemetry import Metrics
 
 LOG = logging.getLogger("edgeroute.server")
+MOST_NAMES = 100
+"""Model names that a warning is logged for: callers can think of any number of thresholds."""
 
 
 class Loaded:
@@ -34,9 +37,27 @@ class Loaded:
         self.log = DecisionLog(folder / serve.decision_log, metrics.unwritten.inc) if serve.decision_log else None
         if gateway.budget is not None:
             gateway.budget.write_failed = metrics.unwritten.inc
+        self._warned: set[str] = set()
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def understand(self, name: object) -> Asked:
+        """What the model that a body names asks for; raises ``NotServedError`` with 404 for a name that means nothing.
+
+        A threshold that sends nearly every prompt one way is logged, once for each name.
+        """
+        gateway = self.gateway
+        asked = understand(name, gateway.endpoints, gateway.router.manifest.name)
+        if asked is None:
+            raise NotServedError(unknown_model(gateway.endpoints))
+        threshold = asked.options.get("threshold")
+        if threshold is not None and name not in self._warned and len(self._warned) < MOST_NAMES:
+            what = one_sided(gateway.router.manifest.name, *gateway.router.threshold(threshold=threshold))
+            if what is not None:
+                self._warned.add(str(name))
+                LOG.warning("the model name %s %s", name, what)
+        return asked
 
     @contextlib.asynccontextmanager
     async def used(self) -> AsyncIterator[Loaded]:

@@ -76,6 +76,14 @@ def test_a_threshold_that_decides_nothing_is_said(run: Run, toml: Path, router: 
     assert chosen.endswith(", a strong share of 100%")
 
 
+def test_a_threshold_of_one_call_that_decides_nothing_is_said(run: Run, toml: Path, base_bundle: Path) -> None:
+    for command in (["ask", "hello", "--dry-run"], ["score", "hello", "--model", base_bundle]):
+        said = run(*command, "--threshold", "0.9999").err
+        assert said.startswith("Warning: --threshold 0.9999 means a strong share of 0% with "), command
+        assert "every prompt goes to the weak model. Give a strong share" in said, command
+        assert "Warning" not in run(*command, "--threshold", "0").err, command  # always is no mistake
+
+
 def test_ask_says_why_nobody_answers(run: Run, toml: Path, upstream: Upstream) -> None:
     upstream.always = status(404)
     assert run("ask", "hello", "--target", "weak").err == "Error: small answered 404: it refused the request\n"

@@ -69,6 +69,25 @@ def test_a_line_for_each_request_and_a_warning_for_each_failure(
     assert missing[1].startswith("GET /a%1B%5B2J 404 ")
 
 
+def test_a_model_name_whose_threshold_decides_nothing_is_a_warning_once(
+    tmp_path: Path, base_bundle: Path, strong: Upstream, weak: Upstream
+) -> None:
+    toml = write(tmp_path / "edgeroute.toml", base_bundle, strong, weak)
+    with served_by_process(toml, "--log-level", "warning") as server:
+        for name in ("router-mf-0.00001", "router-mf-0.00001", "router-random-0.99999", "router-mf-0", "edgeroute"):
+            answer = post(server.url, ASK | {"model": name})
+            assert answer.status_code == 200
+        assert answer.headers["x-edgeroute-share"] == "0.5000"
+        for i in range(120):
+            post(server.url, ASK | {"model": f"router-mf-0.0000{i:03}1"})
+        server.end()
+    said = server.said[1:]
+    first, second, *rest = [line.split(" warning ", 1)[1] for line in said]
+    assert first.startswith("the model name router-mf-0.00001 means a strong share of 100% with ")
+    assert second.startswith("the model name router-random-0.99999 means a strong share of 0% with ")
+    assert len(rest) == 98
+
+
 def test_warnings_alone(tmp_path: Path, base_bundle: Path, strong: Upstream, weak: Upstream) -> None:
     said, _ = said_by(tmp_path, base_bundle, strong, weak, ["--log-level", "warning"])
     assert len(said) == 1
