@@ -44,8 +44,8 @@ def ask(
     options: dict[str, Any] = {"target": target, "strong_share": strong_share, "threshold": threshold}
     with Gateway.load(config) as gateway:
         if threshold is not None:
-            router = gateway.router
-            warn_if_one_sided(f"--threshold {threshold:g}", router.manifest.name, *router.threshold(threshold=threshold))
+            limits = gateway.router.threshold(threshold=threshold)
+            warn_if_one_sided(f"--threshold {threshold:g}", gateway.router.manifest.name, *limits)
         if dry_run:
             choice = gateway.choose(messages, **options)
             say(f"{choice.target} ({', then '.join(choice.endpoints)}): {choice.reason}{_share(choice)}")

@@ -111,6 +111,12 @@ template_option = click.option(
     type=EXISTING,
     help="File with {prompt} in it, the text around a prompt; default: the checkpoint's own, if any.",
 )
+_CHATS = click.Choice(["last_user", "last_message", "last_turns"])
+chat_option = click.option(
+    "--chat",
+    type=_CHATS,
+    help="Which messages of a chat are read.  [default: what edgeroute train recorded, else last_user]",
+)
 label_option = click.option(
     "--strong-label",
     metavar="NAME|N",
@@ -141,7 +147,7 @@ text_options = (
         default="last_user",
         show_default=True,
         help="Which messages of a chat are read.",
-        type=click.Choice(["last_user", "last_message", "last_turns"]),
+        type=_CHATS,
     ),
 )
 """Of a graph that someone else made: how a prompt becomes its tokens."""

@@ -19,7 +19,7 @@ from edgeroute_formats.checkpoints import RECORD
 from . import loop, run_state
 from .classifier_models import Student
 from .comparisons import Comparison
-from .held_out import MOST, Score, digest_of, is_held_out, pairs_of, report
+from .held_out import MOST, Score, digest_of, hold_out, is_held_out, pairs_of, report
 from .progress import Progress, unheard
 from .read_recipe import prompt_weights, read_files, records
 from .recipe import Recipe, file_record
@@ -57,21 +57,22 @@ def train_classifier(
     command: str,
     base: str,
     held_out: float = 1 / HOLDOUT,
+    overwrite: bool = False,
     progress: Progress = unheard,
     say: Say = lambda _message: None,
 ) -> Path:
     """Train ``student`` and write its checkpoint folder; returns it. A run that was killed is gone on with.
 
-    ``command`` and ``base`` are for the record. Raises ``InputFileError`` for labels that cannot be trained on,
-    ``EdgeRouteError`` for what stops a run.
+    ``command`` and ``base`` are for the record; ``overwrite`` allows another run's checkpoint to be replaced. Raises
+    ``InputFileError`` for labels that cannot be trained on, ``EdgeRouteError`` for what stops a run.
     """
-    if (output / RECORD).exists():
-        raise EdgeRouteError(f"{output} holds a finished checkpoint: remove it, or choose another output")
+    if (output / RECORD).exists() and not overwrite:
+        raise EdgeRouteError(f"{output} holds a finished checkpoint: choose another output, or overwrite it")
     rows, sources = read_lessons(lessons, student.scheme, settings.seed, say)
-    kept, held = _split(rows, held_out)
+    kept, held, labelled = _split(rows, lessons, held_out, settings.seed, say)
     examples = gather(kept, student.scheme)
     text = TextEncoder(student.tokenizer_json, student.policy)
-    say(f"{len(examples.prompts)} rows to train on, {len(held)} held out")
+    say(f"{len(examples.prompts)} rows to train on, {len(held) or len(labelled)} held out")
     ids = [text.encode_unchecked(prompt).ids for prompt in examples.prompts]
     recipe = asdict(lessons.recipe)
     run = {
@@ -79,8 +80,11 @@ def train_classifier(
         "shapes": digest_of(str({name: tuple(each.shape) for name, each in student.model.state_dict().items()})),
         "data": digest_of(json.dumps([sources, recipe, lessons.golden, lessons.ties])),
         "text": json.dumps(asdict(student.policy)),
+        "held_out": held_out,
         **asdict(settings),
     }
+    if overwrite:
+        run_state.discard_other(output, run)
     fitted = loop.fit(student, ids, examples, settings, output, run=run, progress=progress)
     record = {
         "kind": student.kind,
@@ -90,7 +94,7 @@ def train_classifier(
         "recipe": recipe,
         "training": {"command": command, "seed": settings.seed, "base": base, "ties": lessons.ties, "data": sources},
         "metrics": {**asdict(fitted), **_measure(student, text, examples, held, settings.batch)}
-        | report(_labelled(lessons, held_out, settings.seed), _score(student, text, settings.batch), say),
+        | report(labelled, _score(student, text, settings.batch), say),
         "versions": run_state.versions(),
     }
 
@@ -146,12 +150,24 @@ def held_out(prompt: str) -> bool:
     return is_held_out(prompt, 1 / HOLDOUT)
 
 
-def _split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Rows to train on and rows held out, by a hash of the prompt, so that all rows of one prompt fall together."""
-    held = [is_held_out(row.prompt, share) for row in rows]
-    return [row for row, out in zip(rows, held, strict=True) if not out], [
-        row for row, out in zip(rows, held, strict=True) if out
-    ]
+def _split(
+    rows: Sequence[Row], lessons: Lessons, share: float, seed: int, say: Say
+) -> tuple[list[Row], list[Row], list[Comparison]]:
+    """Rows to train on and rows held out, all of one prompt together; and the labels of prompts held out.
+
+    Teachers label every prompt of the recipe and more, so what they teach is held out by a hash of the prompt.
+    """
+    files = read_files(lessons.recipe, lessons.folder, seed=seed)
+    if lessons.teachers:
+        out = [is_held_out(row.prompt, share) for row in rows]
+        labelled = [each for file in files for each in file.comparisons if is_held_out(each.prompt, share)][:MOST]
+    else:
+        files, labelled = hold_out(files, share, say)
+        trained = {each.prompt for file in files for each in file.comparisons}
+        out = [row.prompt not in trained for row in rows]
+    kept = [row for row, gone in zip(rows, out, strict=True) if not gone]
+    held = [row for row, gone in zip(rows, out, strict=True) if gone]
+    return kept, held, pairs_of(labelled, lessons.recipe.aliases, lessons.recipe.pairs)
 
 
 def _measure(
@@ -168,13 +184,6 @@ def _measure(
         found["teacher_mean_abs"] = round(float(np.abs(scores - wanted).mean()), 5)
         found["teacher_correlation"] = round(_correlation(scores, wanted), 4)
     return found
-
-
-def _labelled(lessons: Lessons, share: float, seed: int) -> list[Comparison]:
-    """The recipe's own comparisons on prompts held out, which measure labels and not a teacher."""
-    files = read_files(lessons.recipe, lessons.folder, seed=seed)
-    held = [each for file in files for each in file.comparisons if is_held_out(each.prompt, share)]
-    return pairs_of(held[:MOST], lessons.recipe.aliases, lessons.recipe.pairs)
 
 
 def _score(student: Student, text: TextEncoder, batch: int) -> Score:

@@ -133,6 +133,7 @@ def encoder(
             run.settings(),
             max_tokens=run.max_tokens,
             dropout=run.dropout,
+            overwrite=run.overwrite,
             progress=show,
             say=say,
         )
@@ -211,6 +212,7 @@ def train_nano(source: Labels, run: Static, held_out: float) -> None:
 @click.option("--base", help="What the record calls the encoder; default: its hub name.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the embeddings.")
 @options.HELD_OUT
+@options.OVERWRITE
 def student(
     recipe: Path,
     labels: Path,
@@ -221,6 +223,7 @@ def student(
     base: str | None,
     cache: Path | None,
     held_out: float,
+    overwrite: bool,
 ) -> None:
     """Small encoder that learns what the task in a prompt needs.
 
@@ -230,6 +233,7 @@ def student(
     """
     from .lesson.recipe import read_lesson
 
+    options.check_output(output, overwrite=overwrite)
     lesson = read_lesson(recipe).without(without).sized(size)
     say("loading PyTorch")
     from .read_recipe import Place
@@ -337,6 +341,7 @@ def _run_classifier(kind: str, command: str, run: Run, lessons: Any, held_out: f
             command=command,
             base=run.base or name_of(encoder),
             held_out=held_out,
+            overwrite=run.overwrite,
             progress=show,
             say=say,
         )

@@ -1,4 +1,5 @@
-"""Labels kept out of training, by a hash of their prompts, and what a trained router is worth on them."""
+"""Labels kept out of training: a file's own ``dev`` rows, else a share by a hash of the prompt; and what a trained
+router is worth on them."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,20 +44,32 @@ def is_held_out(prompt: str, share: float) -> bool:
     return share > 0 and int(digest_of(in_form(prompt, "question"))[:8], 16) % round(1 / share) == 0
 
 
-def hold_out(files: Sequence[LabelFile], share: float) -> tuple[list[LabelFile], list[Comparison]]:
-    """The label files without the held-out share of their comparisons, and that share.
+def hold_out(
+    files: Sequence[LabelFile], share: float, say: Say = lambda _message: None
+) -> tuple[list[LabelFile], list[Comparison]]:
+    """The label files without what is held out of training, and at most ``MOST`` comparisons of that to measure on.
 
-    A file that would be left with nothing is trained on whole.
+    Held out are the rows of a file's own split ``dev``; of a file that has none, ``share`` of the comparisons. ``say``
+    is told which. A file that would be left with nothing is trained on whole, and with a ``share`` of 0 all are.
     """
+    if not share:
+        return list(files), []
+    dev = {each.prompt for file in files for each in file.dev}
     kept, held = [], list[Comparison]()
     for file in files:
-        out = [is_held_out(each.prompt, share) for each in file.comparisons]
+        out = [each.prompt in dev or (not file.dev and is_held_out(each.prompt, share)) for each in file.comparisons]
+        name = Path(file.labels.file).name
+        if file.dev:
+            say(f"{name}: held out is its split dev")
+            held += file.dev
         if all(out) or not any(out):
             kept.append(file)
             continue
         rest = [each for each, gone in zip(file.comparisons, out, strict=True) if not gone]
         kept.append(replace(file, comparisons=rest))
-        held += [each for each, gone in zip(file.comparisons, out, strict=True) if gone]
+        if not file.dev:
+            say(f"{name}: held out are {share:.0%} of its prompts, by their hash; it has no split dev")
+            held += [each for each, gone in zip(file.comparisons, out, strict=True) if gone]
     return kept, held[:: -(-len(held) // MOST)] if held else held
 
 

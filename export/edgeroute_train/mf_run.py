@@ -39,13 +39,14 @@ def train_mf(
 ) -> Path:
     """Train a matrix factorization and write its checkpoint folder; returns it.
 
-    ``held_out`` is the share of prompts kept out of training; what the router is worth on them is told to ``say``.
-    Raises ``InputFileError`` for labels that
-    cannot be trained on, ``BundleError`` for an encoder that does not load, ``EdgeRouteError`` for a full disk.
+    ``held_out`` is the share of prompts kept out of training, of label files without a split ``dev``; what the router
+    is worth on what was held out is told to ``say``. Raises ``InputFileError`` for labels that cannot be trained on,
+    ``BundleError`` for an encoder that does not load, ``EdgeRouteError`` for a full disk.
     """
-    files, held = hold_out(read_files(recipe, place.labels, seed=settings.seed), held_out)
+    files, held = hold_out(read_files(recipe, place.labels, seed=settings.seed), held_out, say)
     held = pairs_of(held, recipe.aliases, recipe.pairs)
     pairs = collect([(each.labels, each.comparisons) for each in files], recipe.aliases)
+    held = [each for each in held if {each.model_a, each.model_b} <= {*pairs.models}]
     gate_prompts = read_gates(recipe, place.labels)
     prompts = tuple(
         dict.fromkeys(

@@ -73,7 +73,7 @@ def train_nano(
     taught = pair_of(teachers)
     if pair is not None:
         pair = recipe.aliases.get(pair[0], pair[0]), recipe.aliases.get(pair[1], pair[1])
-    files, held = hold_out(read_files(recipe, place.labels, seed=SEED), held_out if pair else 0.0)
+    files, held = hold_out(read_files(recipe, place.labels, seed=SEED), held_out if pair else 0.0, say)
     tokenizer = lighten(load_tokenizer(place.source)[1])
     lessons = from_teachers(files, teachers, progress) if pair is None else from_pair(files, recipe, pair)
     gate_prompts = read_gates(recipe, place.labels)

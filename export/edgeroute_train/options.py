@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 Command = Callable[..., None]
+RECORDS = ("edgeroute.json", "mf.json", "sw.json", "nano.json", "student.json")
+"""What a finished checkpoint holds, one by each kind of trainer; the modules that write them load torch."""
 LINES = 20
 """Lines of progress in a log."""
 
@@ -52,8 +54,15 @@ def _read_recipe(context: click.Context, _parameter: click.Parameter, path: Path
     return recipe
 
 
-def check_output(folder: Path) -> None:
-    """Raise ``EdgeRouteError`` where a checkpoint cannot be written; nothing is left there."""
+def check_output(folder: Path, *, overwrite: bool = False) -> None:
+    """Raise ``EdgeRouteError`` where a checkpoint cannot be written; nothing is left there.
+
+    A finished checkpoint is replaced only with ``overwrite``. A run that was killed has left none, and goes on.
+    """
+    if not overwrite and (found := [name for name in RECORDS if (folder / name).exists()]):
+        raise EdgeRouteError(
+            f"{folder} holds a finished checkpoint ({found[0]}): choose another --output, or replace it by --overwrite"
+        )
     try:
         above = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
         # Asked by doing: for root, on a network or on a read-only disk, permissions do not tell.
@@ -107,10 +116,11 @@ class Frozen:
     seed: int
     cache: Path | None
     held_out: float
+    overwrite: bool
 
     def __post_init__(self) -> None:
         """Raise where nothing can be written."""
-        check_output(self.output)
+        check_output(self.output, overwrite=self.overwrite)
 
     def place(self, labels: Path) -> Place:
         """Where the run finds its files; ``labels`` is the folder of the label files."""
@@ -135,10 +145,11 @@ class Run:
     precision: Literal["fp32", "bf16"]
     save_every: int
     seed: int
+    overwrite: bool
 
     def __post_init__(self) -> None:
         """Raise where nothing can be written."""
-        check_output(self.output)
+        check_output(self.output, overwrite=self.overwrite)
 
     def settings(self) -> loop.Settings:
         """Of the training loop."""
@@ -158,10 +169,11 @@ class Static:
     decay: float
     gate_decay: float
     steps: int
+    overwrite: bool
 
     def __post_init__(self) -> None:
         """Raise where nothing can be written."""
-        check_output(self.output)
+        check_output(self.output, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +221,11 @@ HELD_OUT = click.option(
     type=click.FloatRange(0, 0.5),
     default=0.1,
     show_default=True,
-    help="Share of the prompts that is not trained on, by hash: what the router is worth is measured on it.",
+    help="Of label files without a split dev: share of prompts, by hash, that is not trained on. What the router is "
+    "worth is measured on these, or on the split dev; with 0 it is not measured.",
+)
+OVERWRITE = click.option(
+    "--overwrite", is_flag=True, help="Replace a finished checkpoint, or another run's, in --output."
 )
 LABELS = packed(
     Labels,
@@ -235,6 +251,7 @@ FROZEN = packed(
     click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
                  help="Folder that keeps the embeddings between runs."),
     HELD_OUT,
+    OVERWRITE,
 )  # fmt: skip
 RUN = packed(
     Run,
@@ -253,6 +270,7 @@ RUN = packed(
                  help="Arithmetic while training; bf16 is faster where the processor has it."),
     click.option("--save-every", default=200, show_default=True, help="Steps between checkpoints."),
     click.option("--seed", default=0, show_default=True, help="Seed of initialisation, order and dropout."),
+    OVERWRITE,
 )  # fmt: skip
 TEACHER = packed(
     Teachers,
@@ -293,6 +311,7 @@ STATIC = packed(
         show_default=True,
         help="L-BFGS iterations of each of the two fits.",
     ),
+    OVERWRITE,
 )
 GOLDEN = click.option("--golden", type=click.FloatRange(0, 1), default=0.1, show_default=True,
                       help="Share of the loss that the recipe's own labels keep beside the teacher's.")  # fmt: skip

@@ -20,7 +20,7 @@ from .comparisons import Comparison, from_battles, from_outcomes
 from .embeddings import DEFAULT_ENCODER, FrozenEncoder, embed, name_of
 from .gated_features import SHIFT, Gates, Part, Texts, fit_gates, make_texts
 from .progress import Progress
-from .recipe import GateRows, Labels, Recipe, file_record, in_form, read_rows
+from .recipe import GateRows, Labels, Recipe, file_record, in_form, read_rows, read_splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,15 @@ class Place:
 class LabelFile:
     """One of a recipe's ``labels``, read: its prompts, each once and in its form, and what compares models on them.
 
-    ``record`` is what a manifest says of it: name, rows, sha256.
+    ``record`` is what a manifest says of it: name, rows, sha256. ``dev`` are the comparisons of its split ``dev``, on
+    which nothing is trained.
     """
 
     labels: Labels
     prompts: tuple[str, ...]
     comparisons: list[Comparison]
     record: dict[str, Any]
+    dev: tuple[Comparison, ...] = ()
 
 
 def read_files(recipe: Recipe, folder: Path, *, seed: int) -> list[LabelFile]:
@@ -64,16 +66,21 @@ def read_files(recipe: Recipe, folder: Path, *, seed: int) -> list[LabelFile]:
     files = []
     for labels in recipe.labels:
         path = folder / labels.file
-        rows = read_rows(path, labels.kind)
-        battles = [row for row in rows if isinstance(row, Battle)]
-        outcomes = [row for row in rows if isinstance(row, Outcome)]
-        comparisons = from_battles(battles) + from_outcomes(outcomes, labels, seed=seed) if labels.compares else []
+        rows, dev = read_splits(path, labels.kind)
+        comparisons = _compared(rows, labels, seed) if labels.compares else []
         if labels.compares and not comparisons:
             named = " or ".join(f"{a} and {b}" for a, b in labels.pairs) or "two models"
             raise InputFileError(f"{path}: no prompt of the split train has outcomes of {named}")
         prompts = dict.fromkeys(in_form(row.prompt, labels.form) for row in rows)
-        files.append(LabelFile(labels, tuple(prompts), comparisons, file_record(path, len(rows))))
+        measured = tuple(_compared(dev, labels, seed)) if labels.compares else ()
+        files.append(LabelFile(labels, tuple(prompts), comparisons, file_record(path, len(rows)), measured))
     return files
+
+
+def _compared(rows: Sequence[Battle | Outcome], labels: Labels, seed: int) -> list[Comparison]:
+    battles = [row for row in rows if isinstance(row, Battle)]
+    outcomes = [row for row in rows if isinstance(row, Outcome)]
+    return from_battles(battles) + from_outcomes(outcomes, labels, seed=seed)
 
 
 def prompt_weights(files: Sequence[LabelFile]) -> dict[str, float]:

@@ -161,18 +161,23 @@ def read_rows(path: Path, kind: Kind) -> list[Battle | Outcome]:
 
     Raises ``InputFileError`` when there are none.
     """
+    return read_splits(path, kind)[0]
+
+
+def read_splits(path: Path, kind: Kind) -> tuple[list[Battle | Outcome], list[Battle | Outcome]]:
+    """The rows of ``read_rows``, and those of the split ``dev`` that have a prompt."""
     found: Iterable[Battle | Outcome] = read_battles(path) if kind == "battles" else read_outcomes(path)
-    splits, rows = set[str](), list[Battle | Outcome]()
+    rows: dict[str, list[Battle | Outcome]] = {}
     for row in found:
-        splits.add(row.split)
-        if row.prompt.strip() and row.split in ("", "train"):
-            rows.append(row)
-    if splits - {""}:
-        rows = [row for row in rows if row.split == "train"]
-    if not rows:
-        named = f"; its splits are {', '.join(sorted(splits - {''}))}" if splits - {""} else ""
+        of_split = rows.setdefault(row.split, [])
+        if row.prompt.strip() and row.split in ("", "train", "dev"):
+            of_split.append(row)
+    splits = sorted(rows.keys() - {""})
+    train = rows.get("train" if splits else "", [])
+    if not train:
+        named = f"; its splits are {', '.join(splits)}" if splits else ""
         raise InputFileError(f"{path} holds no rows of the split train{named}: edgeroute labels --split makes one")
-    return rows
+    return train, rows.get("dev", [])
 
 
 def in_form(prompt: str, form: Form) -> str:

@@ -46,7 +46,7 @@ def load_state(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     path = folder / STATE
     if not path.exists():
         return None
-    advice = f"remove {path} or choose another output"
+    advice = f"choose another output, or replace it by --overwrite (or remove {path})"
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = state["run"]
@@ -59,6 +59,14 @@ def load_state(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
                 f"here; {advice}"
             )
     return state
+
+
+def discard_other(folder: Path, run: Mapping[str, Any]) -> None:
+    """Remove what ``load_state`` would refuse: the state of another run, or a damaged one."""
+    try:
+        load_state(folder, run)
+    except EdgeRouteError:
+        (folder / STATE).unlink(missing_ok=True)
 
 
 def finish(folder: Path, write: Callable[[Path], None]) -> None:

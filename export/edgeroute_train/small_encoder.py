@@ -110,6 +110,7 @@ def train_encoder(
     *,
     max_tokens: int = 256,
     dropout: float = 0.0,
+    overwrite: bool = False,
     progress: Progress = unheard,
     say: Say = lambda _message: None,
 ) -> Path:
@@ -118,8 +119,8 @@ def train_encoder(
     Raises ``InputFileError`` when there are no prompts, ``BundleError`` for an encoder that does not load or cannot be
     cut, ``EdgeRouteError`` for what stops a run.
     """
-    if (output / RECORD).exists():
-        raise EdgeRouteError(f"{output} holds a finished encoder: remove it, or choose another output")
+    if (output / RECORD).exists() and not overwrite:
+        raise EdgeRouteError(f"{output} holds a finished encoder: choose another output, or overwrite it")
     model = make_encoder(place.source, shape, dropout=dropout, seed=settings.seed)
     pooling = shape.pooling or read_pooling(place.source)
     weights, sources = _read(lessons, place.labels, settings.seed) if settings.epochs else ({}, [])
@@ -142,6 +143,8 @@ def train_encoder(
         "pooling": pooling,
         **asdict(settings),
     }
+    if overwrite:
+        run_state.discard_other(output, run)
     student = Embedder(model, pooling)
     fitted = _fit(student, [rows[i] for i in kept], targets[kept], weight[kept], settings, output, run, progress)
     cosines = _cosines(student, [rows[i] for i in np.flatnonzero(out)], targets[out], settings.batch)

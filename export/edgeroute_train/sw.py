@@ -162,7 +162,7 @@ def train_sw(
     ``[n, k * k]``, ``strengths`` ``[k - 1]``, and the gates where there are any. No text. Raises ``InputFileError`` for
     labels that cannot be ranked by, ``BundleError`` for an encoder that does not load.
     """
-    files, held = hold_out(without_short(read_files(recipe, where.labels, seed=settings.seed)), held_out)
+    files, held = hold_out(without_short(read_files(recipe, where.labels, seed=settings.seed)), held_out, say)
     held = pairs_of(held, recipe.aliases, recipe.pairs)
     pairs = collect([(each.labels, each.comparisons) for each in files], recipe.aliases)
     bank = build_bank(pairs, settings)

@@ -96,7 +96,7 @@ def test_the_cap_is_the_checkpoints_own(tmp_path: Path, family: str, longest: in
     """BERT: 64 positions, but the tokenizer says 40. XLM-RoBERTa: 36 positions, two of which are never used."""
     traced = kind.trace(make_checkpoint(tmp_path / "ckpt", family=family), ("a", "b"), strong="0")
     assert traced.text.max_tokens == longest
-    assert (traced.text.keep, traced.text.chat) == ("head", "last_message")
+    assert (traced.text.keep, traced.text.chat) == ("head", "last_user")
     row = rows_of(longest)
     session = Session(serialize(traced.graph, "fp32").graph)
     assert session.run(row[0]) == pytest.approx(traced.reference(row)[0], abs=1e-5)

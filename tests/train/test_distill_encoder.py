@@ -306,7 +306,10 @@ def test_no_encoder_no_prompts_no_second_run(bert: Path, made: Path, prompts: Pa
             ("--prompts", empty, "--encoder", bert, "--layers", 1, "--output", tmp_path / "o"),
             "no prompts to learn from",
         ),
-        (("--prompts", prompts, "--encoder", bert, "--output", made), "holds a finished encoder"),
+        (
+            ("--prompts", prompts, "--encoder", bert, "--output", made),
+            "holds a finished checkpoint (edgeroute.json): choose another --output",
+        ),
     ]
     for arguments, message in cases:
         assert message in str(run(*arguments).exception)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,22 @@ def test_the_held_out_share_is_the_same_every_time_and_whole_prompts() -> None:
     assert 0.07 * len(rows) < len(held) < 0.13 * len(rows)
     assert not {each.prompt for each in held} & {each.prompt for each in kept.comparisons}
     assert held_out.hold_out([file(rows)], 0.0) == ([file(rows)], [])
+
+
+def test_a_file_with_dev_rows_is_measured_on_them_and_trained_on_whole() -> None:
+    rows, dev = comparisons(400), comparisons(30)
+    mine = replace(file(rows), labels=Labels("/somewhere/mine.jsonl", "outcomes"), dev=tuple(dev))
+    said: list[str] = []
+    kept, held = held_out.hold_out([mine, file(rows)], 0.1, said.append)
+    assert said == [
+        "mine.jsonl: held out is its split dev",
+        "f: held out are 10% of its prompts, by their hash; it has no split dev",
+    ]
+    measured = {each.prompt for each in dev}
+    assert {each.prompt for each in held} >= measured
+    for each in kept:
+        assert not {one.prompt for one in each.comparisons} & measured
+    assert {each.prompt for each in kept[0].comparisons} == {each.prompt for each in rows} - measured
 
 
 def test_a_question_is_held_out_in_all_of_its_forms() -> None:
@@ -82,9 +100,21 @@ def test_every_trainer_says_what_it_is_worth_without_a_recipe(
     assert "0 of" in found.stderr  # from the first step
 
 
-def test_labels_without_splits_are_all_trained_on(bert: Path, tmp_path: Path) -> None:
-    import json
+def test_a_finished_checkpoint_is_replaced_only_when_asked(
+    bert: Path, labels: tuple[Path, Path], tmp_path: Path
+) -> None:
+    more = ("--outcomes", labels[1], "--pair", "big", "small", "--encoder", bert, "--output", tmp_path / "o")
+    assert run("nano", *more).exit_code == 0
+    before = (tmp_path / "o" / "nano.safetensors").read_bytes()
+    for kind in ("nano", "mf", "bert"):
+        again = run(kind, *more)
+        assert "holds a finished checkpoint (nano.json): choose another --output" in str(again.exception)
+        assert "loading PyTorch" not in again.stderr
+    assert run("nano", *more, "--overwrite", "--decay", "0.1").exit_code == 0
+    assert (tmp_path / "o" / "nano.safetensors").read_bytes() != before
 
+
+def test_labels_without_splits_are_all_trained_on(bert: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": f"prove it {i}" if i % 2 else f"tea {i}", "scores": {"big": 1, "small": i % 2 == 0}}
         for i in range(60)

@@ -158,6 +158,14 @@ def test_a_finished_checkpoint_is_not_overwritten(bert: Path, labels: tuple[Path
         train_tiny("bert", bert, labels, trained)
 
 
+def test_another_runs_state_is_dropped_to_overwrite_and_ones_own_is_kept(tmp_path: Path) -> None:
+    run_state.save_state(tmp_path, {"kind": "bert"}, {"step": 3})
+    run_state.discard_other(tmp_path, {"kind": "bert"})
+    assert (run_state.load_state(tmp_path, {"kind": "bert"}) or {})["step"] == 3
+    run_state.discard_other(tmp_path, {"kind": "causal"})
+    assert run_state.load_state(tmp_path, {"kind": "causal"}) is None
+
+
 def test_killed_and_resumed_ends_as_if_never_killed(bert: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
     arguments = [
         "train", "bert", "--battles", labels[0], "--outcomes", labels[1], "--encoder", bert, "--layers", 2,
@@ -238,7 +246,7 @@ def test_a_really_full_device_is_reported(bert: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_run_is_named(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(EdgeRouteError, match="nan"):
         _fit(bert, tmp_path, run={"kind": "bert", "shapes": "a"}, poison=6)
-    with pytest.raises(EdgeRouteError, match="of another run: shapes is a there and b here; remove"):
+    with pytest.raises(EdgeRouteError, match="of another run: shapes is a there and b here; choose another"):
         _fit(bert, tmp_path, run={"kind": "bert", "shapes": "b"})
 
 

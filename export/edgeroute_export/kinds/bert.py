@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from edgeroute.bundle.manifest import Embedding
+from edgeroute.bundle.manifest import ChatPolicy, Embedding
 from edgeroute.errors import BundleError
 
 from ..build import Traced
@@ -33,14 +33,15 @@ def trace(
     *,
     template: str | None = None,
     strong: str | None = None,
+    chat: ChatPolicy | None = None,
 ) -> Traced:
     """A sequence classifier from a local folder or the hub, ready for export.
 
     ``strong`` is the name or number of the label that means that ``pair[0]`` is needed; ``None`` where the labels'
-    names say it. Raises ``BundleError`` when it is no classifier, has another number of labels, or nothing says which
-    one it is.
+    names say it. ``chat`` replaces the checkpoint's own chat policy. Raises ``BundleError`` when it is no classifier,
+    has another number of labels, or nothing says which one it is.
     """
-    _, found = read_classifier(checkpoint, AutoModelForSequenceClassification, template)
+    _, found = read_classifier(checkpoint, AutoModelForSequenceClassification, template, chat)
     config = found.config
     labels = int(config.num_labels)
     if labels not in LABELS:
@@ -69,5 +70,5 @@ def trace(
         tokenizer=found.tokenizer_json,
         text=found.text,
         training=found.training,
-        notes=(f"strong label: {win} ({names[win]}), whose probability is the score",),
+        notes=(f"strong label: {win} ({names[win]}), whose probability is the score", found.chat_note),
     )

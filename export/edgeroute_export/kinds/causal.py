@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from edgeroute.bundle.manifest import Embedding
+from edgeroute.bundle.manifest import ChatPolicy, Embedding
 from edgeroute.errors import BundleError
 
 from ..build import Traced
@@ -27,13 +27,19 @@ THRESHOLD = 4
 """The first mark that means the weak model will do."""
 
 
-def trace(checkpoint: str | os.PathLike[str], *, template: str | None = None, threshold: int = THRESHOLD) -> Traced:
+def trace(
+    checkpoint: str | os.PathLike[str],
+    *,
+    template: str | None = None,
+    threshold: int = THRESHOLD,
+    chat: ChatPolicy | None = None,
+) -> Traced:
     """A decoder from a local folder or the hub, ready for export.
 
-    ``template`` holds ``{prompt}``; a checkpoint of ``edgeroute train`` brings its own, others need one. Raises
-    ``BundleError`` when there is none, or the vocabulary lacks the label tokens.
+    ``template`` holds ``{prompt}``; a checkpoint of ``edgeroute train`` brings its own, others need one. ``chat``
+    replaces its chat policy. Raises ``BundleError`` when there is no template, or no label tokens in the vocabulary.
     """
-    model, found = read_classifier(checkpoint, AutoModelForCausalLM, template)
+    model, found = read_classifier(checkpoint, AutoModelForCausalLM, template, chat)
     if found.text.template is None:
         raise BundleError(f"{checkpoint} carries no template: give --template, a file with {{prompt}} in it")
     known = found.tokenizer.get_vocab()
@@ -65,4 +71,5 @@ def trace(checkpoint: str | os.PathLike[str], *, template: str | None = None, th
         tokenizer=found.tokenizer_json,
         text=found.text,
         training=found.training,
+        notes=(found.chat_note,),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from edgeroute.bundle.manifest import TextPolicy
+from edgeroute.bundle.manifest import ChatPolicy, TextPolicy
 from edgeroute.errors import BundleError
 from edgeroute_formats.checkpoints import RECORD
 from edgeroute_formats.encoders import longest, tokenizer_json
@@ -25,6 +25,11 @@ from ..graph.trace import IR_VERSION, OPSET
 from .encoder import load_checkpoint
 
 Floats = NDArray[np.float32]
+_CHAT: dict[str, str] = {
+    "last_user": "the newest user message",
+    "last_message": "the last message, whatever its role",
+    "last_turns": "the newest user message and the end of the turns before it",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +42,20 @@ class Classifier:
     text: TextPolicy
     training: dict[str, Any]
 
+    @property
+    def chat_note(self) -> str:
+        """For whoever exports: which messages of a chat are scored."""
+        return f"chat policy: {self.text.chat}, {_CHAT[self.text.chat]} (--chat takes another)"
 
-def read_classifier(source: str | os.PathLike[str], auto: Any, template: str | None = None) -> tuple[Any, Classifier]:
+
+def read_classifier(
+    source: str | os.PathLike[str], auto: Any, template: str | None = None, chat: ChatPolicy | None = None
+) -> tuple[Any, Classifier]:
     """The model, float32 and in evaluation mode, and what is said of it, from a folder or the hub.
 
     A checkpoint of ``edgeroute train``, or anybody's. Let go of the model before tracing, which loads its own.
-    ``auto`` is the Hugging Face class to load it with, ``template`` replaces the checkpoint's own. Without a record,
-    the text policy is RouteLLM's: the last message, cut behind at the tokenizer's own maximum. Raises ``BundleError``.
+    ``auto`` is the Hugging Face class to load it with; ``template`` and ``chat`` replace the checkpoint's own. Without
+    a record, a prompt is the newest user message, cut behind at the tokenizer's own maximum. Raises ``BundleError``.
     """
     model, tokenizer = load_checkpoint(str(source), auto)
     data = tokenizer_json(tokenizer)
@@ -51,13 +63,14 @@ def read_classifier(source: str | os.PathLike[str], auto: Any, template: str | N
     try:
         found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
         own = found.get("text")
-        text = TextPolicy(**own) if own else TextPolicy(_longest(model, tokenizer), "head", "last_message")
+        text = TextPolicy(**own) if own else TextPolicy(_longest(model, tokenizer), "head", "last_user")
     except (ValueError, TypeError, AttributeError) as error:
         raise BundleError(f"{record} cannot be read: {error}") from None
     if template is not None:
         if template.count("{prompt}") != 1:
             raise BundleError("the template must hold {prompt} exactly once")
-        text = TextPolicy(text.max_tokens, text.keep, text.chat, text.turns, template)
+        text = replace(text, template=template)
+    text = replace(text, chat=chat or text.chat)
     if text.max_tokens > (longest := _longest(model, tokenizer)):
         raise BundleError(f"the text policy asks for {text.max_tokens} tokens; the checkpoint takes {longest}")
     training = found.get("training") or {

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeroute.bundle.manifest import TextPolicy
+from edgeroute.bundle.manifest import ChatPolicy, TextPolicy
 
 from ..options import (
+    chat_option,
     encoder_option,
     label_option,
     models_option,
@@ -79,7 +80,9 @@ def _sw(checkpoint: Path, pair: Pair, *, encoder: str | None) -> Traced:
     return trace(checkpoint, pair, encoder=encoder)
 
 
-def _bert(checkpoint: Path, pair: Pair, *, template: Path | None, strong_label: str | None) -> Traced:
+def _bert(
+    checkpoint: Path, pair: Pair, *, template: Path | None, strong_label: str | None, chat: ChatPolicy | None
+) -> Traced:
     """Sequence classifier of 3, 2 or 1 labels: ours, RouteLLM's released one, anybody's.
 
     Its score is the probability of the label that means that the strong model is needed: the one whose name says so
@@ -87,14 +90,16 @@ def _bert(checkpoint: Path, pair: Pair, *, template: Path | None, strong_label: 
     """
     from .bert import trace
 
-    return trace(checkpoint, pair, template=_read(template), strong=strong_label)
+    return trace(checkpoint, pair, template=_read(template), strong=strong_label, chat=chat)
 
 
-def _causal(checkpoint: Path, _pair: Pair, *, template: Path | None, score_threshold: int) -> Traced:
+def _causal(
+    checkpoint: Path, _pair: Pair, *, template: Path | None, score_threshold: int, chat: ChatPolicy | None
+) -> Traced:
     """Decoder with the label tokens [[1]] to [[5]]: our student, RouteLLM's released one, anybody's."""
     from .causal import trace
 
-    return trace(checkpoint, template=_read(template), threshold=score_threshold)
+    return trace(checkpoint, template=_read(template), threshold=score_threshold, chat=chat)
 
 
 def _nano(checkpoint: Path, pair: Pair) -> Traced:
@@ -130,8 +135,8 @@ def _onnx(
 KINDS = (
     Kind("mf", _mf, (encoder_option, strengths_option, models_option("RouteLLM's form: names of the rows of P")), True),
     Kind("sw", _sw, (encoder_option,), True),
-    Kind("bert", _bert, (template_option, label_option), True),
-    Kind("causal", _causal, (template_option, threshold_option), True),
+    Kind("bert", _bert, (template_option, label_option, chat_option), True),
+    Kind("causal", _causal, (template_option, threshold_option, chat_option), True),
     Kind("nano", _nano, (), False),
     Kind("student", _student, (), True),
     Kind("onnx", _onnx, (*text_options, models_option("Names of the columns of strengths"), template_option), False),
