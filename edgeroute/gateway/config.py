@@ -7,7 +7,9 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..bundle.schema import decode
@@ -37,12 +39,15 @@ def read_settings(
     found: list[str] = []
     settings = decode(Settings, value, "", found)
     problems = [_split(each) for each in found]
+    if problems:
+        settings = decode(Settings, _mended(Settings, value), "", [])
+    values = list(check(settings))
     endpoints = {}
-    if not problems:
-        problems = list(check(settings))
-        for key, table in settings.endpoints.items():
-            endpoints[key], missing = make_endpoint(key, table, os.environ if environment is None else environment)
-            problems += [(f".endpoints.{key}.{each}", why) for each, why in missing.items() if keys]
+    for key, table in settings.endpoints.items():
+        endpoints[key], missing = make_endpoint(key, table, os.environ if environment is None else environment)
+        values += [(f".endpoints.{key}.{each}", why) for each, why in missing.items() if keys]
+    broken = [where for problem in problems for where in _keys_of(problem)]
+    problems += [problem for problem in values if not _follows(problem, broken)]
     if problems:
         lines = [f"{name}: {where.removeprefix('.') or 'the file'}: {what}" for where, what in sorted(problems)]
         raise ConfigError("\n".join(lines))
@@ -68,6 +73,64 @@ def _split(problem: str) -> Problem:
     where, _, what = problem.partition(": ")
     unknown = re.fullmatch(r"unknown key '(.*)'", what)
     return (f"{where}.{unknown[1]}", _unknown(unknown[1], where)) if unknown else (where, what)
+
+
+_STAND_INS: dict[tuple[type, str], Any] = {
+    (Settings, "endpoints"): {},
+    (EndpointTable, "url"): "https://unknown.invalid/v1",
+    (EndpointTable, "model"): "unknown",
+    (Tier, "name"): "unknown",
+    (Tier, "endpoints"): [],
+    (Rank, "models"): {},
+    (Rule, "target"): "strong",
+}
+"""For keys that have no default, where a file lacks them."""
+
+
+def _mended(kind: Any, value: Any) -> Any:
+    """``value`` with what does not fit ``kind`` left out, so that the rest can be checked; ``None`` for no value."""
+    inner = [arm for arm in typing.get_args(kind) if arm is not types.NoneType]
+    if isinstance(kind, types.UnionType):
+        return _mended(inner[0], value)
+    if dataclasses.is_dataclass(kind):
+        given, hints = value if isinstance(value, dict) else {}, typing.get_type_hints(kind)
+        parts = {key: _mended(hints[key], given[key]) for key in given.keys() & hints.keys()}
+        stand_ins = {key: each for (owner, key), each in _STAND_INS.items() if owner is kind}
+        return stand_ins | {key: part for key, part in parts.items() if part is not None}
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        return [part for part in (_mended(inner[0], each) for each in value) if part is not None]
+    if typing.get_origin(kind) is dict and isinstance(value, dict):
+        mended = {key: _mended(inner[1], each) for key, each in value.items()}
+        return {key: part for key, part in mended.items() if part is not None}
+    problems: list[str] = []
+    decode(kind, value, "", problems)
+    return None if problems else value
+
+
+def _keys_of(problem: Problem) -> list[str]:
+    """The paths of the keys that a problem of form is about: the one that is there, and the one that was meant."""
+    where, what = problem
+    missing = re.fullmatch(r"the key '(.*)' is missing", what)
+    meant = re.fullmatch(r"no such key; did you mean (.*)\?", what)
+    return (
+        [f"{where}.{missing[1]}"]
+        if missing
+        else [where, f"{where.rpartition('.')[0]}.{meant[1]}"]
+        if meant
+        else [where]
+    )
+
+
+def _follows(problem: Problem, broken: Sequence[str]) -> bool:
+    """Whether a problem may be there only because of keys whose form is wrong, and so would mislead."""
+    where, what = problem
+    for key in broken:
+        short, long = sorted((where, key), key=len)
+        if long == short or long.startswith((f"{short}.", f"{short}[")) or key == ".endpoints":
+            return True
+        if re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", what):
+            return True
+    return False
 
 
 def _unknown(key: str, where: str) -> str:

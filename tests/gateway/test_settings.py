@@ -138,6 +138,42 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_misspelt_key_hides_no_other_mistake(tmp_path: Path) -> None:
+    text = GOOD.replace("strong_share = 0.4", "strong_shar = 0.4\non_error = 7").replace('"(?i)hello"', '"(hello"')
+    text = (
+        text.replace('model = "gpt"', 'modell = "gpt"').replace('    "big",', '    "bigg",').replace("= 10", '= "10"')
+    )
+    assert problems(tmp_path, text, {}) == [
+        "edgeroute.toml: endpoints.big: the key 'model' is missing",
+        "edgeroute.toml: endpoints.big.api_key_env: the environment variable BIG_KEY is not set",
+        "edgeroute.toml: endpoints.big.modell: no such key; did you mean model?",
+        'edgeroute.toml: endpoints.big.usd_per_1m_output: expected float, found "10"',
+        "edgeroute.toml: on_error: expected one of strong, weak, raise, found 7",
+        "edgeroute.toml: rules[1].pattern: not a regular expression: missing ), unterminated subpattern at position 0",
+        "edgeroute.toml: strong_shar: no such key; did you mean strong_share?",
+        "edgeroute.toml: weak: no endpoint is named 'bigg'; there are big, small.one, small",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("[endpoints.big]|[endpoint.big]", 1),
+        ('strong = ["big"]|stong = ["big"]', 1),
+        ('weak = [|weak = "big"\nwea = [', 2),
+        ('url = "https://api.openai.com/v1"|', 1),
+        ("tools = true|tool = true", 1),
+        ("tools = true|tools = 1", 1),
+        ('strong_share = 0.4|daily_budget_usd = true\nbudget_file = "b"', 1),
+    ],
+)
+def test_what_only_follows_from_a_misspelt_key_is_not_told(change: str, told: int, tmp_path: Path) -> None:
+    old, _, new = change.partition("|")
+    assert old in GOOD
+    found = problems(tmp_path, GOOD.replace(old, new, 1))
+    assert len(found) == told, found
+
+
 def test_two_endpoints_of_one_name_are_refused(tmp_path: Path) -> None:
     (told,) = problems(tmp_path, GOOD.replace("endpoints.small]", "endpoints.big]"))
     assert "not TOML" in told
