@@ -84,7 +84,7 @@ def test_the_label_that_is_named_decides(encoder: Path, tmp_path: Path, given: s
     found = run(checkpoint, tmp_path / "out", "--strong-label", given)
     assert found.exit_code == 0, found.output
     assert "strong label: 0 (LABEL_0)" in found.stderr
-    assert "chat policy: last_user, the newest user message (--chat takes another)" in found.stderr
+    assert "chat policy: last_user, what the human asks (--chat takes another)" in found.stderr
     assert Router.load(tmp_path / "out").score(EASY) < 0.2
 
 

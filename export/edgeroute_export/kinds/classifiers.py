@@ -26,7 +26,8 @@ from .encoder import load_checkpoint
 
 Floats = NDArray[np.float32]
 _CHAT: dict[str, str] = {
-    "last_user": "the newest user message",
+    "asks": "what the human asks",
+    "last_user": "what the human asks",
     "last_message": "the last message, whatever its role",
     "last_turns": "the newest user message and the end of the turns before it",
 }
