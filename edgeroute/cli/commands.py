@@ -32,6 +32,7 @@ CORE = {
     "export-triton": "Write a bundle as a model repository of Triton Inference Server.",
 }
 EXTRAS = {
+    "fit": "Fit a router for your own models from few labels.",
     "train": "Train a router from preference data.",
     "distill": "Train a small router on the scores of a teacher.",
     "export": "Export a trained router as a bundle.",
