@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeroute.bundle.folder import Bundle, open_bundle
 from edgeroute.bundle.manifest import TOKENIZER, GraphEntry, Manifest, TextPolicy
 from edgeroute.bundle.store import locate
+from edgeroute.engine.conversation import policy_of
 from edgeroute.engine.load import choose_graph
 from edgeroute.engine.machine import usable_threads
 from edgeroute.engine.session import Session
@@ -77,7 +78,7 @@ def open_base(name: str | os.PathLike[str] | None) -> Base:
         files[entry.file],
         (entry.data, files[entry.data]) if entry.data else None,
         files[TOKENIZER],
-        TextEncoder(files[TOKENIZER], manifest.text),
+        TextEncoder(files[TOKENIZER], manifest.text, chat=policy_of(manifest.text)),
         manifest.text,
         entry.embedding.width,
     )

@@ -9,15 +9,16 @@ from typing import Literal, get_args
 import numpy as np
 
 import edgeroute
-from edgeroute.bundle.manifest import is_flat_name
+from edgeroute.bundle.manifest import Probability, is_flat_name
 from edgeroute.errors import EdgeRouteError, InputFileError
 from edgeroute.evaluation.evaluate import Prices
+from edgeroute.evaluation.metrics import calibration_error
 from edgeroute_export.write import check_place
 
 from .base import Base, Measured, encode, measure, open_base
 from .fitted import Fit, Show
 from .graph import Weights
-from .heads import Design, Fitted, logistic_scale
+from .heads import Array, Design, Fitted, logistic_scale, sigmoid
 from .labels import read_labels
 from .marks import LEAST, Columns, Labels
 from .report import Report, pair_report
@@ -147,8 +148,15 @@ def _write_pair(
         quality=[report.quality(labels.name, edgeroute.__version__)],
         description=description,
         target=target,
+        probability=None if outcomes.assumed else _probability(slope * fitted.left_out + intercept, won),
     )
     return digest, report.written(output, digest, stability)
+
+
+def _probability(logits: Array, won: Array) -> Probability:
+    """The receipt of the scale, taken on left-out rows."""
+    error = calibration_error(sigmoid(logits), won)
+    return Probability(len(won), round(float(won.mean()), 4), round(error, 4))
 
 
 _PREDICTED = {

@@ -26,6 +26,7 @@ from edgeroute.bundle.manifest import (
     GraphEntry,
     Pair,
     Parity,
+    Probability,
     Quality,
     Shortened,
     Source,
@@ -88,6 +89,7 @@ def write_fitted(
     quality: Sequence[Quality],
     description: str,
     target: str,
+    probability: Probability | None = None,
 ) -> tuple[str, Stability | None]:
     """Merge, take the receipts and write the bundle whole or not at all; its digest, and the stability receipt.
 
@@ -129,6 +131,7 @@ def write_fitted(
             f"{base.manifest.name} {base.manifest.digest}",
             "weak",
             (Source(labels.name, labels.counts["rows"], labels.sha256),),
+            probability,
         ),
         "text": base.policy,
         "graphs": [entry],
