@@ -1,5 +1,9 @@
-"""A gateway inside a FastAPI service: EDGEROUTE_TOML=edgeroute.toml uvicorn fastapi_service:app --workers 2
+"""A gateway inside a FastAPI service.
 
+    pip install "edgeroute[cpu,gateway]" fastapi uvicorn
+    EDGEROUTE_TOML=edgeroute.toml uvicorn fastapi_service:app --workers 2
+
+EDGEROUTE_TOML is the path of the gateway's TOML; without it, edgeroute.toml in the working directory is read.
 Load the gateway in ``lifespan``, which runs in each worker, and never at import: a server that imports first and then
 forks (gunicorn --preload) would carry the gateway into its children, and every call there would raise ForkError.
 ``acomplete`` and ``astream`` never block the event loop; scoring runs on a worker thread.
@@ -22,7 +26,7 @@ class Question(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with Gateway.load(os.environ["EDGEROUTE_TOML"]) as app.state.gateway:
+    async with Gateway.load(os.environ.get("EDGEROUTE_TOML", "edgeroute.toml")) as app.state.gateway:
         yield
 
 

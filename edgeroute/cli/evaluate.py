@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,12 +22,12 @@ from ..evaluation.evaluate import BASELINES, Comparison, Evaluation, Prices
 from ..evaluation.keywords import KEYWORDS, Score, keyword_baselines
 from ..evaluation.metrics import Interval, routed
 from ..evaluation.plots import check_plot, plot_curves
-from ..evaluation.probes import LANGUAGES, Probed, probe
+from ..evaluation.probes import LANGUAGES, Probed, count, probe, reworded
 from ..evaluation.rewordings import AFFIXES, REWORDINGS, Robustness, robustness
 from ..evaluation.slices import Slice, slice_up
 from ..router import Router
 from .commands import CORE
-from .output import echo, opened_output, write_json
+from .output import echo, opened_output, say, write_json
 from .progress import Progress
 from .table import aligned
 
@@ -75,7 +76,9 @@ class _Options:
 )
 @click.option("--slices", is_flag=True, help="APGR by prompt length, script and domain as well.")
 @click.option("--noise", is_flag=True, help=f"Score up to {NOISE_PROMPTS} prompts again in other wordings.")
-@click.option("--probes/--no-probes", default=True, help="Short against long prompts, languages, rewordings.")
+@click.option(
+    "--probes/--no-probes", default=True, help="Score the prompts that come with edgeroute too; takes most of the time."
+)
 @click.option("--rounds", type=click.IntRange(1), default=library.ROUNDS, show_default=True, help="Bootstrap rounds.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random router and the sample of --noise.")
 @click.option("--threads", type=click.IntRange(1), help="Threads.  [default: what this process may use]")
@@ -125,6 +128,8 @@ def evaluate(
     routers = _load(models, threads)
     pair = next(iter(routers.values())).manifest.pair
     options = _Options(prices, baselines, slices, noise, rounds, seed)
+    if probes:
+        _announce_probes(routers)
     results, panels = Results(), []
     keywords = keyword_baselines() if baselines else {}
     for path in files:
@@ -187,9 +192,22 @@ def _probe(results: Results, routers: dict[str, Router], keywords: dict[str, Sco
     if options.baselines:
         scorers |= {"length": library.length_scores} | keywords
     for name, score in scorers.items():
-        progress.show(lambda name=name: f"{name} on the probes")  # type: ignore[misc]
-        results.probes.append(probe(name, score, options.rounds))
+        show = _shown(progress, f"{name} on the probes", count())
+        show(0)
+        results.probes.append(probe(name, score, options.rounds, show))
     progress.clear()
+
+
+def _announce_probes(routers: dict[str, Router]) -> None:
+    """Say how long the probes will take, by the speed at which a few of them are scored, and how to leave them out."""
+    few = reworded()[:: len(reworded()) // 32]
+    start = time.perf_counter()
+    for router in routers.values():
+        library.score_all(router, few)
+    seconds = (time.perf_counter() - start) * count() / len(few)
+    bundles = "" if len(routers) == 1 else f", for each of {len(routers)} bundles"
+    took = f"{max(round(seconds), 1)} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    say(f"{count():,} probe prompts come after the labels{bundles}: about {took} more (--no-probes leaves them out)")
 
 
 def _noise(

@@ -55,7 +55,8 @@ def why_no_device(device: Device) -> str | None:
             f"uninstall both, then run {install_command('gpu')}"
         )
     return (
-        f"the installed onnxruntime has no {DEVICES[device]} provider: uninstall it, then run {install_command('gpu')}"
+        f"the installed onnxruntime has no {DEVICES[device]} provider: on a CUDA machine uninstall it, then run "
+        f"{install_command('gpu')}"
     )
 
 

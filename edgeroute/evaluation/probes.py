@@ -7,7 +7,7 @@ router that was trained on them they measure nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..bundle.manifest import Stability
 from .keywords import Score
 from .metrics import Interval, auc, bootstrap, routed
-from .rewordings import stability
+from .rewordings import AFFIXES, REWORDINGS, stability
 
 SAMPLE = "edgeroute probes"
 LANGUAGES = ("en", "zh", "ja", "ko", "es", "pt", "fr", "de", "it", "ru", "ar", "hi", "tr")
@@ -90,14 +90,33 @@ def reworded() -> tuple[str, ...]:
     )
 
 
-def probe(router: str, score: Score, rounds: int = 1000) -> Probed:
-    """All probes of one router or baseline."""
+def count() -> int:
+    """How many prompts ``probe`` scores."""
+    changes = 1 + len(REWORDINGS) + len(AFFIXES)
+    return (
+        len(short_long().prompts) + sum(len(each.prompts) for each in languages().values()) + changes * len(reworded())
+    )
+
+
+def probe(
+    router: str, score: Score, rounds: int = 1000, progress: Callable[[int], None] = lambda _done: None
+) -> Probed:
+    """All probes of one router or baseline; ``progress`` is told how many prompts are scored, of ``count()``."""
     pairs, spoken = short_long(), languages()
-    scores = {name: np.asarray(score(each.prompts), np.float64) for name, each in spoken.items()}
-    demanding = np.concatenate([np.array(each.demanding) for each in spoken.values()])
+    done = 0
+
+    def scored(prompts: Sequence[str]) -> NDArray[np.float64]:
+        nonlocal done
+        found = np.asarray(score(prompts), np.float64)
+        done += len(prompts)
+        progress(done)
+        return found
 
     def read(prompts: Sequence[str]) -> NDArray[np.float64]:
-        return routed(score(prompts))
+        return routed(scored(prompts))
+
+    scores = {name: scored(each.prompts) for name, each in spoken.items()}
+    demanding = np.concatenate([np.array(each.demanding) for each in spoken.values()])
 
     return Probed(
         router,

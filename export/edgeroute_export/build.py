@@ -286,10 +286,12 @@ def _quality(
     session: Session, text: TextEncoder, files: Iterable[Path], pair: tuple[str, str], progress: Progress
 ) -> Iterable[Quality]:
     for path in files:
-        progress(f"quality on {benchmark_name(path)}")
+        progress(f"quality on {benchmark_name(path)}:")
         outcomes = quality_outcomes(path, pair)
         scores = session.run_rows([text.encode_unchecked(each.prompt).ids for each in outcomes])
-        yield receipts.quality(benchmark_name(path), outcomes, scores, pair, _commit())
+        found = receipts.quality(benchmark_name(path), outcomes, scores, pair, _commit())
+        progress(f"  {found.metric} {found.value:.3f} (95% interval {found.low:.3f} to {found.high:.3f}, n {found.n})")
+        yield found
 
 
 def _commit() -> str:

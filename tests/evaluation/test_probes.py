@@ -10,8 +10,15 @@ import pytest
 
 from edgeroute.evaluation.evaluate import length_scores
 from edgeroute.evaluation.metrics import auc
-from edgeroute.evaluation.probes import LANGUAGES, languages, probe, reworded, short_long
+from edgeroute.evaluation.probes import LANGUAGES, count, languages, probe, reworded, short_long
 from edgeroute.evaluation.rewordings import AFFIXES, REWORDINGS
+
+
+def test_progress_counts_every_prompt_that_is_scored() -> None:
+    told: list[int] = []
+    probe("length", length_scores, 5, told.append)
+    assert told == sorted(told)
+    assert told[-1] == count()
 
 
 def test_hard_prompts_are_short_and_easy_work_is_long() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import threading
@@ -77,6 +78,28 @@ def post(url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
             return error.code, json.load(error)
 
 
+def loaded(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_service_in_fastapi_names_the_file_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("EDGEROUTE_TOML", raising=False)
+    monkeypatch.chdir(tmp_path)
+    module = loaded(EXAMPLES / "fastapi_service.py")
+
+    async def started() -> None:
+        async with module.lifespan(module.app):
+            pass
+
+    with pytest.raises(ConfigError, match=r"edgeroute\.toml cannot be read: No such file"):
+        asyncio.run(started())
+
+
 def test_the_service_in_fastapi_answers(
     toml: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, strong: Upstream, weak: Upstream
 ) -> None:
@@ -84,11 +107,7 @@ def test_the_service_in_fastapi_answers(
     assert sum(bool(line.strip()) for line in path.read_text().split('"""')[2].splitlines()) <= 30
     monkeypatch.setenv("EDGEROUTE_TOML", str(toml()))
     monkeypatch.setenv("BIG_KEY", "sk-x")
-    spec = importlib.util.spec_from_file_location("fastapi_service", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded(path)
     server = uvicorn.Server(uvicorn.Config(module.app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()

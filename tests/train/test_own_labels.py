@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from bundles import WORDS
 
+from edgeroute import Gateway
+
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("onnx")
@@ -26,10 +28,10 @@ pytest.importorskip("starlette")
 PAGE = Path(__file__).parents[2] / "docs" / "train.md"
 
 
-def fenced(marker: str) -> str:
+def fenced(marker: str, page: Path = PAGE) -> str:
     """The block after the comment that starts with ``marker``."""
     found = re.search(
-        rf"<!-- {re.escape(marker)}[^>]*-->\n```\w*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
+        rf"<!-- {re.escape(marker)}[^>]*-->\n```\w*\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
     )
     assert found is not None
     return found[1]
@@ -86,6 +88,33 @@ def test_six_commands_from_labels_to_a_served_bundle(bert: Path, tmp_path: Path)
             assert b"ok" in asked(f"http://127.0.0.1:{port}/health", process)
         finally:
             process.terminate()
+
+
+@pytest.mark.slow
+def test_three_models_from_labels_to_a_choice(bert: Path, tmp_path: Path) -> None:
+    """docs/gateway.md: the small model will do for tea, the middle one for queens, and only the large one can prove."""
+    page = PAGE.with_name("gateway.md")
+    rng = random.Random(0)
+    plain = [word for word in WORDS if word not in ("tea", "queen", "prove")]
+    with (tmp_path / "three.jsonl").open("w", encoding="utf-8") as file:
+        for i in range(450):
+            level = i % 3
+            words = [*rng.choices(plain, k=rng.randint(3, 9)), *[["tea", "queen", "prove"][level]] * 3]
+            rng.shuffle(words)
+            scores = {"large": 1.0, "middle": float(level < 2), "small": float(level < 1)}
+            file.write(json.dumps({"prompt": f"{' '.join(words)} {i}", "scores": scores}) + "\n")
+    commands = [shlex.split(line) for line in fenced("three: commands", page).splitlines()]
+    for command in commands:
+        more = ["--encoder", str(bert)] if command[2:3] == ["mf"] else []
+        done = run([*command, *more], tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert sorted(line.split()[0] for line in done.stdout.splitlines()) == ["large", "middle", "small"]
+    for name in ("tiers", "rank"):
+        (tmp_path / f"{name}.toml").write_text(fenced(f"three: {name}.toml", page))
+        with Gateway.load(tmp_path / f"{name}.toml", environment={"OPENAI_API_KEY": "none"}) as gateway:
+            assert gateway.choose("prove prove prove").endpoints in [("large",), ("middle", "large"), ("small",)]
+            assert list(gateway.settings.targets) == ["small", "middle", "large"]
+    assert gateway.choose("prove prove prove").target == "large"
 
 
 def asked(url: str, process: subprocess.Popen[bytes]) -> bytes:
