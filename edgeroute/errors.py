@@ -152,11 +152,19 @@ class BackendWarning(UserWarning):
 
 
 def install_command(extra: str) -> str:
-    """The command that adds ``extra`` to this edgeroute: to the clone that it runs from, else by its name."""
+    """The command that adds ``extra`` to this edgeroute: in the clone that it came from, else by its name."""
+    import json
+    from importlib import metadata
     from pathlib import Path
 
     if (Path(__file__).parents[1] / "pyproject.toml").is_file():  # an editable installation, or a path to a clone
         return f'pip install -e ".[{extra}]" (in the clone)'
+    try:  # where pip installed it from (PEP 610): a folder, as in "pip install .", has dir_info
+        origin = json.loads(metadata.distribution("edgeroute").read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
+        origin = {}
+    if "dir_info" in origin and not origin["dir_info"].get("editable"):  # an editable one is another edgeroute
+        return f'pip install ".[{extra}]" (in the clone)'
     return f'pip install "edgeroute[{extra}]"'
 
 

@@ -82,13 +82,13 @@ class Router:
         """Open, check and warm up a bundle.
 
         ``name_or_path``: a shipped or pulled bundle's name, or a folder; the default bundle when ``None``.
-        ``provider``: ``auto`` takes CUDA where the bundle has a graph for it and it truly loads, else CPU, and
+        ``provider``: ``auto`` takes CUDA where the bundle has a graph for it and CUDA loads, else the CPU, and
         ``Router.provider_reason`` says why; never TensorRT, unless asked for. ``threads``: intra-op threads, by default
         ``min(4, allowed cores, cgroup quota)``; ``spinning`` ones answer sooner and burn a core between calls.
         ``digest`` pins the bundle (``sha256:…``). ``chat`` is the chat policy: by default ``asks``, unless the bundle's
         own is another than ``last_user``; ``harness`` adds pairs of markers of what is no ask. ``deadline_ms`` bounds
         the time from prompt to decision, of one caller alone: a prompt that the graph is too slow for, as measured here
-        and now, takes a cheaper way to score (``Decision.road``). ``calibration`` is a file of ``edgeroute calibrate``:
+        and now, takes a cheaper tier (``Decision.road``). ``calibration`` is a file of ``edgeroute calibrate``:
         shares are then of its traffic, and its threshold decides where ``choose`` is given neither share nor threshold;
         ``sticky`` says which score of a conversation decides, the one that the file was taken on: of the first ask
         (``True``), the highest so far (``"up"``), or each ask's own.
@@ -96,9 +96,9 @@ class Router:
         over while the server does not answer (``Decision.backend``).
 
         Raises ``BundleError`` and its kinds, ``ProviderError``, ``MissingExtraError``, ``BackendError``,
-        ``CalibrationError`` for a deadline that is none or a calibration of another graph. Warns ``GoldenWarning`` when
-        scores differ from those at export, ``CalibrationWarning`` for shares of made-up prompts, ``DeadlineWarning``
-        where no way to score is in time, ``BackendWarning`` where no server answers.
+        ``CalibrationError`` for an invalid deadline or a calibration of another graph. Warns ``GoldenWarning`` when
+        scores differ from those at export, ``CalibrationWarning`` for shares of generated prompts, ``DeadlineWarning``
+        where no deadline tier is fast enough, ``BackendWarning`` where no server answers.
         """
         _check_options(provider, threads, deadline_ms)
         place = locate(name_or_path)

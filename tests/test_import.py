@@ -72,6 +72,11 @@ def test_the_command_that_installs_an_extra_is_true_in_a_clone_and_without_one(t
         return subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True, env={}).strip()
 
     assert said() == 'pip install "edgeroute[gateway]"'
+    record = tmp_path / "edgeroute-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: edgeroute\nVersion: 1.0\n")
+    (record / "direct_url.json").write_text('{"dir_info": {}, "url": "file:///home/me/edgeroute"}')
+    assert said() == 'pip install ".[gateway]" (in the clone)'  # after pip install .
     (tmp_path / "pyproject.toml").touch()
     assert said() == 'pip install -e ".[gateway]" (in the clone)'
 

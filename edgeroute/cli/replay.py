@@ -46,8 +46,8 @@ def replay(
 
 def _tied(found: Replayed, strong_share: float) -> str:
     return (
-        f"              {strong_share:.1%} was asked for: {found.tied} decisions share the score {found.threshold:.5f} "
-        "and go the same way"
+        f"              {strong_share:.1%} cannot be met: {found.tied} decisions tie at the score {found.threshold:.5f}"
+        ", and ties go the same way (as a rule the same prompt again)"
     )
 
 

@@ -178,6 +178,8 @@ def score(
         raise click.UsageError("Give a PROMPT, - for standard input, --file or --embeddings, and one of them.")
     if chosen.strong_share is not None and chosen.threshold is not None:
         raise click.UsageError("Give --strong-share or --threshold, not both.")
+    if chosen.prompt is not None:
+        _refuse_a_path(chosen.prompt)
     if chosen.embeddings is not None:
         return _score_embeddings(chosen, chosen.embeddings)
     if chosen.file is not None and is_folder(chosen.output):
@@ -185,6 +187,16 @@ def score(
     if any(each is not None for each in (chosen.engine, chosen.workers, chosen.prefix)):
         raise click.UsageError("--engine, --workers and --prefix need --file, and a folder as --output, as in out/.")
     return _score_prompt(chosen) if chosen.file is None else _score_file(chosen, chosen.file)
+
+
+def _refuse_a_path(prompt: str) -> None:
+    """Raise where PROMPT is a file or a folder beside options for files: it would be scored as if it were a prompt."""
+    context = click.get_current_context()
+    for_files = ("form", "field", "on_error", "output", "engine", "workers", "prefix")
+    given = [name for name in for_files if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if given and prompt != "-" and os.path.exists(prompt):
+        what = "a folder" if os.path.isdir(prompt) else "a file"
+        raise click.UsageError(f"{prompt} is {what}, and would be scored as a prompt: give it as --file {prompt}.")
 
 
 def _score_prompt(options: _Options) -> int:

@@ -151,6 +151,10 @@ def _read_csv(records: Iterator[tuple[int, list[str]] | BadLine], field: str) ->
         raise InputFileError(f"line {header.line}: the CSV header cannot be read: {header.error}")
     _, names = header
     if names.count(field) != 1:
+        from .tables import other_separator  # an error can afford it, a prompt cannot
+
+        if found := other_separator(names):
+            raise InputFileError(f"expected CSV fields separated by commas, found {found}: save the file with commas")
         # The header may be a prompt: a file without a header is the usual mistake. So it is not quoted.
         raise InputFileError(
             f"the CSV header has {names.count(field) or 'no'} columns named {field!r} among its {len(names)}; "

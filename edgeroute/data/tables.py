@@ -61,6 +61,8 @@ def read_csv_rows(path: str | os.PathLike[str], columns: Sequence[str] = ()) -> 
     name = Path(path).name
     with _csv_reader(path) as reader:
         header = next(reader, [])
+        if (found := other_separator(header)) and not {*columns} <= {*header}:
+            raise InputFileError(f"{name}: expected fields separated by commas, found {found}: save it with commas")
         require(columns, header, f"{name}: the CSV header")
         for fields in reader:
             where = f"{name}, line {reader.line_num}"
@@ -68,6 +70,12 @@ def read_csv_rows(path: str | os.PathLike[str], columns: Sequence[str] = ()) -> 
                 raise InputFileError(f"{where}: expected {len(header)} fields, found {len(fields)}")
             if fields:
                 yield where, dict(zip(header, fields, strict=True))
+
+
+def other_separator(header: Sequence[str]) -> str | None:
+    """What a CSV file's header seems to be separated by where that is no comma: semicolons, or tabs."""
+    names = {";": "semicolons", "\t": "tabs"}
+    return next((names[mark] for mark in names if len(header) == 1 and mark in header[0]), None)
 
 
 def read_header(path: str | os.PathLike[str]) -> list[str]:
@@ -93,13 +101,16 @@ def require(wanted: Iterable[str], known: Iterable[str], where: str) -> None:
 def parse_score(value: object, where: str, max_score: float = 1.0) -> float:
     """A mark as a fraction of ``max_score``: a number from 0 to it, or true and false. Raises ``InputFileError``."""
     text = str(value).strip().lower()
+    if not text:
+        raise InputFileError(f"{where}: expected a score from 0 to {max_score:g}, found an empty cell: remove the row")
     try:
         number = _MARKS[text] * max_score if text in _MARKS else float(text)
     except ValueError:
         number = math.nan
     if not 0 <= number <= max_score:  # NaN too
         raise InputFileError(
-            f"{where}: expected a score from 0 to {max_score:g}, or true or false; if marks go higher, say the highest"
+            f"{where}: expected a score from 0 to {max_score:g}, or true or false; if marks go higher, give the "
+            "highest with --max-score"
         )
     return number / max_score
 

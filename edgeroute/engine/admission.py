@@ -1,9 +1,9 @@
 """How many callers run at a time, and in which order the others follow.
 
-Without an order whoever comes last may go first: of 64 callers some waited five times as long as the others.
+Without an order the last caller may go first: of 64 callers some waited five times as long as the others.
 
 An interrupt (Ctrl-C, a signal's soft time limit) may come between any two steps written in Python, so that no
-``acquire`` followed by a ``try`` is safe. Here one dictionary is the whole state: whoever is in it is in line, and a
+``acquire`` followed by a ``try`` is safe. Here one dictionary is the whole state: the callers in it are in line, and a
 single call into C takes a caller out of it.
 """
 
@@ -67,7 +67,7 @@ class AdmissionQueue:
         return False
 
     def _first(self) -> tuple[Lock, ...]:
-        """Whoever may run now: the first in line."""
+        """The caller that may run now: the first in line."""
         while True:
             with contextlib.suppress(RuntimeError):  # a collection of garbage let another come or leave meanwhile
                 return tuple(islice(self._line, self.count))
@@ -86,7 +86,7 @@ class AdmissionQueue:
 
     def close(self) -> None:
         """Let no daemon thread begin, and wait for those that run."""
-        if os.getpid() != self._pid:  # whoever is in line runs in the process that forked
+        if os.getpid() != self._pid:  # those in line run in the process that forked
             return
         self._closed = True
         end = time.monotonic() + EXIT_WAIT_S

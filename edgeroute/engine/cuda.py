@@ -123,7 +123,7 @@ class DeviceRunner:
         self.contract = contract_of(self._session)
 
     def run(self, output: str, feed: dict[str, NDArray[Any]], *, alone: bool = True, one_thread: bool = False) -> Any:
-        """One output, at the bucket of its length for the score of a single row; the device is one, whoever asks."""
+        """One output, at the bucket of its length for a single row; there is one device for all callers."""
         if self.buckets is None:
             return self._session.run([output], feed)[0]
         if output == SCORE and self.buckets.takes(feed[TOKENS[0]]):

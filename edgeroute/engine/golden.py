@@ -55,8 +55,8 @@ def differences(golden: Golden, session: Session, text: TextEncoder | None, coun
 def warm_up(name: str, golden: Golden, session: Session, text: TextEncoder | None, *, pinned: bool) -> None:
     """Prove the contract on the graph of a bundle itself: the highest id (or any embedding), and two golden scores.
 
-    The highest id is run at the full length, to see that the positions reach, unless the bundle is pinned: whoever
-    knows its digest has checked it once, and the run costs a tenth of a cold start.
+    The highest id is run at the full length, to see that the positions reach, unless the bundle is pinned: a
+    caller who knows its digest has checked it before, and the run costs a tenth of a cold start.
     """
     row: Row
     if text is None:

@@ -1,8 +1,8 @@
 """Whom to call next, without any I/O: one loop of calls, waits and fallbacks under one deadline, a breaker each.
 
 ``plan`` is a generator. It yields ``Call`` or ``Wait``, is sent the ``Outcome`` of a call, and returns when an
-endpoint answered; when none did it raises one ``UpstreamError`` that lists the causes. Whoever drives it does the I/O,
-so a test drives it with a clock of its own.
+endpoint answered; when none did it raises one ``UpstreamError`` that lists the causes. Its caller does the I/O, so a
+test runs it with a clock of its own.
 
 An answer of 4xx other than 401, 403, 408 and 429 is an answer: the request is wrong, and would be wrong again. Once
 bytes of an answer arrived there is an answer too, and ``plan`` is done: no call is repeated that was answered.

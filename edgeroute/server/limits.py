@@ -202,7 +202,7 @@ class Server(uvicorn.Server):
             connection.close()
 
     def _tell(self, text: str, *values: object) -> None:
-        """Log at most once a second: whoever floods the server must not flood its log."""
+        """Log at most once a second, so that a flood of requests does not flood the log."""
         now = asyncio.get_running_loop().time()
         if now - self._last_told >= 1:
             self._last_told = now
@@ -376,7 +376,7 @@ def patient(send: Send, receive: Receive, seconds: float) -> Send:
 async def hang_up(receive: Receive) -> None:
     """End the caller's connection, whatever it has not taken yet.
 
-    ASGI has no word for it, and closing waits for whoever does not read: this is uvicorn's own.
+    ASGI cannot say it, and closing waits for a caller that does not read: this is uvicorn's own way.
     """
     transport = getattr(getattr(receive, "__self__", None), "transport", None)
     if transport is not None:

@@ -256,7 +256,7 @@ class Relay:
                 call.status = answer.status
             call.started = True
             await send(_start(answer.status, headers))
-            # Whoever takes none of it keeps its place here, not a copy of it in the connection.
+            # A caller that takes none of it waits here, without a copy of it in the connection.
             await send({"type": "http.response.body", "body": first, "more_body": True})
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})

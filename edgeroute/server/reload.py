@@ -1,4 +1,4 @@
-"""The gateway in use, and how another takes its place: whoever is being served keeps the one it began with."""
+"""The gateway in use, and how another replaces it: a call ends with the one that it began with."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the server tells of its calls: an id and a line in its log for each, and the numbers of ``/metrics``.
 
-The log goes to stderr, by a thread of its own. Whoever reads stderr may stop reading; then lines are dropped and
+The log goes to stderr, by a thread of its own. When the reader of stderr stops reading, lines are dropped and
 counted, and the event loop goes on.
 """
 

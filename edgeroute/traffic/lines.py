@@ -1,6 +1,6 @@
 """JSON lines that several processes append to one file: a line that was torn costs itself and no other.
 
-A full disk, a signal or a kill may leave half of a line at the end of a file. Whoever appends next starts on a line of
+A full disk, a signal or a kill may leave half of a line at the end of a file. The next append starts on a line of
 its own, and readers skip lines that are no record.
 """
 

@@ -62,7 +62,7 @@ class Traced:
     the graph; ``None`` where there is no other road. ``training`` is the manifest's record. ``models`` names the
     columns of the graph's output ``strengths``, where it has one, and ``embedding`` declares the output of that name.
     ``quantize`` makes the int8 graph from it, a recipe and rows to smooth on. ``precisions`` are those that the kind
-    can be made in. ``notes`` are for whoever exports. ``recipe`` is the kind's own quantization recipe, where none is
+    can be made in. ``notes`` are printed at export. ``recipe`` is the kind's own quantization recipe, where none is
     asked for.
     """
 

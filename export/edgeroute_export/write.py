@@ -27,7 +27,7 @@ def write_bundle(target: str | os.PathLike[str], manifest: Mapping[str, Any], fi
 
     ``manifest`` lacks ``files`` and ``digest``, which are filled in; a model card is added. Returns the digest. Raises
     ``BundleError`` when ``target`` exists and is not empty, or the disk says no; nothing is left behind then. The
-    manifest is written last, after the check: whoever pulls the plug finds a folder that does not load, or the whole
+    manifest is written last, after the check: a process that is killed leaves a folder that does not load, or the whole
     bundle.
     """
     place = Path(target)

@@ -17,7 +17,11 @@ HINT = (
 
 
 def hub_options(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """Arguments for ``from_pretrained``: where the hub is out of reach, only what its cache holds is looked at."""
+    """Arguments for ``from_pretrained``: where the hub is out of reach, only what its cache holds is looked at.
+
+    From then on transformers writes nothing of its own between our lines.
+    """
+    _quiet_transformers()
     return {"local_files_only": True} if not Path(source).exists() and not reachable() else {}
 
 
@@ -26,6 +30,20 @@ def why(source: str | os.PathLike[str], error: Exception) -> str:
     if hub_options(source):
         return HINT
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@functools.cache
+def _quiet_transformers() -> None:
+    """No bar for each model that is read ("Loading weights"), no advice to train a new head; downloads keep theirs."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging
+
+    disabled = are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if not disabled:
+        enable_progress_bars()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
 
 
 @functools.cache

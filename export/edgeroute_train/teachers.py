@@ -25,6 +25,7 @@ from edgeroute.data.labels import read_scores
 from edgeroute.engine.text import TextEncoder
 from edgeroute.errors import BundleError, InputFileError
 from edgeroute_formats.checkpoints import RECORD
+from edgeroute_formats.hub import hub_options
 
 from .classifier_models import LABEL_TOKENS, device, label_logits, load_tokenizer, padded
 from .targets import FIVE, collapse
@@ -116,7 +117,8 @@ def _from_causal(folder: Path, template: str | None) -> Teacher:
     if (folder / RECORD).is_file():
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval().to(device())
+        found = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **hub_options(folder))
+        model = found.eval().to(device())
     except (OSError, ValueError) as error:
         raise BundleError(f"{folder} is no causal checkpoint: {error}") from None
     tokenizer, data = load_tokenizer(str(folder))

@@ -268,6 +268,16 @@ def test_replay_shows_what_would_change(run: Run, decisions: Path) -> None:
     assert run("replay", "none.jsonl", "--threshold", "0.5").code == 1
 
 
+def test_replay_says_that_ties_are_why_a_share_is_missed(run: Run, decisions: Path) -> None:
+    rows = [
+        json.loads(line) | {"score": 0.6 if i % 2 else 0.3} for i, line in enumerate(decisions.read_text().splitlines())
+    ]
+    decisions.write_text("\n".join(map(json.dumps, rows)))
+    said = run("replay", decisions, "--strong-share", "0.1").out
+    assert "50.0% replayed" in said
+    assert "10.0% cannot be met: 50 decisions tie at the score 0.60000, and ties go the same way" in said
+
+
 def test_doctor_looks_at_a_log(run: Run, decisions: Path, toml: Path) -> None:
     found = json.loads(run("doctor", "--log", decisions, "--json").out)
     assert found["n"] == 100

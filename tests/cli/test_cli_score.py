@@ -30,6 +30,15 @@ def test_a_prompt_gives_one_line(run: Run, router: Router, base_bundle: Path) ->
     assert re.fullmatch(rf"{decision.score:.4f}  {decision.target:<6}  {decision.n_tokens} tokens  \d+\.\d ms\n", out)
 
 
+def test_a_path_beside_options_for_files_is_no_prompt(run: Run, base_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\nhello\n")
+    for path, what in ((tmp_path, "a folder"), (tmp_path / "a.csv", "a file")):
+        code, out, err = run("score", "--model", base_bundle, path, "--column", "text")
+        assert (code, out) == (2, "")
+        assert f"{path} is {what}, and would be scored as a prompt: give it as --file {path}." in err
+    assert run("score", "--model", base_bundle, str(tmp_path)).code == 0  # without, it may be what somebody asks
+
+
 def test_without_a_model_the_default_bundle_scores(run: Run, home: Path) -> None:
     code, out, _ = run("score", "--json", "hello")
     assert code == 0

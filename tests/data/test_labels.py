@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeroute.data.labels import Battle, Outcome, read_battles, read_outcomes
+from edgeroute.data.labels import Battle, Outcome, read_battles, read_outcomes, read_score_csv
 from edgeroute.errors import InputFileError
 
 BATTLE = {"prompt": "why", "model_a": "big", "model_b": "small", "winner": "a"}
@@ -89,3 +89,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"not gzip")
     with pytest.raises(InputFileError, match="cannot be read"):
         list(read_outcomes(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("prompt;a;b\nx;1;0\n", "expected fields separated by commas, found semicolons: save it with commas"),
+        ("prompt\ta\tb\nx\t1\t0\n", "expected fields separated by commas, found tabs: save it with commas"),
+        ("prompt,a,b\nx,1,\n", "line 2, b: expected a score from 0 to 1, found an empty cell: remove the row"),
+        ("prompt,a,b\nx,7,0\n", "if marks go higher, give the highest with --max-score"),
+    ],
+)
+def test_a_csv_of_scores_says_what_to_do(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text(text)
+    with pytest.raises(InputFileError) as caught:
+        read_score_csv(path, ("a", "b"))
+    assert told in str(caught.value)

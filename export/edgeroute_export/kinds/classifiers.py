@@ -45,7 +45,7 @@ class Classifier:
 
     @property
     def chat_note(self) -> str:
-        """For whoever exports: which messages of a chat are scored."""
+        """What is printed at export: which messages of a chat are scored."""
         return f"chat policy: {self.text.chat}, {_CHAT[self.text.chat]} (--chat takes another)"
 
 
