@@ -35,7 +35,7 @@ def why(source: str | os.PathLike[str], error: Exception) -> str:
 @functools.cache
 def _quiet_transformers() -> None:
     """No bar for each model that is read ("Loading weights"), no advice to train a new head; downloads keep theirs."""
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging
 
     disabled = are_progress_bars_disabled()
