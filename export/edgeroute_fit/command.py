@@ -34,6 +34,7 @@ from .run import fit as run_fit
 @click.option("--pair", nargs=2, metavar="STRONG WEAK", help="The two models to decide between.  [default: guessed]")
 @click.option("--max-score", type=click.FloatRange(0, min_open=True), default=1.0, help="The best mark.  [default: 1]")
 @click.option("--prices", nargs=2, type=float, metavar="STRONG WEAK", help="Dollars for a call of each model.")
+@click.option("--add", metavar="MODEL", help="Add this model to a --base that ranks.")
 @click.option("--name", help="The bundle's name.  [default: that of the folder]")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def fit(
@@ -48,6 +49,7 @@ def fit(
     pair: tuple[str, str] | None,
     max_score: float,
     prices: tuple[float, float] | None,
+    add: str | None,
     name: str | None,
     as_json: bool,
 ) -> None:
@@ -77,6 +79,7 @@ def fit(
             columns=Columns(column, weak_ok, _names(models), pair, max_score),
             prices=prices,
             name=name,
+            add=add,
             show=lambda what, done, of: progress.show(lambda: f"{what} {done}/{of}" if of else f"{what} {done or ''}"),
         )
     finally:

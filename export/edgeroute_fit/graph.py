@@ -62,7 +62,8 @@ def merged_graph(
 ) -> bytes:
     """The base's graph with a new ``score`` and, where given, new ``strengths``; ``embedding`` stays.
 
-    ``added``: the columns of ``strengths`` go behind those that the base has. Without ``score`` the base's stays.
+    ``added``: the one column of ``strengths``, plus the mean of those that the base has, goes behind them. Without
+    ``score`` the base's stays.
     """
     model = _read(graph)
     prefix, outputs = _prefix(model), {SCORE: None, EMBEDDING: width}
@@ -79,8 +80,10 @@ def merged_graph(
         model.graph.node.append(helper.make_node("Sigmoid", [f"{prefix}head_logit"], [SCORE], name=f"{prefix}score"))
     if strengths is not None:
         _add_logits(model, prefix, "models", strengths)
-        parts = [f"{prefix}base_strengths"] if added else []
-        last = helper.make_node("Concat", [*parts, f"{prefix}models"], [STRENGTHS], f"{prefix}ranked", axis=1)
+        if added:
+            _add_mean(model, prefix, before)
+        parts = [f"{prefix}base_strengths", f"{prefix}new"] if added else [f"{prefix}models"]
+        last = helper.make_node("Concat", parts, [STRENGTHS], f"{prefix}ranked", axis=1)
         model.graph.node.append(last)
         outputs[STRENGTHS] = len(strengths.bias) + (before if added else 0)
     _give(model, outputs)
@@ -122,6 +125,14 @@ def _add_logits(model: ModelProto, prefix: str, name: str, weights: Weights) -> 
             _node("Add", [f"{prefix}{name}_product", f"{prefix}{name}_bias"], f"{prefix}{name}"),
         ]
     )
+
+
+def _add_mean(model: ModelProto, prefix: str, models: int) -> None:
+    """``new``: the fitted logit on top of the known models' mean."""
+    shares = np.full((models, 1), 1 / models, np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(shares, f"{prefix}shares"))
+    model.graph.node.append(_node("MatMul", [f"{prefix}base_strengths", f"{prefix}shares"], f"{prefix}mean"))
+    model.graph.node.append(_node("Add", [f"{prefix}mean", f"{prefix}models"], f"{prefix}new"))
 
 
 def _node(kind: str, inputs: list[str], output: str) -> onnx.NodeProto:

@@ -48,7 +48,7 @@ def read_labels(
     place = Path(path)
     if not place.is_file():
         raise InputFileError(f"{place}: expected a file of labels (CSV, JSON Lines or Parquet), found none")
-    rows = _counted(_rows(place, columns), progress)
+    rows = _counted(table_rows(place, columns), progress)
     head = list(itertools.islice(rows, LOOKED_AT))
     if not head:
         raise InputFileError(f"{place.name} is empty: expected prompts with marks")
@@ -67,13 +67,14 @@ def _read_table(
 ) -> Labels:
     """Labels of any file but a decision log."""
     names = list(dict.fromkeys(name for _, row in head for name in row))
-    prompt = _prompt_column(path, names, columns)
+    prompt = prompt_column(path, names, columns)
     form, given = _form(path, names, head, columns, prompt)
     read = {"weak_ok": _read_weak_ok, "battles": _read_battles, "scores": _read_scores}[form]
     return read(path, rows, columns, prompt, given, kept_chars)
 
 
-def _prompt_column(path: Path, names: Sequence[str], columns: Columns) -> str:
+def prompt_column(path: Path, names: Sequence[str], columns: Columns) -> str:
+    """The column of the prompts, named or guessed."""
     if columns.prompt is not None:
         require([columns.prompt], names, path.name)
         return columns.prompt
@@ -185,14 +186,14 @@ def _read_battles(
         elif {a, b} != set(columns.pair):
             gathered.counts["of other models"] += 1
             continue
-        points = _points(row.get(given[0]), a, b, where)
+        points = points_of(row.get(given[0]), a, b, where)
         gathered.add(text, (points, 1 - points) if a == next(iter(known)) else (1 - points, points))
     gathered.models = tuple(known) or ("strong", "weak")
     labels = gathered.labels(path, weak_only=False, guessed=f"prompts from {prompt!r}, battles from {_shown(given)}")
     return labels if columns.pair else _strong_first(labels)
 
 
-def _points(value: Any, a: str, b: str, where: str) -> float:
+def points_of(value: Any, a: str, b: str, where: str) -> float:
     """What a battle gives model a: 1, a half or 0."""
     text = str(value).strip().lower()
     if text in ("a", "model_a", a.lower()):
@@ -215,7 +216,8 @@ def _strong_first(labels: Labels) -> Labels:
     return replace(labels, models=(strong, weak), scores=labels.scores[:, order], guessed=said)
 
 
-def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, Row]]:
+def table_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Row]]:
+    """Rows of a file, each with its place for an error message."""
     if path.name.lower().endswith(".parquet"):
         yield from _parquet_rows(path, columns)
     elif is_csv(path):
@@ -242,7 +244,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Row]]:
         names = pq.read_schema(path).names
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputFileError(f"{path.name} cannot be read as Parquet: {type(error).__name__}") from None
-    prompt, number = _prompt_column(path, names, columns), 0
+    prompt, number = prompt_column(path, names, columns), 0
     for part in cut(find_inputs(str(path), path.parent / "\0")):
         with opened_rows(part, prompt) as found:
             for batch, prompts in found.batches:

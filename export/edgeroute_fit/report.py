@@ -24,6 +24,8 @@ SHARES = (0.25, 0.5, 0.75)
 ROUNDS = 500
 FAILED = 0.5
 """A graded mark of the weak model's answer below this is a failure."""
+WIDE = 0.2
+"""A 95% interval of a win rate that says little."""
 MANY_PROMPTS = 2000
 """Prompts up to which the keyword list is asked."""
 
@@ -282,3 +284,23 @@ def _ranking_verdict(gained: Gain) -> list[str]:
     if gained.holds:
         return [f"better than one order for all prompts: {interval}", "use it"]
     return ["no better than one order for all prompts: keep the base", f"  {interval}"]
+
+
+def added_lines(
+    labels: Labels, model: str, best: str, rate: tuple[float, float, float], moves: bool, output: Path, digest: str
+) -> list[str]:
+    """What is said of a model that was added; ``moves``: its strength follows the prompt beyond the known models'."""
+    value, low, high = rate
+    place = output if output.is_absolute() else f"./{output}"
+    how = (
+        "its marks tell prompts apart" if moves else "its marks do not tell prompts apart: it follows the others' mean"
+    )
+    lines = [
+        *read_lines(labels),
+        "",
+        f"{model} wins {value:.0%} against {best}, the best known model (95% interval {low:.0%} to {high:.0%})",
+        how,
+    ]
+    if high - low > WIDE:
+        lines.append(f"the interval is wide: more marks than these {len(labels)} would narrow it")
+    return [*lines, "", f"written: {place} {digest}", f'try it: edgeroute rank --model {place} "…"']

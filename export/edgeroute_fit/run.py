@@ -43,6 +43,7 @@ def fit(
     columns: Columns = Columns(),  # noqa: B008  (frozen)
     prices: tuple[float, float] | None = None,
     name: str | None = None,
+    add: str | None = None,
     show: Show = _silent,
 ) -> Fit:
     """Fit a head for one's own models on the embedding of ``base``, and write a bundle where it is better.
@@ -52,8 +53,9 @@ def fit(
     ``target`` is what the head predicts: ``weak``, that the weak model fails; ``gap``, what the strong one gains;
     ``rank``, the score of each model; ``auto`` chooses. ``write_anyway`` writes a bundle that is no better than its
     base, too. ``prices`` are dollars for a call of the strong and of the weak model; ``name`` the bundle's, by default
-    that of the folder. Raises ``InputFileError`` for labels, ``BundleError`` for a base or an output that cannot
-    serve, and writes nothing then.
+    that of the folder. With ``add`` the marks are of that model beside models that ``base`` ranks, and the bundle is
+    the base with one model more. Raises ``InputFileError`` for labels, ``BundleError`` for a base or an output that
+    cannot serve, and writes nothing then.
     """
     if target not in get_args(Target):
         raise EdgeRouteError(f"expected a target of {', '.join(get_args(Target))}, found {target!r}")
@@ -62,6 +64,10 @@ def fit(
     check_place(place)
     cost = None if prices is None else Prices(*prices)
     opened = open_base(base)
+    if add is not None:
+        from .add import add_model
+
+        return add_model(opened, Path(labels), add, place, called, columns, show)
     read = read_labels(labels, columns, kept_chars=opened.kept_chars, progress=lambda n: show("reading", n, 0))
     kept, sample = _measured(opened, read, show)
     if len(read.models) > 2 or target == "rank":

@@ -195,3 +195,54 @@ def test_labels_that_are_wrong_are_named_on_the_command_line(base: Path, tmp_pat
     assert "l.csv, line 42" in err
     assert "secret" not in err
     assert InputFileError.__name__ not in err
+
+
+@pytest.fixture(scope="session")
+def ranking(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that ranks three models."""
+    folder = tmp_path_factory.mktemp("ranking")
+    rng = random.Random(0)
+    rows = [(p, int(rng.random() < 0.9), int(ok), int(1 - ok)) for p, ok in make_rows(200)]
+    path = write_csv(folder / "l.csv", ["prompt", "large", "chatty", "prover"], rows)
+    edgeroute_fit.fit(path, base=base, output=folder / "ranking", write_anyway=True)
+    return folder / "ranking"
+
+
+def test_one_more_model_from_marks_beside_a_known_one(ranking: Path, tmp_path: Path) -> None:
+    rng = random.Random(5)
+    rows = [(p, int(ok), int(rng.random() < (0.2 if ok else 0.9))) for p, ok in make_rows(100, seed=3)]
+    path = write_csv(tmp_path / "l.csv", ["prompt", "chatty", "new"], rows)
+    found = edgeroute_fit.fit(path, base=ranking, output=tmp_path / "more", add="new")
+    before, router = Router.load(ranking), Router.load(tmp_path / "more")
+    assert router.manifest.models == (*before.manifest.models, "new")
+    prompts = [p for p, _ in make_rows(20, seed=8)]
+    np.testing.assert_array_equal(before.score_batch(prompts), router.score_batch(prompts))
+    hard, easy = ([p for p, ok in make_rows(60, seed=8) if ok == wanted] for wanted in (0, 1))
+    won = [np.mean([router.rank(p).win_rate("new", "chatty") for p in kind]) for kind in (hard, easy)]
+    assert won[0] > 0.6 > 0.4 > won[1]
+    low, value, high = (float(str(found.results[key])) for key in ("low", "win_rate", "high"))
+    assert low <= value <= high
+    assert "95% interval" in found.report
+
+
+def test_one_more_model_from_battles(ranking: Path, tmp_path: Path) -> None:
+    rows = [
+        (p, *(("new", "large") if i % 2 else ("large", "new")), "b" if i % 2 else "a")
+        for i, (p, _) in enumerate(make_rows(40, seed=3))
+    ]
+    path = write_csv(tmp_path / "l.csv", ["prompt", "model_a", "model_b", "winner"], rows)
+    edgeroute_fit.fit(path, base=ranking, output=tmp_path / "more", add="new")
+    ranked = Router.load(tmp_path / "more").rank("river city milk")
+    assert ranked.win_rate("new", "large") < 0.1  # it lost them all
+
+
+def test_a_model_that_cannot_be_added(base: Path, ranking: Path, weak_only: Path, tmp_path: Path) -> None:
+    for folder, model, said in (
+        (base, "new", "does not rank models"),
+        (ranking, "large", "ranks large already"),
+        (ranking, "new", "has no 'new'"),
+        (ranking, "weak_ok", "compares weak_ok with no model that the bundle knows"),
+    ):
+        with pytest.raises(EdgeRouteError, match=said):
+            edgeroute_fit.fit(weak_only, base=folder, output=tmp_path / "more", add=model)
+    assert not (tmp_path / "more").exists()
