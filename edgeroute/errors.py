@@ -18,6 +18,7 @@
     ├── PullError                a bundle could not be fetched
     ├── ConfigError              the operator's TOML cannot be used
     ├── BudgetError              today's budget is spent and no cheaper endpoint is left
+    ├── UnfitError               no endpoint can take the call: it is too long, or needs what none of them takes
     └── UpstreamError            no endpoint answered
         ├── RefusedError             an endpoint rejected the request
         └── BrokenAnswerError        an answer began and was incomplete or invalid
@@ -100,6 +101,14 @@ class ConfigError(EdgeRouteError):
 
 class BudgetError(EdgeRouteError):
     """Today's budget is spent and no cheaper endpoint is left."""
+
+
+class UnfitError(EdgeRouteError):
+    """No endpoint can take this call: it is too long for all of them, or needs what none of them takes."""
+
+    def __init__(self, message: str, *, too_long: bool = False) -> None:
+        super().__init__(message)
+        self.too_long = too_long
 
 
 class UpstreamError(EdgeRouteError):

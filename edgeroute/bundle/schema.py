@@ -56,9 +56,12 @@ def decode(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     """Turn a JSON ``value`` into ``kind``, appending what is wrong to ``problems``.
 
     ``kind`` may be ``str``, ``int``, ``float``, ``bool``, a ``Literal`` of strings and truth values, ``X | None``,
-    ``tuple[X, ...]``, ``dict[str, X]`` or a dataclass of these. The result means nothing when a problem was appended.
+    ``tuple[X, ...]``, ``dict[str, X]``, ``Any`` or a dataclass of these. The result means nothing when a problem was
+    appended.
     """
     origin = typing.get_origin(kind)
+    if kind is Any:
+        return value
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, where, problems)
     if origin is types.UnionType or origin is typing.Union:

@@ -30,6 +30,7 @@ class Completion:
     output_tokens: int
     tokens_estimated: bool
     cost_usd: float | None
+    cached_tokens: int = 0
 
     @property
     def text(self) -> str:
@@ -96,6 +97,7 @@ def completion_of(record: CallRecord, body: Mapping[str, Any]) -> Completion:
         output_tokens=record.output_tokens,
         tokens_estimated=record.estimated,
         cost_usd=record.usd,
+        cached_tokens=record.cached_tokens,
     )
 
 

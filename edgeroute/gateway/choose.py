@@ -2,11 +2,16 @@
 
 Targets are ordered from weak to strong. Two lists and score bands work alike: there is an edge between neighbouring
 targets, and a score belongs to the last target whose edge it reaches (RouteLLM's ``score >= threshold``).
+
+A conversation has the score of one of its asks: with ``sticky = "up"`` the highest of the last ``window`` (by default
+of all), with ``true`` the first ask's, with ``false`` the newest one's. So every process decides alike, and so does a
+replay of the log. What is chosen then gives way to what fits: see ``fit.py``.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import re
 import time
@@ -20,11 +25,23 @@ from typing import Any
 from ..bundle.folder import open_bundle
 from ..bundle.store import is_path, locate
 from ..engine.calibration import warn_if_one_sided
-from ..errors import BudgetError, CalibrationError, CalibrationWarning, EdgeRouteError, ScoreError, is_interrupt
+from ..engine.conversation import MAX_TURNS, Turn
+from ..errors import (
+    BudgetError,
+    CalibrationError,
+    CalibrationWarning,
+    EdgeRouteError,
+    PromptError,
+    ScoreError,
+    UnfitError,
+    is_interrupt,
+)
 from ..router import Router
 from .budget import Budget, Reservation
+from .conversations import Kept, MemoryStore, Names, Scored, Scores, Store, id_in
 from .endpoint import Endpoint
-from .openai import Messages, Tokens, beginning, check_messages, has_image, texts_of
+from .fit import Need, need_of, why_unfit
+from .openai import Messages, Tokens, beginning, check_messages, has_image, texts_of, tokens_of
 from .retries import Failed
 from .settings import Rule, Settings
 
@@ -41,8 +58,10 @@ def new_id() -> str:
 class Choice:
     """Where a call goes and why. ``endpoints`` are in fallback order; a score is there when one was taken.
 
-    ``capped``: the daily budget is spent, and left no choice. ``by_name``: the caller named the endpoints. ``id`` is
-    unique: a decision log and a server's answers have it too.
+    ``capped``: the daily budget is spent, and left no choice. ``by_name``: the caller named the endpoints. ``beyond``:
+    endpoints of other targets, called only where one of ``endpoints`` cannot do the call. ``conversation``: a name of
+    the conversation in this process, and ``kept`` whether an earlier ask decided. ``id`` is unique: a decision log and
+    a server's answers have it too.
     """
 
     target: str
@@ -56,6 +75,9 @@ class Choice:
     latency_ms: float = 0.0
     capped: bool = False
     by_name: bool = False
+    beyond: tuple[str, ...] = ()
+    conversation: str | None = None
+    kept: bool = False
     id: str = field(default_factory=new_id)
 
 
@@ -68,19 +90,22 @@ class CallRecord:
     """
 
     choice: Choice
-    estimate: Tokens
+    estimate: tuple[int, int]
     endpoint: Endpoint | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
     estimated: bool = False
     usd: float | None = None
+    need: Need = field(default_factory=Need)
     attempts: list[tuple[str, Failed | None, float]] = field(default_factory=list)
     """Each attempt whose outcome is known: the endpoint, what failed, and the seconds to the first byte."""
 
     def charge(self, endpoint: Endpoint, tokens: Tokens, *, estimated: bool) -> float:
         """Add an attempt, and give its cost in US dollars."""
-        self.input_tokens += tokens[0]
-        self.output_tokens += tokens[1]
+        self.input_tokens += tokens.input
+        self.output_tokens += tokens.output
+        self.cached_tokens += tokens.cached
         self.estimated |= estimated
         cost = endpoint.cost_usd(*tokens)
         if cost is not None:
@@ -91,14 +116,24 @@ class CallRecord:
 class Chooser:
     """The settings' way to choose, with its router loaded."""
 
-    def __init__(self, settings: Settings, router: Router, budget: Budget | None) -> None:
+    def __init__(
+        self, settings: Settings, router: Router, budget: Budget | None, endpoints: Mapping[str, Endpoint] | None = None
+    ) -> None:
         self.settings = settings
         self.router = router
         self.budget = budget
+        self.scores = Scores()
+        self.names = Names()
+        self.store: Store = MemoryStore(settings.conversations.most, settings.conversations.lifetime_s)
+        self._endpoints = endpoints or {}
+        windows = [each.context_tokens for each in self._endpoints.values() if each.context_tokens is not None]
+        self._window = min(windows) if windows else None
+        self._limited = any(each.limited for each in self._endpoints.values())
         self._targets = settings.targets
         if settings.rank is not None:
             router.rank("a", models=list(self._targets))  # names that the bundle does not know are an error now
         self._names = list(self._targets)
+        self.strongest = settings.strongest or _best_ranked(router, self._names)
         expensive = {endpoint for name in self._names[1:] for endpoint in self._targets[name]}
         self._beyond_cap = tuple(each for each in self._targets[self._names[0]] if each not in expensive)
         self._patterns = [re.compile(rule.pattern) if rule.pattern else None for rule in settings.rules]
@@ -106,8 +141,14 @@ class Chooser:
         _warn_of_one_target(settings, router)
 
     @classmethod
-    def load(cls, settings: Settings, folder: Path, old: Chooser | None = None) -> Chooser:
-        """Load the router, unless the one of ``old`` is the same.
+    def load(
+        cls,
+        settings: Settings,
+        folder: Path,
+        old: Chooser | None = None,
+        endpoints: Mapping[str, Endpoint] | None = None,
+    ) -> Chooser:
+        """Load the router, unless the one of ``old`` is the same. ``endpoints``: what calls must fit.
 
         Raises what ``load_router`` raises, and ``ConfigError`` for a budget's file.
         """
@@ -117,7 +158,8 @@ class Chooser:
             router = load_router(settings, folder)
         path = settings.budget_file
         cap = settings.daily_budget_usd
-        return cls(settings, router, None if cap is None else Budget(cap, folder / path if path else None))
+        budget = None if cap is None else Budget(cap, folder / path if path else None)
+        return cls(settings, router, budget, endpoints)
 
     def choose(
         self,
@@ -127,25 +169,80 @@ class Chooser:
         target: str | None = None,
         strong_share: float | None = None,
         threshold: float | None = None,
+        conversation: str | None = None,
     ) -> Choice:
-        """Choose for a chat and the other fields of its call (``tools`` are looked at, for the rules).
+        """Choose for a chat and the other fields of its call, which say what it needs.
 
         ``target`` overrides everything but the budget; ``strong_share`` or ``threshold`` the settings' own, for one
-        call. Raises ``PromptError`` for what is no chat, ``BudgetError``, ``CalibrationError``, and with
+        call. ``conversation``: an id that the caller gave its conversation. Raises ``PromptError`` for what is no chat,
+        ``BudgetError``, ``CalibrationError``, ``UnfitError`` where no endpoint can take it, and with
         ``on_error = "raise"`` what scoring raises.
         """
         start = time.perf_counter()
         chat = check_messages(messages)
+        fields = fields or {}
+        key, shown = self._name(chat, conversation or id_in(fields, self.settings.conversations.fields))
         if self.budget is not None and self.budget.exhausted:
             choice = self._cheapest()
         elif target is not None:
             choice = self._to(target, "requested by the caller")
-        elif (rule := self._rule(chat, fields or {})) is not None:
+        elif (rule := self._rule(chat, fields)) is not None:
             choice = rule
         else:
-            limits = self._limits(strong_share, threshold)
-            choice = self._score(beginning(chat) if self.settings.sticky else chat, limits)
+            choice = self._score(chat, self._limits(strong_share, threshold), key)
+        choice = self.fitted(dataclasses.replace(choice, conversation=shown), self.need({"messages": chat, **fields}))
         return dataclasses.replace(choice, latency_ms=(time.perf_counter() - start) * 1e3)
+
+    def need(self, fields: Mapping[str, Any]) -> Need:
+        """What a call with these fields of a body needs, as far as there is an endpoint that does not take it."""
+        return need_of(fields, window=self._window) if self._limited else Need()
+
+    def fitted(self, choice: Choice, need: Need) -> Choice:
+        """The choice with only those endpoints that can take a call with this need.
+
+        Where none of a target's can, the next stronger target is taken, else the next weaker; after a spent budget and
+        where the caller named endpoints there is no other. Raises ``UnfitError``.
+        """
+        if choice.by_name or choice.capped:
+            targets = {choice.target: choice.endpoints}
+            order = [choice.target]
+        else:
+            place = self._names.index(choice.target)
+            order = [*self._names[place:], *reversed(self._names[:place])]
+            targets = self._targets | {choice.target: choice.endpoints}
+        reasons: dict[str, str] = {}
+        fitting: dict[str, tuple[str, ...]] = {}
+        for name in order:
+            fitting[name] = tuple(each for each in targets[name] if self._fits(each, need, reasons))
+        taken = next((name for name in order if fitting[name]), None)
+        if taken is None:
+            listed = "; ".join(f"{name} {why}" for name, why in reasons.items())
+            too_long = all(why.startswith("holds") for why in reasons.values())
+            raise UnfitError(f"no endpoint can take this call: {listed}", too_long=too_long)
+        beyond = dict.fromkeys(each for name in order for each in fitting[name])
+        rest = tuple(each for each in beyond if each not in fitting[taken])
+        reason = choice.reason
+        if taken != choice.target:
+            first = next(iter(reasons.items()))
+            reason = f"{reason}; {choice.target} cannot take it: {first[0]} {first[1]}"
+        return dataclasses.replace(choice, target=taken, endpoints=fitting[taken], beyond=rest, reason=reason)
+
+    def _fits(self, name: str, need: Need, reasons: dict[str, str]) -> bool:
+        endpoint = self._endpoints.get(name)
+        if endpoint is None or name in reasons:
+            return endpoint is None
+        why = why_unfit(endpoint, need, self.settings.output_tokens)
+        if why is not None:
+            reasons[name] = why
+        return why is None
+
+    def _name(self, chat: Sequence[Mapping[str, Any]], given: str | None) -> tuple[bytes | None, str]:
+        """The key under which a conversation's state is kept, if it has an id, and its name for the log."""
+        if given is not None:
+            key = self.names.hash("id", given)
+            return key, key.hex()
+        begun = (text for message in beginning(chat) for text in (str(message["role"]), *texts_of(message)))
+        return None, self.names.hash("messages", *begun).hex()
 
     def named(self, endpoints: tuple[str, ...]) -> Choice:
         """The choice of a caller who named endpoints; raises ``BudgetError`` when a spent budget leaves none."""
@@ -158,10 +255,10 @@ class Chooser:
             raise BudgetError(f"{cheap.reason}: until tomorrow there are {', '.join(cheap.endpoints)}")
         return dataclasses.replace(choice, target=left[0], endpoints=left, capped=True)
 
-    def when_spent(self, choice: Choice) -> Choice:
+    def when_spent(self, choice: Choice, need: Need) -> Choice:
         """What becomes of a choice when the budget was spent after it was made; raises ``BudgetError``."""
-        other = self.named(choice.endpoints) if choice.by_name else self._cheapest()
-        return dataclasses.replace(other, id=choice.id, latency_ms=choice.latency_ms)
+        other = self.fitted(self.named(choice.endpoints) if choice.by_name else self._cheapest(), need)
+        return dataclasses.replace(other, id=choice.id, latency_ms=choice.latency_ms, conversation=choice.conversation)
 
     def reserve(self, endpoint: str, usd: float) -> Reservation:
         """Set aside what a call of an endpoint may cost; raises ``BudgetError`` when the budget is spent.
@@ -180,7 +277,7 @@ class Chooser:
         return f"the daily budget of ${self.budget.usd_per_day:g} is spent"
 
     def _to(self, target: str, reason: str, **more: Any) -> Choice:
-        name = {"weak": self._names[0], "strong": self._names[-1]}.get(target, target)
+        name = {"weak": self._names[0], "strong": self.strongest}.get(target, target)
         name = target if target in self._targets else name
         if name not in self._targets:
             raise CalibrationError(f"expected a target of {', '.join(self._names)}, found {target!r}")
@@ -204,57 +301,155 @@ class Chooser:
             raise CalibrationError("a share or threshold for one call is for the two lists strong and weak")
         return [self.router.threshold(strong_share=strong_share, threshold=threshold)[0]]
 
-    def _score(self, chat: Sequence[Mapping[str, Any]], edges: Sequence[float]) -> Choice:
+    def _score(self, chat: Sequence[Mapping[str, Any]], edges: Sequence[float], key: bytes | None) -> Choice:
+        """The choice by score: of the ask that decides, or, where an ask cannot be scored, as ``on_error`` says."""
+        failed = None
         try:
-            return self._band(chat, edges) if self.settings.rank is None else self._rank(chat)
+            turns = self._turns(chat)
+            found = [self._scored(turn, edges, newest=turn is turns[-1]) for turn in turns]
+            return self._held(chat, turns, found, edges, key)
         except Exception as error:  # whatever it is, the operator said what is to happen then
             if is_interrupt(error):  # the caller's own time limit
                 raise
             ours = isinstance(error, EdgeRouteError)
             if self.settings.on_error == "raise" and ours:
                 raise
-            why = f"{type(error).__name__}: {error}" if ours else type(error).__name__
+            failed = f"{type(error).__name__}: {error}" if ours else type(error).__name__
         if self.settings.on_error == "raise":  # outside of the except: a foreign error may hold the prompt
-            raise ScoreError(f"scoring failed ({why})")
-        return self._to(self.settings.on_error, f"scoring failed ({why})")
+            raise ScoreError(f"scoring failed ({failed})")
+        return self._to(self.settings.on_error, f"scoring failed ({failed})")
 
-    def _band(self, chat: Sequence[Mapping[str, Any]], edges: Sequence[float]) -> Choice:
-        # The edges decide: choose takes no threshold above 1, which is what share 0 stands for.
-        decision = self.router.choose(chat, threshold=min(edges[-1], 1.0))
-        place = bisect.bisect_right(edges, decision.score)
-        edge, sign = (edges[place], "<") if place < len(edges) else (edges[-1], ">=")
-        name = self._names[place]
-        return Choice(
-            target=name,
-            endpoints=self._targets[name],
-            reason=f"score {decision.score:.4f} {sign} {edge:.4f}",
-            score=decision.score,
-            threshold=edge,
-            strong_share=self.router.threshold(threshold=edge)[1] if edge <= 1 else 0.0,
-            road=decision.road,
-            n_tokens=decision.n_tokens,
-        )
+    def _turns(self, chat: Sequence[Mapping[str, Any]]) -> list[Turn]:
+        """The asks that may decide, the newest last."""
+        if self.settings.sticky is True:
+            return [self.router.first_turn(chat)]
+        if self.settings.sticky == "up":
+            last = self.settings.window or MAX_TURNS
+            return self.router.turns(chat, min(last + self.settings.switch_cost, MAX_TURNS))
+        return self.router.turns(chat, 1 + self.settings.switch_cost)
 
-    def _rank(self, chat: Sequence[Mapping[str, Any]]) -> Choice:
-        assert self.settings.rank is not None
-        ranking = self.router.rank(chat, models=self._names)
+    def _scored(self, turn: Turn, edges: Sequence[float], *, newest: bool) -> Scored | None:
+        """The score of an ask, remembered or taken now; ``None`` for an earlier one that cannot be scored."""
+        key = hash(turn)
+        found = self.scores.get(key)
+        if found is None:
+            try:
+                found = self._take(turn, edges)
+            except PromptError:
+                if newest:
+                    raise
+                return None
+            self.scores.put(key, found)
+        return found
+
+    def _take(self, turn: Turn, edges: Sequence[float]) -> Scored:
+        if self.settings.rank is None:
+            # The edges decide: choose takes no threshold above 1, which is what share 0 stands for.
+            decision = self.router.choose(turn, threshold=min(edges[-1], 1.0))
+            return Scored(decision.score, decision.road, decision.n_tokens)
+        ranking = self.router.rank(turn, models=self._names)
         floor = 0.5 - self.settings.rank.margin
         rates = {each.model: each.win_rate for each in ranking.standings if each.win_rate >= floor}
-        name = next(name for name in self._names if name in rates)
+        place = next(place for place, name in enumerate(self._names) if name in rates)
+        return Scored(rates[self._names[place]], "full", ranking.n_tokens, floor, place, ranking.best)
+
+    def _place(self, scored: Scored, edges: Sequence[float]) -> int:
+        return bisect.bisect_right(edges, scored.score) if scored.place is None else scored.place
+
+    def _held(
+        self,
+        chat: Sequence[Mapping[str, Any]],
+        turns: Sequence[Turn],
+        found: Sequence[Scored | None],
+        edges: Sequence[float],
+        key: bytes | None,
+    ) -> Choice:
+        """The choice by the ask that decides, and by what is known of a conversation with an id."""
+        last, sticky, window = len(found) - 1, self.settings.sticky, self.settings.window
+        places = [-1 if each is None else self._place(each, edges) for each in found]
+        reach = range(max(len(found) - (window or MAX_TURNS), 0) if sticky == "up" else last, len(found))
+
+        def strength(i: int) -> tuple[int, float]:
+            each = found[i]
+            return places[i], -1.0 if each is None or each.place is not None else each.score
+
+        by = max(reversed(reach), key=strength)
+        place, why = places[by], "" if by == last else f", by ask {by - last}"
+        before = max(places[:-1][-(window or 1) :], default=place) if self.settings.switch_cost else place
+        if place < before and self._stays(chat, before, place):
+            by = max((i for i in range(last) if places[i] == before), key=strength)
+            place, why = before, f", by ask {by - last}: a switch would cost more than it saves"
+        if key is not None and sticky:
+            place, why = self._kept(key, turns[-1], place, why)
+        scored = found[by]
+        assert scored is not None  # the newest has a score
+        return self._choice(scored, place, edges, why)
+
+    def _kept(self, key: bytes, newest: Turn, place: int, why: str) -> tuple[int, str]:
+        """The target of a conversation with an id, after this ask."""
+        ask, before = hash(newest), self.store.get(key)
+        if before is None:
+            after = Kept(place, 0, ask)
+        elif self.settings.sticky is True:
+            after = before
+        else:
+            after = before.after(place, ask, window=self.settings.window)
+        after = dataclasses.replace(after, place=min(after.place, len(self._names) - 1))  # another TOML has other ones
+        self.store.put(key, after)
+        return after.place, why if after.place == place else ", by an earlier ask of this conversation"
+
+    def _stays(self, chat: Sequence[Mapping[str, Any]], before: int, place: int) -> bool:
+        """Whether the target that has read the conversation costs no more than an easier one that reads it anew."""
+        users = [i for i, message in enumerate(chat) if message["role"] == "user"]
+        read, given = (sum(map(tokens_of, each)) for each in (chat[: users[-1]] if users else (), chat))
+        ours, theirs = (self._endpoints.get(self._targets[self._names[each]][0]) for each in (before, place))
+        if ours is None or theirs is None:
+            return False
+        stay = ours.cost_usd(given, self.settings.output_tokens, read)
+        go = theirs.cost_usd(given, self.settings.output_tokens)
+        return stay is not None and go is not None and stay <= go
+
+    def _choice(self, scored: Scored, place: int, edges: Sequence[float], why: str) -> Choice:
+        name = self._names[place]
+        if self.settings.rank is not None:
+            reason = f"the cheapest within {self.settings.rank.margin:g} of {scored.best}"
+            edge, share = scored.threshold, None
+        else:
+            edge, sign = (edges[place], "<") if place < len(edges) else (edges[-1], ">=")
+            reason = f"score {scored.score:.4f} {sign} {edge:.4f}"
+            if (scored.score < edge) != (sign == "<"):  # an id kept the target of an ask that is no longer here
+                reason = f"score {scored.score:.4f}"
+            share = self.router.threshold(threshold=edge)[1] if edge <= 1 else 0.0
         return Choice(
             target=name,
             endpoints=self._targets[name],
-            reason=f"the cheapest within {self.settings.rank.margin:g} of {ranking.best}",
-            score=rates[name],
-            threshold=floor,
-            road="full",
-            n_tokens=ranking.n_tokens,
+            reason=reason + why,
+            score=scored.score,
+            threshold=edge,
+            strong_share=share,
+            road=scored.road,
+            n_tokens=scored.n_tokens,
+            kept=bool(why),
         )
+
+
+_JUDGED = 32
+"""Prompts on which models are compared, to know the best of them."""
+
+
+def _best_ranked(router: Router, names: Sequence[str]) -> str:
+    """The model that the labels show best: the highest mean win rate on the prompts that the manifest keeps."""
+    rates = dict.fromkeys(names, 0.0)
+    for golden in router.graph.golden.scores[:_JUDGED]:
+        with contextlib.suppress(PromptError):  # of a prompt in a script that the tokenizer does not know
+            for each in router.rank(golden.prompt, models=list(names)).standings:
+                rates[each.model] += each.win_rate
+    return max(names, key=rates.__getitem__)
 
 
 def _same_router(settings: Settings, old: Chooser, folder: Path) -> bool:
     """Whether ``old`` has the router that these settings ask for: the same bundle, as it lies there now."""
-    keys = ("bundle", "digest", "provider", "threads", "chat", "score_deadline_ms", "backend", "calibration")
+    keys = ("bundle", "digest", "provider", "threads", "chat", "harness", "score_deadline_ms", "backend", "calibration")
     if settings.calibration is not None or any(getattr(settings, key) != getattr(old.settings, key) for key in keys):
         return False  # a calibration's file may have changed, and it sets a threshold as well
     place = locate(_bundle_of(settings, folder))
@@ -278,6 +473,7 @@ def load_router(settings: Settings, folder: Path) -> Router:
         threads=settings.threads,
         digest=settings.digest,
         chat=settings.chat,
+        harness=[(each[0], each[1]) for each in settings.harness],
         deadline_ms=settings.score_deadline_ms,
         calibration=None if settings.calibration is None else folder / settings.calibration,
         sticky=settings.sticky,

@@ -15,7 +15,7 @@ from typing import Any
 from ..bundle.schema import decode
 from ..errors import ConfigError
 from .endpoint import Endpoint, EndpointTable, make_endpoint
-from .settings import Problem, Rank, Rule, Serve, Settings, Tier, check
+from .settings import Conversations, Problem, Rank, Rule, Serve, Settings, Tier, check
 
 MAX_BYTES = 256 << 10
 
@@ -152,5 +152,6 @@ _TABLES: dict[str, Any] = {
     r"\.rules\[\d+\]": Rule,
     r"\.rank": Rank,
     r"\.serve": Serve,
+    r"\.conversations": Conversations,
 }
 """The table at each path of the file."""

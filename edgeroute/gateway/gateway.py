@@ -30,13 +30,15 @@ from .blocking_portal import Portal
 from .budget import Budget
 from .choose import CallRecord, Choice, Chooser
 from .config import read_settings
+from .edit import edited
 from .endpoint import Endpoint
-from .openai import Messages, RequestBody, check_messages, estimate_call, parse_body, request_body
+from .openai import Messages, RequestBody, Tokens, check_messages, estimate_call, parse_body, request_body
 from .retries import Answered, Call, Failed, plan
 from .settings import Settings
 from .transport import Answer, Reply, Transport
 
-CHAT = "chat/completions"
+CHAT, EMBEDDINGS = "chat/completions", "embeddings"
+_LARGE_BYTES = 256 << 10
 _LOG = logging.getLogger("edgeroute.gateway.calls")
 _LOG.addHandler(logging.NullHandler())  # who asks for no log gets none: what fails is in the error
 
@@ -70,7 +72,7 @@ class Gateway:
         """
         settings, endpoints = read_settings(path, environment)
         old = None if replacing is None else replacing._chooser
-        return cls(settings, endpoints, Chooser.load(settings, Path(path).parent, old))
+        return cls(settings, endpoints, Chooser.load(settings, Path(path).parent, old, endpoints))
 
     def choose(
         self,
@@ -79,14 +81,32 @@ class Gateway:
         target: str | None = None,
         strong_share: float | None = None,
         threshold: float | None = None,
+        conversation: str | None = None,
         **fields: Any,
     ) -> Choice:
         """Where ``complete`` would send a chat with these OpenAI fields, without calling anything.
 
-        ``target`` names a target; ``strong_share`` or ``threshold`` hold for this call. Raises ``PromptError``,
-        ``CalibrationError``, ``BudgetError``.
+        ``target`` names a target; ``strong_share`` or ``threshold`` hold for this call; ``conversation`` is an id of
+        the conversation, for a caller who leaves early messages out. Raises ``PromptError``, ``CalibrationError``,
+        ``BudgetError``, ``UnfitError``.
         """
-        return self._chooser.choose(messages, fields, target=target, strong_share=strong_share, threshold=threshold)
+        return self._chooser.choose(
+            messages,
+            fields,
+            target=target,
+            strong_share=strong_share,
+            threshold=threshold,
+            conversation=conversation,
+        )
+
+    @property
+    def strongest(self) -> str:
+        """The target that all others are compared with."""
+        return self._chooser.strongest
+
+    def fitted(self, choice: Choice, fields: Mapping[str, Any]) -> Choice:
+        """The choice with only endpoints that can take a call with these fields of a body; raises ``UnfitError``."""
+        return self._chooser.fitted(choice, self._chooser.need(fields))
 
     @property
     def router(self) -> Router:
@@ -98,7 +118,8 @@ class Gateway:
         return self._chooser.named(endpoints)
 
     def go_on_from(self, other: Gateway) -> None:
-        """Take over the daily budget of the gateway that this one replaces, with what it has counted."""
+        """Take over what the gateway that this one replaces has counted of the daily budget, and its conversations."""
+        self._chooser.store, self._chooser.names = other._chooser.store, other._chooser.names
         mine, theirs = self._chooser.budget, other._chooser.budget
         if mine is not None and theirs is not None and mine.path == theirs.path:
             theirs.usd_per_day = mine.usd_per_day  # and calls under way there still count here
@@ -164,7 +185,7 @@ class Gateway:
 
     def record(self, choice: Choice, fields: Mapping[str, Any]) -> CallRecord:
         """The record of a call with these fields of a body, before it is made: an estimate, for the budget."""
-        return CallRecord(choice, estimate_call(fields, self.settings.output_tokens))
+        return CallRecord(choice, estimate_call(fields, self.settings.output_tokens), need=self._chooser.need(fields))
 
     async def call(self, record: CallRecord, path: str, body: RequestBody, deadline: float) -> Answer:
         """Call the endpoints of the record's choice in order until one answers, be it with a refusal (4xx).
@@ -177,14 +198,16 @@ class Gateway:
         try:
             return await self._call(record, path, body, deadline)
         except BudgetError:
-            record.choice = self._chooser.when_spent(record.choice)
+            record.choice = self._chooser.when_spent(record.choice, record.need)
         return await self._call(record, path, body, deadline)
 
     async def _call(self, record: CallRecord, path: str, body: RequestBody, deadline: float) -> Answer:
         """Do what the plan says: call an endpoint, or wait."""
-        route = [self.endpoints[name] for name in record.choice.endpoints]
+        route, beyond = (
+            [self.endpoints[name] for name in names] for names in (record.choice.endpoints, record.choice.beyond)
+        )
         left = deadline - time.monotonic()
-        steps = plan(route, self.breakers, deadline_s=left, clock=time.monotonic, jitter=random.random)
+        steps = plan(route, self.breakers, deadline_s=left, clock=time.monotonic, jitter=random.random, beyond=beyond)
         with contextlib.closing(steps):
             step = next(steps)
             while True:
@@ -207,10 +230,19 @@ class Gateway:
         start = time.monotonic()
         reply: Reply | Failed | None = None
         try:
-            reply = await self._transport.call(endpoint, path, body.render(endpoint.model), step.left_s)
+            data = body.render(endpoint.model)
+            if (endpoint.set or endpoint.drop) and path != EMBEDDINGS:
+                data = await _edited(data, endpoint)
+            reply = await self._transport.call(endpoint, path, data, step.left_s)
+            if not isinstance(reply, Failed) and (why := await reply.refuses_as(step.left_s)) is not None:
+                reply.close()
+                said = "says that the call is too long" if why == "too long" else f"has no model {endpoint.model!r}"
+                reply = Failed(
+                    f"answered {reply.status}: it {said}", again=False, counts=False, status=reply.status, unfit=why
+                )
         finally:
             if reply is None or (isinstance(reply, Failed) and reply.may_cost):
-                reservation.settle(record.charge(endpoint, record.estimate, estimated=True))
+                reservation.settle(record.charge(endpoint, Tokens(*record.estimate), estimated=True))
             elif isinstance(reply, Failed):
                 reservation.settle(0.0)
         seconds = time.monotonic() - start
@@ -259,9 +291,16 @@ def _split_options(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     """The options of ``choose``, and the fields that go to the endpoint."""
     if "model" in fields:
         raise ConfigError("the model is the endpoint's own: choose another with target=")
-    names = ("target", "strong_share", "threshold")
+    names = ("target", "strong_share", "threshold", "conversation")
     options = {name: fields[name] for name in names if name in fields}
     return options, {name: value for name, value in fields.items() if name not in names}
+
+
+async def _edited(data: bytes, endpoint: Endpoint) -> bytes:
+    """The body as the operator wants it for an endpoint; a large one is read on a thread."""
+    if len(data) < _LARGE_BYTES:
+        return edited(data, endpoint.set, endpoint.drop)
+    return await asyncio.to_thread(edited, data, endpoint.set, endpoint.drop)
 
 
 def _end(portal: Portal, transport: Transport) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ..errors import BrokenAnswerError, PromptError
+from .retries import Unfit
 
 Messages = str | Sequence[Mapping[str, Any]]
 """A prompt, or a chat as OpenAI's ``messages``."""
@@ -123,8 +125,13 @@ DONE = b"[DONE]"
 _END_BYTES = 1 << 16
 _DECODER = json.JSONDecoder()
 
-Tokens = tuple[int, int]
-"""Tokens in and out."""
+
+class Tokens(NamedTuple):
+    """Tokens in and out; ``cached``: those of the input that an endpoint read from its cache."""
+
+    input: int
+    output: int
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,7 @@ def request_body(fields: Mapping[str, Any]) -> RequestBody:
     raise PromptError(f"messages or fields cannot be written as JSON ({kind})")
 
 
-def estimate_call(fields: Mapping[str, Any], output_tokens: int) -> Tokens:
+def estimate_call(fields: Mapping[str, Any], output_tokens: int) -> tuple[int, int]:
     """The tokens that a call with these fields may use, before it is made.
 
     In: its chat, prompt and input, all that there are, and its tools. Out: the larger of ``max_completion_tokens`` and
@@ -160,12 +167,17 @@ def estimate_call(fields: Mapping[str, Any], output_tokens: int) -> Tokens:
     given = words + sum(map(tokens_of_json, more))
     if "messages" not in fields and "prompt" not in fields:
         return given, 0
-    limits = [_count(fields.get(key), MAX_ANSWER_TOKENS) for key in ("max_completion_tokens", "max_tokens")]
     answers = max(1, *(_count(fields.get(key), MAX_ANSWERS) for key in ("n", "best_of")))
     prompts = fields.get("prompt")
     if isinstance(prompts, list) and prompts and type(prompts[0]) is not int:
         answers *= len(prompts)
-    return given, min((max(limits) or min(output_tokens, MAX_ANSWER_TOKENS)) * answers, MAX_TOKENS)
+    each = requested_tokens(fields) or min(output_tokens, MAX_ANSWER_TOKENS)
+    return given, min(each * answers, MAX_TOKENS)
+
+
+def requested_tokens(fields: Mapping[str, Any]) -> int:
+    """The most tokens of an answer that a body asks for, 0 where it does not say."""
+    return max(_count(fields.get(key), MAX_ANSWER_TOKENS) for key in ("max_completion_tokens", "max_tokens"))
 
 
 def _count(value: Any, most: int) -> int:
@@ -231,8 +243,53 @@ def usage_of(body: Mapping[str, Any]) -> Tokens | None:
     if not isinstance(usage, Mapping):
         return None
     given, made = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
-    sound = all(type(each) is int and 0 <= each <= MAX_TOKENS for each in (given, made))
-    return (given, made) if sound else None  # type: ignore[return-value]
+    if not all(_is_count(each) for each in (given, made)):
+        return None
+    return Tokens(given, made, min(_cached(usage), given))  # type: ignore[arg-type, type-var]
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_TOKENS
+
+
+def _cached(usage: Mapping[str, Any]) -> int:
+    """Input tokens that were read from a cache, in the forms of OpenAI and Gemini, DeepSeek, Moonshot and Anthropic."""
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    places = [
+        details.get("cached_tokens") if isinstance(details, Mapping) else None,
+        *(usage.get(key) for key in ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")),
+    ]
+    return max((each for each in places if each is not None and _is_count(each)), default=0)
+
+
+_TOO_LONG = re.compile(
+    r"context.{0,12}(length|window|size|limit)|maximum (context|input|prompt|sequence)|(prompt|input|message|request)s?"
+    r"( is| are|'s)? too (long|large)|too many (input )?tokens|reduce the length"
+    r"|exceeds? the (maximum|max|model).{0,30}tokens"
+    r"|(token|input token) count.{0,40}exceed|max_model_len|longer than the (maximum|model)",
+    re.DOTALL,
+)
+_NO_MODEL = re.compile(
+    r"model.{0,200}(not found|not exist|no longer|decommissioned|deprecated|retired|not available)", re.DOTALL
+)
+_TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
+_NO_MODEL_CODES = frozenset({"model_not_found", "model_decommissioned", "deploymentnotfound", "model_not_available"})
+_SAID_CHARS = 2000
+
+
+def unfit_by(status: int, body: bytes) -> Unfit | None:
+    """Why an endpoint that refused a call says it cannot do it: by a code, or by the wordings in use; else ``None``."""
+    if status == 413:
+        return "too long"
+    value = _object(body) or {}
+    error = value.get("error", value)
+    said = error if isinstance(error, Mapping) else {"message": error}
+    codes = {str(said.get(key)).lower() for key in ("code", "type")}
+    message = str(said.get("message") or said.get("detail") or "")[:_SAID_CHARS].lower()
+    if status in (400, 422) and (codes & _TOO_LONG_CODES or _TOO_LONG.search(message)):
+        return "too long"
+    named = _NO_MODEL.search(message) or ("not_found_error" in codes and message.startswith("model:"))  # Anthropic's
+    return "no such model" if codes & _NO_MODEL_CODES or (status in (404, 410) and named) else None
 
 
 class Meter:

@@ -4,19 +4,23 @@
 endpoint answered; when none did it raises one ``UpstreamError`` that lists the causes. Its caller does the I/O, so a
 test runs it with a clock of its own.
 
-An answer of 4xx other than 401, 403, 408 and 429 is an answer: the request is wrong, and would be wrong again. Once
-bytes of an answer arrived there is an answer too, and ``plan`` is done: no call is repeated that was answered.
+An answer of 4xx other than 401, 403, 408 and 429 is an answer: the request is wrong, and would be wrong again. But
+where an endpoint says that the call is too long for its model, or that it has no such model, another may do it: the
+rest of the route, then ``beyond``. Once bytes of any other answer arrived there is an answer too, and ``plan`` is done:
+no call is repeated that was answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from ..errors import UpstreamError
+from ..errors import UnfitError, UpstreamError
 from ..net.breaker import Breaker
 from .endpoint import Endpoint
 
+Unfit = Literal["too long", "no such model"]
 Clock = Callable[[], float]
 """Seconds that never go back."""
 
@@ -45,7 +49,8 @@ class Failed:
     """No byte of an answer came. ``again``: the same call may do better; ``retry_after_s``: what it asked for.
 
     ``counts``: it brings the endpoint nearer to a rest. A 403 may be the fault of one caller's words alone.
-    ``may_cost``: the endpoint may have done the work, as when it sent nothing for too long.
+    ``may_cost``: the endpoint may have done the work, as when it sent nothing for too long. ``unfit``: the endpoint
+    works, and cannot do this call.
     """
 
     reason: str
@@ -54,6 +59,7 @@ class Failed:
     may_cost: bool = False
     status: int | None = None
     retry_after_s: float | None = None
+    unfit: Unfit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +78,14 @@ def plan(
     deadline_s: float,
     clock: Clock,
     jitter: Callable[[], float],
+    beyond: Sequence[Endpoint] = (),
 ) -> Generator[Step, Outcome | None, None]:
     """Call the endpoints of ``route`` in order, each up to ``1 + retries`` times, until one answers.
 
-    ``jitter`` gives numbers in [0, 1): half of a backoff is drawn, so that callers do not come back all at once.
-    Raises ``UpstreamError``. Closing the generator in the middle of a call gives its breaker back.
+    Those ``beyond`` follow where one of the route cannot do this call and the others do not answer. After a call that
+    was too long none is called that is known to hold no more. ``jitter`` gives numbers in [0, 1): half of a backoff is
+    drawn, so that callers do not come back all at once. Raises ``UpstreamError``, and ``UnfitError`` where the call is
+    too long for all. Closing the generator in the middle of a call gives its breaker back.
 
     A breaker is told of the call once, whatever the attempts, and only when another endpoint was or could be asked: a
     call that fails at every endpoint of its list may itself be what is wrong.
@@ -84,7 +93,7 @@ def plan(
     call = _Planned(deadline_s, clock() + deadline_s, clock, jitter)
     fault_of_endpoints = False
     try:
-        for endpoint in route:
+        for endpoint in _in_order(route, beyond, call):
             patience = LAST_MAX_WAIT_S if endpoint is route[-1] else MAX_WAIT_S
             asked = len(call.failed)
             answered = yield from call.attempts(endpoint, breakers[endpoint.name], patience)
@@ -94,9 +103,26 @@ def plan(
                 return
             if late:
                 break
+        if call.causes and all(failed.unfit == "too long" for _, failed in call.causes):
+            names = ", ".join(dict.fromkeys(name for name, _ in call.causes))
+            raise UnfitError(f"the call is too long for the models of {names}: shorten it", too_long=True)
         raise _all_down(call.causes)
     finally:
         call.tell(fault_of_endpoints)
+
+
+def _in_order(route: Sequence[Endpoint], beyond: Sequence[Endpoint], call: _Planned) -> Iterator[Endpoint]:
+    """The route, and what is beyond it where that is of use, by what failed until then."""
+    known = {endpoint.name: endpoint for endpoint in (*route, *beyond)}
+
+    def too_small(endpoint: Endpoint) -> bool:
+        failed = [known[name].context_tokens for name, each in call.causes if each.unfit == "too long"]
+        held = max((each for each in failed if each is not None), default=0)
+        return endpoint.context_tokens is not None and endpoint.context_tokens <= held
+
+    yield from (endpoint for endpoint in route if not too_small(endpoint))
+    if any(failed.unfit for _, failed in call.causes):
+        yield from (endpoint for endpoint in beyond if not too_small(endpoint))
 
 
 @dataclass(slots=True)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..bundle.manifest import ChatPolicy
+from ..engine.calibration import Sticky
+from ..engine.conversation import MAX_TURNS, check_markers
 from .endpoint import EndpointTable, check_table
 
 
@@ -28,10 +30,25 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """The cheapest of ``models`` (the bundle's name → endpoints) whose win rate is within ``margin`` of the best."""
+    """The cheapest of ``models`` (the bundle's name → endpoints) whose win rate is within ``margin`` of the best.
+
+    ``strongest``: which of them is the best, in the operator's own judgement; by default the one that the bundle's
+    labels show best. Prices say nothing of it.
+    """
 
     models: dict[str, tuple[str, ...]]
     margin: float = 0.1
+    strongest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversations:
+    """Conversations whose callers name them: a ``header``, or ``fields`` of the body, and how long they are kept."""
+
+    header: str | None = "x-edgeroute-conversation"
+    fields: tuple[str, ...] = ("metadata.session_id",)
+    lifetime_s: float = 3600.0
+    most: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +102,11 @@ class Settings:
     rank: Rank | None = None
     rules: tuple[Rule, ...] = ()
     override_header: str | None = None
-    sticky: bool = False
+    sticky: Sticky = "up"
+    window: int = 0
+    switch_cost: bool = False
+    harness: tuple[tuple[str, ...], ...] = ()
+    conversations: Conversations = Conversations()
     on_error: Literal["strong", "weak", "raise"] = "strong"
     daily_budget_usd: float | None = None
     budget_file: str | None = None
@@ -103,9 +124,9 @@ class Settings:
         return {"weak": self.weak, "strong": self.strong}
 
     @property
-    def strongest(self) -> str:
-        """The target that all others are compared with: the last, and for ``rank`` the most expensive."""
-        return list(self.targets)[-1]
+    def strongest(self) -> str | None:
+        """The target that all others are compared with: the last; for ``rank`` what is declared, if anything is."""
+        return list(self.targets)[-1] if self.rank is None else self.rank.strongest
 
     def _price(self, endpoints: tuple[str, ...]) -> float:
         """Of the first endpoint, with as many tokens in as out: an order, not a forecast."""
@@ -125,6 +146,7 @@ def check(settings: Settings) -> Iterator[Problem]:
         yield from ((f".endpoints.{name}.{key}", why) for key, why in check_table(table).items())
     yield from _check_targets(settings)
     yield from _check_limits(settings)
+    yield from _check_conversations(settings)
     yield from _check_serve(settings)
     for i, rule in enumerate(settings.rules):
         yield from _check_rule(rule, f".rules[{i}]", {*settings.targets, "strong", "weak"})
@@ -179,6 +201,8 @@ def _check_tiers(tiers: tuple[Tier, ...]) -> Iterator[Problem]:
 def _check_rank(settings: Settings, rank: Rank) -> Iterator[Problem]:
     if not 0 <= rank.margin <= 0.5:
         yield ".rank.margin", "expected a difference of win rates from 0 to 0.5"
+    if rank.strongest is not None and rank.strongest not in rank.models:
+        yield ".rank.strongest", f"expected one of {', '.join(rank.models)}, found {rank.strongest!r}"
     if len(rank.models) < 2:
         yield ".rank.models", "expected at least two models"
     for name, endpoints in rank.models.items():
@@ -209,6 +233,24 @@ def _check_limits(settings: Settings) -> Iterator[Problem]:
         for name, table in settings.endpoints.items():
             if table.usd_per_1m_input is None:
                 yield f".endpoints.{name}", "a daily budget needs prices: set usd_per_1m_input and usd_per_1m_output"
+
+
+def _check_conversations(settings: Settings) -> Iterator[Problem]:
+    if not 0 <= settings.window <= MAX_TURNS:
+        yield ".window", f"expected 0 to {MAX_TURNS} asks"
+    if settings.window and settings.sticky != "up":
+        yield ".window", 'is for sticky = "up"'
+    if (why := check_markers(settings.harness)) is not None:
+        yield ".harness", why
+    named = settings.conversations
+    if named.header is not None and not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", named.header):
+        yield ".conversations.header", "expected the name of a header"
+    for each in named.fields:
+        if not re.fullmatch(r"user|metadata\.[A-Za-z0-9_-]+", each):
+            yield ".conversations.fields", f"expected user or metadata.NAME, found {each!r}"
+    for key in ("lifetime_s", "most"):
+        if not getattr(named, key) > 0:
+            yield f".conversations.{key}", "expected a number above 0"
 
 
 def _check_serve(settings: Settings) -> Iterator[Problem]:

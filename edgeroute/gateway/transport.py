@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import datetime
 import io
+import json
 import socket
 import time
 import weakref
@@ -27,8 +28,8 @@ from ..net.addresses import LOCALHOST, refused_text
 from .budget import Reservation
 from .choose import CallRecord
 from .endpoint import Endpoint
-from .openai import DONE, Meter, Tokens, data_of, read_events
-from .retries import Failed
+from .openai import DONE, Meter, Tokens, data_of, read_events, unfit_by
+from .retries import Failed, Unfit
 
 if TYPE_CHECKING:
     import aiohttp
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 MAX_HELD_BYTES = 1 << 20
 """A larger body is passed on as it comes: forty answers of 60 MB would be gigabytes."""
 _EVENTS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_TELLING = frozenset({400, 404, 410, 413, 422})
+"""Statuses of an endpoint that says it cannot do this call."""
+_TOLD_BYTES = 1 << 16
 _PIECEWISE = 1 << 18
 """Larger bodies are written in pieces: whole, they would hold the event loop up (and aiohttp warns)."""
 
@@ -70,6 +74,21 @@ class Reply:
                     return
                 raise self.broken(outcome.reason)
             chunk = outcome
+
+    async def refuses_as(self, limit_s: float) -> Unfit | None:
+        """Why the endpoint cannot do this call though another may, by its status and the first of its words.
+
+        What was read for it is passed on with the rest, where the refusal is the answer.
+        """
+        if self.status not in _TELLING:
+            return None
+        end = time.monotonic() + min(limit_s, self.endpoint.idle_timeout_s)
+        while self._first and len(self._first) < _TOLD_BYTES and not _is_object(self._first):
+            more = await _read(self._response, end - time.monotonic())
+            if isinstance(more, Failed) or not more:
+                break
+            self._first += more
+        return unfit_by(self.status, self._first)
 
     async def read(self, deadline: float) -> bytes:
         """The whole body; raises as ``chunks`` does."""
@@ -206,14 +225,20 @@ class Answer:
         before it sends any, it is what was estimated.
         """
         if self.status >= 400:
-            return 0, 0
+            return Tokens(0, 0)
         if not self.record.estimate[1]:  # embeddings: nothing is written
-            return self._meter.usage or (self.record.estimate[0], 0)
-        given, made = self._meter.usage or (self.record.estimate[0], self._meter.made)
+            return self._meter.usage or Tokens(self.record.estimate[0], 0)
+        usage = self._meter.usage or Tokens(self.record.estimate[0], self._meter.made)
         if self._whole:
-            return given, made
-        made = max(made, self._meter.made)
-        return given, made if made and self.streams else max(made, self.record.estimate[1])
+            return usage
+        made = max(usage.output, self._meter.made)
+        return usage._replace(output=made if made and self.streams else max(made, self.record.estimate[1]))
+
+
+def _is_object(data: bytes) -> bool:
+    with contextlib.suppress(ValueError, RecursionError):
+        return isinstance(json.loads(data), dict)
+    return False
 
 
 def _is_event_stream(reply: Reply) -> bool:

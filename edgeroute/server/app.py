@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from .body import OWN, offered, read_json
+from .body import LOOKED_AT, OWN, offered, read_json
 from .errors import answer_for, refuse
 from .limits import NotServedError, Server, check_caller, connection_limit, is_loopback, listen
 from .relay import Relay, as_chat
@@ -114,13 +114,19 @@ async def _route(loaded: Loaded, request: Request) -> Response:
     """Score and decision only: an object with ``messages`` or ``prompt``, or with ``batch``, a list of such."""
     async with loaded.bodies.read(request) as data, loaded.admission.entered():
         return await _decisions(
-            loaded, (await read_json(data, loaded.json_limits)).values, facts_of(request.scope)["id"]
+            loaded,
+            (await read_json(data, loaded.json_limits)).values,
+            facts_of(request.scope)["id"],
+            request.headers,
         )
 
 
-async def _decisions(loaded: Loaded, values: Mapping[str, Any], request_id: str) -> Response:
+async def _decisions(
+    loaded: Loaded, values: Mapping[str, Any], request_id: str, headers: Mapping[str, str]
+) -> Response:
     if "batch" not in values:
-        return JSONResponse(await _choice(loaded, values) | {"id": request_id})
+        header = loaded.gateway.settings.conversations.header
+        return JSONResponse(await _choice(loaded, values, headers.get(header or "")) | {"id": request_id})
     batch = values["batch"]
     if not isinstance(batch, list) or len(batch) > MAX_BATCH or not all(isinstance(each, dict) for each in batch):
         return refuse(400, f"expected batch, a list of at most {MAX_BATCH} objects", param="batch")
@@ -128,14 +134,15 @@ async def _decisions(loaded: Loaded, values: Mapping[str, Any], request_id: str)
     return JSONResponse({"decisions": [await _choice(loaded, shared | each) for each in batch]})
 
 
-async def _choice(loaded: Loaded, values: Mapping[str, Any]) -> dict[str, Any]:
+async def _choice(loaded: Loaded, values: Mapping[str, Any], conversation: str | None = None) -> dict[str, Any]:
     gateway = loaded.gateway
     asked = loaded.understand(values.get("model", OWN))
     if asked.endpoints:
-        return dataclasses.asdict(await asyncio.to_thread(gateway.named, tuple(asked.endpoints)))
-    rest = {key: values[key] for key in ("tools", "functions") if key in values}
+        named = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
+        return dataclasses.asdict(await asyncio.to_thread(gateway.fitted, named, values))
+    rest = {key: values[key] for key in LOOKED_AT if key in values}
     prompt = as_chat(values["messages"]) if "messages" in values else as_chat(values.get("prompt"), tokens=True)
-    return dataclasses.asdict(await gateway.achoose(prompt, **asked.options, **rest))
+    return dataclasses.asdict(await gateway.achoose(prompt, conversation=conversation, **asked.options, **rest))
 
 
 async def _health(_loaded: Loaded, _: Request) -> Response:

@@ -12,12 +12,12 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]  # there since 2.6
 from typing import Any, TypeVar
 
 import numpy as np
 from starlette.responses import JSONResponse
 
+from ..gateway.edit import members
 from ..gateway.endpoint import Endpoint
 from ..gateway.openai import RequestBody
 from ..traffic.routellm import NAMES, parse_unit
@@ -85,13 +85,14 @@ USED = frozenset(
     [
         *("model", "messages", "prompt", "input", "batch", "stream", "stream_options", "tools", "functions"),
         *("response_format", "suffix", "prediction"),
-        *("n", "best_of", "max_tokens", "max_completion_tokens"),
+        *("n", "best_of", "max_tokens", "max_completion_tokens", "modalities", "metadata", "user"),
     ]
 )
 """The fields that are looked at; of the others nothing is kept but their bytes."""
+LOOKED_AT = USED - {"model", "messages", "prompt", "input", "batch", "stream", "stream_options"}
+"""Those that say what a call needs, beside its words."""
 LARGE_BYTES = 256 << 10
 """A body of this size takes about as long to read as a thread takes to be woken, a few times over."""
-_DECODER = json.JSONDecoder()
 _READERS = ThreadPoolExecutor(2, thread_name_prefix="edgeroute-json")
 """Large texts are read here, so that scoring never waits for a thread behind them."""
 
@@ -145,36 +146,14 @@ class Body:
 
 def _read(text: str, values: dict[str, Any]) -> tuple[int, list[tuple[int, int]], bool]:
     """Put the used fields into ``values``; give where the first begins, where models are, and whether it is empty."""
-    at = _skip(text, 0)
-    if text[at] != "{":
-        raise json.JSONDecodeError("expected an object", text, at)
-    start, models, empty = at + 1, [], True
-    at = _skip(text, at + 1)
-    while text[at] != "}":
-        if not empty:
-            at = _skip(text, _expect(text, ",", at))
+    models, empty = [], True
+    for member in members(text):
         empty = False
-        key, at = scanstring(text, _expect(text, '"', at), True)
-        at = _skip(text, _expect(text, ":", _skip(text, at)))
-        value, stop = _DECODER.raw_decode(text, at)
-        if key in USED:
-            values[key] = value
-        if key == "model":
-            models.append((at, stop))
-        at = _skip(text, stop)
-    if _skip(text, at + 1) != len(text):
-        raise json.JSONDecodeError("expected nothing after the object", text, at + 1)
-    return start, models, empty
-
-
-def _skip(text: str, at: int) -> int:
-    return int(WHITESPACE.match(text, at).end())
-
-
-def _expect(text: str, what: str, at: int) -> int:
-    if text[at] != what:
-        raise json.JSONDecodeError(f"expected {what}", text, at)
-    return at + 1
+        if member.key in USED:
+            values[member.key] = member.value
+        if member.key == "model":
+            models.append((member.start, member.stop))
+    return text.index("{") + 1, models, empty
 
 
 Result = TypeVar("Result")

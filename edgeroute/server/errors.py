@@ -14,6 +14,7 @@ from ..errors import (
     ConfigError,
     EdgeRouteError,
     PromptError,
+    UnfitError,
     UpstreamError,
 )
 
@@ -43,6 +44,8 @@ def answer_for(error: Exception, words: str = "messages") -> JSONResponse:
         return refuse(400, str(error), param=words)
     if isinstance(error, CalibrationError):
         return refuse(400, str(error), param="model")
+    if isinstance(error, UnfitError):
+        return refuse(400, str(error), param=words, code="context_length_exceeded" if error.too_long else "unsupported")
     if isinstance(error, BudgetError):
         return refuse(429, str(error), kind="insufficient_quota", code="insufficient_quota")
     if isinstance(error, BrokenAnswerError):

@@ -17,11 +17,12 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import BrokenAnswerError, PromptError
 from ..gateway.choose import CallRecord, Choice
+from ..gateway.conversations import MAX_ID_CHARS
 from ..gateway.endpoint import Endpoint
 from ..gateway.settings import Settings
 from ..gateway.transport import Answer
 from ..traffic.log import Logged, now
-from .body import Asked, Body, off_the_loop, read_json
+from .body import LOOKED_AT, Asked, Body, off_the_loop, read_json
 from .errors import answer_for, refuse
 from .limits import NotServedError, check_caller, hang_up, patient
 from .reload import Loaded, Reloader
@@ -96,7 +97,7 @@ class Call:
         if (choice := self.choice) is None:
             return None
         endpoint, record = self.endpoint, self.record or CallRecord(choice, (0, 0))
-        given, made = record.input_tokens, record.output_tokens
+        given, made, cached = record.input_tokens, record.output_tokens, record.cached_tokens
         settings, endpoints = loaded.gateway.settings, loaded.gateway.endpoints
         strongest = loaded.targets[loaded.strongest][0]
         return Logged(
@@ -114,11 +115,14 @@ class Call:
             output_tokens=made,
             estimated=record.estimated,
             usd=record.usd,
-            usd_strong=endpoints[strongest].cost_usd(given, made) if self.generates else None,
-            usd_target=endpoints[choice.endpoints[0]].cost_usd(given, made),
+            usd_strong=endpoints[strongest].cost_usd(given, made, cached) if self.generates else None,
+            usd_target=endpoints[choice.endpoints[0]].cost_usd(given, made, cached),
             latency_ms=round(self.added_ms, 3),
             shadow=settings.serve.shadow,
             id=self.id,
+            conversation=choice.conversation,
+            kept=choice.kept or None,
+            cached_tokens=cached or None,
         )
 
 
@@ -211,19 +215,23 @@ class Relay:
         messages = body.values.get(self._words)
         call.generates = self._path != "embeddings"
         if asked.endpoints:
-            call.choice = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
+            named = await asyncio.to_thread(gateway.named, tuple(asked.endpoints))
+            call.choice = await asyncio.to_thread(gateway.fitted, named, body.values)
             return call.choice
         options = dict(asked.options)
         call.by_caller = bool(options)
         if target := request.headers.get(settings.override_header or ""):
             _check_target(settings, target)
             options["target"] = target
-        rest = {key: body.values[key] for key in ("tools", "functions") if key in body.values}
+        if conversation := request.headers.get(settings.conversations.header or ""):
+            options["conversation"] = conversation[:MAX_ID_CHARS]
+        rest = {key: body.values[key] for key in LOOKED_AT if key in body.values}
         call.choice = choice = await gateway.achoose(
             as_chat(messages, tokens=self._path == "completions"), **options, **rest
         )
         if settings.serve.shadow and not choice.capped:
-            return Choice(loaded.strongest, loaded.targets[loaded.strongest], "shadow")
+            strongest = Choice(loaded.strongest, loaded.targets[loaded.strongest], "shadow")
+            return await asyncio.to_thread(gateway.fitted, strongest, body.values)
         return choice
 
     async def _call(self, loaded: Loaded, body: Body, call: Call, start: float, send: Send) -> None:

@@ -32,7 +32,7 @@ class Loaded:
         self.admission = Admission(serve)
         self.bodies = Bodies(serve)
         self.json_limits = JsonLimits(serve.max_body_levels, serve.max_body_values)
-        self.targets, self.strongest = gateway.settings.targets, gateway.settings.strongest
+        self.targets, self.strongest = gateway.settings.targets, gateway.strongest
         self.token = _token(serve.bearer_token_env, environment)
         self.log = DecisionLog(folder / serve.decision_log, metrics.unwritten.inc) if serve.decision_log else None
         if gateway.budget is not None:

@@ -189,6 +189,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._scores: deque[float] = deque(maxlen=WINDOW)
         self._strong: deque[bool] = deque(maxlen=WINDOW)
+        self._conversations: dict[str, bool] = {}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"edgeroute_{name}", text, labels, registry=self.registry)
@@ -202,6 +203,7 @@ class Metrics:
         self._added = histogram("added_seconds", "From a request's last byte to the call of an endpoint.", _SECONDS)
         self._upstream = histogram("upstream_seconds", "To an answer's first byte.", _UPSTREAM_SECONDS, "endpoint")
         self._errors = counter("upstream_errors", "Calls that failed before a byte came.", "endpoint", "status")
+        self._unfit = counter("unfit", "Calls that an endpoint said it cannot do, by reason.", "endpoint", "reason")
         self._tokens = counter("tokens", "Tokens, estimated where an endpoint counts none.", "endpoint", "direction")
         self._usd = counter("cost_usd", "Estimated cost of all calls in US dollars.")
         self._saved = counter("saved_usd", "Estimated cost saved against strong calls only, in US dollars.")
@@ -211,6 +213,11 @@ class Metrics:
         )
         self._psi = Gauge("edgeroute_score_psi", "Drift of scores against the calibration.", registry=self.registry)
         self._share = Gauge("edgeroute_strong_share", "Strong decisions among the last.", registry=self.registry)
+        self._share_of_conversations = Gauge(
+            "edgeroute_strong_share_of_conversations",
+            "Of the last conversations, those with a strong decision.",
+            registry=self.registry,
+        )
 
     def upstream(self, endpoint: str, failed: Failed | None, seconds: float) -> None:
         """A call to an endpoint."""
@@ -218,11 +225,14 @@ class Metrics:
             self._upstream.labels(endpoint).observe(seconds)
         else:
             self._errors.labels(endpoint, str(failed.status or "none")).inc()
+            if failed.unfit is not None:
+                self._unfit.labels(endpoint, failed.unfit.replace(" ", "_")).inc()
 
     def forget(self) -> None:
         """Begin anew with what drift is measured on: another bundle's scores are no part of it."""
         self._scores.clear()
         self._strong.clear()
+        self._conversations.clear()
 
     def decided(self, logged: Logged, strong: bool) -> None:
         """A call that is over. The realised share is that of calls at the operator's share, not at the caller's own."""
@@ -233,6 +243,7 @@ class Metrics:
             self._scores.append(logged.score)
             if not logged.by_caller:
                 self._strong.append(strong)
+                self._conversed(logged.conversation, strong)
         if logged.endpoint is not None:
             self._tokens.labels(logged.endpoint, "input").inc(logged.input_tokens)
             self._tokens.labels(logged.endpoint, "output").inc(logged.output_tokens)
@@ -240,10 +251,18 @@ class Metrics:
             self._usd.inc(logged.usd)
             self._saved.inc(max((logged.usd_strong or 0.0) - logged.usd, 0.0))
 
+    def _conversed(self, conversation: str | None, strong: bool) -> None:
+        if conversation is not None:
+            self._conversations[conversation] = self._conversations.pop(conversation, False) or strong
+            if len(self._conversations) > WINDOW:
+                del self._conversations[next(iter(self._conversations))]
+
     def text(self, gateway: Gateway) -> bytes:
         """The page. What is not known yet is NaN."""
         enough, quantiles = len(self._scores) >= LEAST_SCORES, gateway.router.graph.calibration.quantiles
         self._psi.set(stability_index(quantiles, list(self._scores)) if enough else math.nan)
         self._share.set(sum(self._strong) / len(self._strong) if self._strong else math.nan)
+        known = self._conversations.values()
+        self._share_of_conversations.set(sum(known) / len(known) if known else math.nan)
         self._budget_unwritten.set(gateway.budget.unwritten_usd if gateway.budget is not None else 0.0)
         return generate_latest(self.registry)

@@ -219,9 +219,21 @@ def test_a_day_is_one_of_utc(tmp_path: Path) -> None:
 def test_the_price_decides_the_order_of_ranked_models(load: Load, ranking_bundle: Path) -> None:
     gateway = load("", RANK.format(margin=0.5), lists="", bundle=ranking_bundle)
     assert list(gateway.settings.targets) == ["small-model", "big-model"]
-    assert gateway.settings.strongest == "big-model"
-    named = [gateway.choose(TEXT, target=each).target for each in ("weak", "strong")]
-    assert named == ["small-model", "big-model"]
+
+
+def test_the_best_ranked_model_is_declared_or_what_the_bundle_shows_never_the_most_expensive(
+    load: Load, ranking_bundle: Path
+) -> None:
+    bundled = Router.load(ranking_bundle)
+    golden = [each.prompt for each in bundled.graph.golden.scores]
+    rate = sum(bundled.rank(each).win_rate("big-model", "small-model") for each in golden) / len(golden)
+    shown = load("", RANK.format(margin=0.5), lists="", bundle=ranking_bundle)
+    assert shown.strongest == ("big-model" if rate > 0.5 else "small-model")
+    for name in ("big-model", "small-model"):
+        text = RANK.format(margin=0.5).replace("[rank]", f'[rank]\nstrongest = "{name}"')
+        gateway = load("", text, lists="", bundle=ranking_bundle)
+        assert (gateway.strongest, gateway.choose(TEXT, target="strong").target) == (name, name)
+        assert gateway.choose(TEXT, target="weak").target == "small-model"  # the cheapest
 
 
 def test_options_do_not_reach_the_endpoint(load: Load, strong: Upstream) -> None:

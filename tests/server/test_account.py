@@ -120,7 +120,8 @@ def test_a_choice_by_rank_is_measured_by_the_dearest_model(
 ) -> None:
     """The dear model stands first in the file, and it is no less the strongest."""
     toml = write(tmp_path / "edgeroute.toml", ranking_bundle, strong, weak, serve=LOG)
-    rank = '[rank]\nmargin = 0.5\n[rank.models]\nbig-model = ["big"]\nsmall-model = ["small"]\n'
+    models = '[rank.models]\nbig-model = ["big"]\nsmall-model = ["small"]\n'
+    rank = f'[rank]\nmargin = 0.5\nstrongest = "big-model"\n{models}'
     lists = 'strong = ["big"]\nweak = ["small", "big"]\nstrong_share = 0.5\n'
     assert lists in toml.read_text()
     toml.write_text(toml.read_text().replace(lists, rank))
