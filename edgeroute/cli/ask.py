@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -42,7 +45,7 @@ def ask(
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": read_prompt(prompt)})
     options: dict[str, Any] = {"target": target, "strong_share": strong_share, "threshold": threshold}
-    with Gateway.load(config) as gateway:
+    with Gateway.load(config) as gateway, _unfit_told():
         if threshold is not None:
             limits = gateway.router.threshold(threshold=threshold)
             warn_if_one_sided(f"--threshold {threshold:g}", gateway.router.manifest.name, *limits)
@@ -60,6 +63,23 @@ def ask(
             about = "about " if used.tokens_estimated else ""
             cost = "" if used.cost_usd is None else f", {about}${used.cost_usd:.6f}"
             say(f"{about}{used.input_tokens} tokens in, {about}{used.output_tokens} out{cost}")
+
+
+@contextlib.contextmanager
+def _unfit_told() -> Iterator[None]:
+    """Say on stderr which endpoints cannot do the call; of other failures the error tells, where all fail."""
+    handler, log = _Told(logging.WARNING), logging.getLogger("edgeroute.gateway.calls")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+class _Told(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "unfit", None) is not None:
+            say(record.getMessage())
 
 
 def _share(choice: Choice) -> str:

@@ -23,6 +23,7 @@ from ..gateway.openai import beginning, check_messages, texts_of, tokens_of
 from ..gateway.settings import Settings
 from ..router import Router
 from ..traffic.calibrate import Outcomes, Traffic, make_calibration
+from ..traffic.conversations import turn_scores
 from ..traffic.routellm import share_of
 from .commands import CORE
 from .output import counted, echo, say
@@ -39,6 +40,7 @@ class _Options:
     """The command line of ``calibrate``."""
 
     prompts: str
+    whole: bool
     field: str
     strong_share: float | None
     budget_usd_per_1k: float | None
@@ -56,7 +58,12 @@ class _Options:
 
 
 @click.command(short_help=CORE["calibrate"])
-@click.option("--prompts", metavar="PATH", required=True, help="Your prompts: .txt, .jsonl or .csv.")
+@click.option("--prompts", metavar="PATH", help="Your prompts: .txt, .jsonl or .csv.")
+@click.option(
+    "--conversations",
+    metavar="PATH",
+    help="Instead of --prompts: whole conversations, one on a line; shares of turns.",
+)
 @click.option(
     "--field", "--column", default="prompt", show_default=True, metavar="NAME", help="JSON key or CSV column."
 )
@@ -80,7 +87,8 @@ class _Options:
 @click.option("--output", metavar="PATH", help="Write the calibration there, for the TOML's key calibration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def calibrate(
-    prompts: str,
+    prompts: str | None,
+    conversations: str | None,
     field: str,
     strong_share: float | None,
     budget_usd_per_1k: float | None,
@@ -102,13 +110,19 @@ def calibrate(
     expected cost and threshold. Prices are those of the first strong and the first weak endpoint of the TOML; token
     counts are estimates (a token for 4 bytes of the prompt, output_tokens of the TOML for the answer).
 
+    With --conversations each line is a whole conversation, and shares are shares of its turns: under sticky = "up" a
+    turn goes to the strong model as soon as any ask so far demanded it, so a share of asks is a larger one of turns.
+
     With --outcomes the quality is shown as a fraction of the strong model's own mark, with an interval that holds
     for every distribution of marks. --quality 0.95 finds the smallest share that keeps 95% of it at the stated
     confidence; it needs a few hundred outcomes. Outcomes whose prompts are also in --prompts are left out: data that
     sets a threshold cannot test it.
     """
+    if (prompts is None) == (conversations is None):
+        raise click.UsageError("Give one of --prompts and --conversations.")
     chosen = _Options(
-        prompts=prompts,
+        prompts=prompts or conversations or "",
+        whole=conversations is not None,
         field=field,
         strong_share=strong_share,
         budget_usd_per_1k=budget_usd_per_1k,
@@ -130,7 +144,7 @@ def calibrate(
     if chosen.quality is not None and chosen.outcomes is None:
         raise click.UsageError("--quality needs --outcomes.")
     sample = _read_prompts(chosen)
-    settings, router, traffic = _open(chosen, sample)
+    settings, router, traffic, ends = _open(chosen, sample)
     marked = _read_outcomes(chosen, router, {text for each in sample for text in _only_text(each)})
     threshold = _threshold(chosen, router, traffic, marked)
     made = make_calibration(
@@ -140,14 +154,15 @@ def calibrate(
         sample=Path(chosen.prompts).name,
         confidence=chosen.confidence,
         chat=settings.chat if settings else None,
-        sticky=settings.sticky if settings else False,
+        sticky=settings.sticky if settings else "up" if chosen.whole else False,
+        conversations=len(ends) if chosen.whole else None,
     )
     if chosen.output is not None:
         write_calibration(Path(chosen.output), made)
-    _show(chosen, made, traffic, marked)
+    _show(chosen, made, traffic, marked, ends)
 
 
-def _open(options: _Options, prompts: Sequence[Prompt]) -> tuple[Settings | None, Router, Traffic]:
+def _open(options: _Options, prompts: Sequence[Prompt]) -> tuple[Settings | None, Router, Traffic, np.ndarray]:
     config = options.config or (TOML if Path(TOML).is_file() else None)
     settings = strong = weak = None
     output_tokens = 400
@@ -164,18 +179,61 @@ def _open(options: _Options, prompts: Sequence[Prompt]) -> tuple[Settings | None
         router = load_router(settings, Path(config).parent if options.model is None else Path())
     else:
         router = Router.load(options.model)
-    scores = _score(router, [_begun(each) for each in prompts] if settings and settings.sticky else prompts)
+    if options.whole:
+        if settings is not None and settings.sticky != "up":
+            raise CalibrationError(f'--conversations is for sticky = "up", and {config} has another')
+        found, ends = _turns(router, prompts, settings.window if settings else 0)
+        return settings, router, Traffic(*found, strong, weak, output_tokens), ends
+    if settings is not None and settings.sticky == "up":
+        scores = _held(router, prompts, settings.window)
+    else:
+        scores = _score(router, [_begun(each) for each in prompts] if settings and settings.sticky else prompts)
     scored = np.isfinite(scores)
     if not scored.all():
         say(f"{(~scored).sum()} of {len(scored)} prompts have no text to score: left out")
     if scored.sum() < 2:
         raise CalibrationError(f"{options.prompts}: expected at least two prompts with text, found {scored.sum()}")
     tokens = np.array([tokens_of(each) for each in prompts])
-    return settings, router, Traffic(scores[scored], tokens[scored].astype(np.float64), strong, weak, output_tokens)
+    traffic = Traffic(scores[scored], tokens[scored].astype(np.float64), strong, weak, output_tokens)
+    return settings, router, traffic, traffic.scores
+
+
+def _held(router: Router, prompts: Sequence[Prompt], window: int) -> np.ndarray:
+    """The score that decides a call with each prompt, float64 ``[n]``; NaN of one that has no text."""
+    known: dict[int, float] = {}
+    scores = np.full(len(prompts), np.nan)
+    for i, each in enumerate(prompts):
+        with contextlib.suppress(PromptError):
+            scores[i] = turn_scores(router, each, window, known)[-1]
+    return scores
+
+
+def _turns(
+    router: Router, conversations: Sequence[Prompt], window: int
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Of every turn the score that decides and its tokens, as if each turn added as many; of conversations the highest.
+
+    Raises ``CalibrationError`` where fewer than two have text.
+    """
+    scores: list[float] = []
+    tokens: list[float] = []
+    ends: list[float] = []
+    for each in conversations:
+        with contextlib.suppress(PromptError):
+            found = turn_scores(router, each, window)
+            whole = tokens_of(each)
+            scores += found
+            tokens += [whole * (i + 1) / len(found) for i in range(len(found))]
+            ends.append(max(found))
+    if len(ends) < len(conversations):
+        say(f"{len(conversations) - len(ends)} of {len(conversations)} conversations have no text to score: left out")
+    if len(ends) < 2:
+        raise CalibrationError(f"expected at least two conversations with text, found {len(ends)}")
+    return (np.array(scores), np.array(tokens)), np.array(ends)
 
 
 def _begun(prompt: Prompt) -> Prompt:
-    """What a sticky gateway scores of it; what is no chat stays as it is, and has no score."""
+    """What a gateway with sticky = true scores of it; what is no chat stays as it is, and has no score."""
     with contextlib.suppress(PromptError):
         return beginning(check_messages(prompt))
     return prompt
@@ -249,7 +307,9 @@ def _threshold(options: _Options, router: Router, traffic: Traffic, outcomes: Ou
     return traffic.threshold(share)
 
 
-def _show(options: _Options, made: TrafficCalibration, traffic: Traffic, outcomes: Outcomes | None) -> None:
+def _show(
+    options: _Options, made: TrafficCalibration, traffic: Traffic, outcomes: Outcomes | None, ends: np.ndarray
+) -> None:
     table = traffic.table(SHARES)
     quality = None
     if outcomes is not None:
@@ -260,15 +320,20 @@ def _show(options: _Options, made: TrafficCalibration, traffic: Traffic, outcome
     if options.as_json:
         summary = {key: value for key, value in asdict(made).items() if key != "quantiles"}
         cost = {"usd_per_1k": traffic.cost(made.threshold)}
+        if options.whole:
+            cost["conversation_share"] = float((ends >= made.threshold).mean())
         echo(json.dumps(summary | cost | {"quality": quality, "table": [asdict(row) for row in table]}))
         return
     sure = f"{options.confidence:.0%}"
     echo(f"threshold     {made.threshold:.5f}")
     about = "" if options.budget_usd_per_1k is None else "about "  # that share was chosen by the prompts' own costs
     echo(
-        f"strong share  {made.strong_share:.1%} of {made.n} prompts; "
+        f"strong share  {made.strong_share:.1%} of {made.n} {'turns' if options.whole else 'prompts'}; "
         f"{about}{made.share_low:.1%} to {made.share_high:.1%} of others like them ({sure})"
     )
+    if options.whole:
+        share = float((ends >= made.threshold).mean())
+        echo(f"              {share:.1%} of {len(ends)} conversations have a strong turn")
     if (usd := traffic.cost(made.threshold)) is not None:
         echo(f"cost          ${usd:.2f} a thousand prompts (tokens estimated)")
     if quality is not None:

@@ -17,7 +17,7 @@ from ..engine.providers import probe_providers
 from ..engine.verify import verify
 from ..errors import CalibrationError, EdgeRouteError, install_command
 from .commands import CORE
-from .output import FAILED, OK, echo, write_json
+from .output import FAILED, OK, counted, echo, write_json
 from .table import aligned
 
 
@@ -34,8 +34,8 @@ def doctor(log: str | None, config: str | None, as_json: bool) -> int:
     not verify.
 
     With --log: how far scores have drifted from the calibration (PSI; above 0.25 the calibration no longer fits this
-    traffic, and the exit code is 1), the realised share, and a threshold that would give the wanted share. Nothing is
-    changed.
+    traffic, and the exit code is 1), the realised share by decisions, turns and conversations, and a threshold that
+    would give the wanted share. Nothing is changed.
     """
     if log is not None:
         return _look_at_log(log, config, as_json)
@@ -76,6 +76,11 @@ def _look_at_log(log: str, config: str | None, as_json: bool) -> int:
         echo(f"decisions     {found.n} with a score")
         echo(f"drift         PSI {found.stability_index:.3f}: {verdict}")
         echo(f"strong share  {found.realised_share:.1%} realised, {found.wanted_share:.1%} wanted")
+        shares = found.shares
+        echo(
+            f"              {shares.turns:.1%} of {counted(shares.n_turns, 'turn')}, "
+            f"{shares.conversations:.1%} of {counted(shares.n_conversations, 'conversation')}"
+        )
         echo(f"threshold     {found.threshold:.5f}; {found.suggested_threshold:.5f} would give the wanted share")
         if skipped:
             echo(f"skipped       {len(skipped)} lines that are no decision")

@@ -193,7 +193,8 @@ def read_calibration(
     """Read a calibration file and see that it was taken on this graph of this bundle, and on the same text.
 
     ``chat`` and ``sticky`` are those in force; without ``chat`` it is what a router has by default. Raises
-    ``CalibrationError`` that says what differs.
+    ``CalibrationError`` that says what differs; warns ``CalibrationWarning``, for the caller's caller, of a file of
+    single prompts' policy.
     """
     try:
         with open(path, "rb") as file:
@@ -211,11 +212,22 @@ def read_calibration(
         problems.append("expected rising quantiles from 0 to 1 and a threshold among them")
     if problems:
         raise CalibrationError(f"{path}: {'; '.join(problems)}")
+    policy = policy_of(manifest.text, chat)
+    if (found.chat, policy) == ("last_user", "asks"):
+        warnings.warn(
+            f"{path} was taken on the chat policy last_user, and this is asks: in longer chats the shares are "
+            "others. Run edgeroute calibrate again",
+            CalibrationWarning,
+            stacklevel=3,
+        )
+        policy = "last_user"
+    # Of single prompts all are the same, and a share of asks is one that can be asked for under "up" as well.
+    alike = found.conversations is None and True not in (found.sticky, sticky)
     for what, theirs, ours in (
         ("the bundle", f"{found.bundle} {found.digest}", f"{manifest.name} {manifest.digest}"),
         ("the graph", found.graph, graph.file),
-        ("the chat policy", found.chat, policy_of(manifest.text, chat)),
-        ("sticky =", _shown(found.sticky), _shown(sticky)),
+        ("the chat policy", found.chat, policy),
+        ("sticky =", _shown(found.sticky), _shown(found.sticky if alike else sticky)),
     ):
         if theirs != ours:
             raise CalibrationError(

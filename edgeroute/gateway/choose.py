@@ -59,9 +59,9 @@ class Choice:
     """Where a call goes and why. ``endpoints`` are in fallback order; a score is there when one was taken.
 
     ``capped``: the daily budget is spent, and left no choice. ``by_name``: the caller named the endpoints. ``beyond``:
-    endpoints of other targets, called only where one of ``endpoints`` cannot do the call. ``conversation``: a name of
-    the conversation in this process, and ``kept`` whether an earlier ask decided. ``id`` is unique: a decision log and
-    a server's answers have it too.
+    endpoints of other targets, called only where one of ``endpoints`` cannot do the call. ``conversation`` and ``ask``:
+    names of the conversation and of its newest ask in this process, and ``kept`` whether an earlier ask decided. ``id``
+    is unique: a decision log and a server's answers have it too.
     """
 
     target: str
@@ -77,6 +77,7 @@ class Choice:
     by_name: bool = False
     beyond: tuple[str, ...] = ()
     conversation: str | None = None
+    ask: str | None = None
     kept: bool = False
     id: str = field(default_factory=new_id)
 
@@ -383,7 +384,8 @@ class Chooser:
             place, why = self._kept(key, turns[-1], place, why)
         scored = found[by]
         assert scored is not None  # the newest has a score
-        return self._choice(scored, place, edges, why)
+        ask = self.names.hash("ask", turns[-1].newest, *turns[-1].earlier).hex()
+        return dataclasses.replace(self._choice(scored, place, edges, why), ask=ask)
 
     def _kept(self, key: bytes, newest: Turn, place: int, why: str) -> tuple[int, str]:
         """The target of a conversation with an id, after this ask."""
@@ -486,14 +488,16 @@ def _warn_of_one_target(settings: Settings, router: Router) -> None:
     bundle, threshold = router.manifest.name, settings.threshold
     if threshold is not None:
         warn_if_one_sided(f"threshold = {threshold:g}", bundle, *router.threshold(threshold=threshold))
-    for tier in settings.tiers:
-        if tier.below is None:
-            continue
-        share = router.threshold(threshold=tier.below)[1]
-        if share in (0.0, 1.0):
+    if not settings.tiers or settings.tiers[0].below is None:
+        return
+    limits = [0.0, *(tier.below or 0.0 for tier in settings.tiers[:-1])]
+    above = [*(router.threshold(threshold=limit)[1] for limit in limits), 0.0]
+    for tier, limit, share, next_share in zip(settings.tiers, limits, above[:-1], above[1:], strict=True):
+        if share <= next_share:
+            where = f"from {limit:g} on" if tier.below is None else f"from {limit:g} to {tier.below:g}"
             warnings.warn(
-                f"tier {tier.name}: below = {tier.below:g} means that {1 - share:.0%} of prompts score below it with "
-                f"{bundle}: it separates no prompts. Set share on every tier but the last, or another score",
+                f"tier {tier.name} is never reached: 0% of the calibration prompts of {bundle} score {where}. "
+                "Set share on every tier but the last, or another score",
                 CalibrationWarning,
                 stacklevel=3,
             )

@@ -248,7 +248,9 @@ class Gateway:
         seconds = time.monotonic() - start
         if isinstance(reply, Failed):
             record.attempts.append((endpoint.name, reply, seconds))
-            _LOG.warning("endpoint %s %s (after %.2f s)", endpoint.name, reply.reason, seconds)
+            _LOG.warning(
+                "endpoint %s %s (after %.2f s)", endpoint.name, reply.reason, seconds, extra={"unfit": reply.unfit}
+            )
             return reply
         record.attempts.append((endpoint.name, None, seconds))
         return Answer(reply, record, reservation)

@@ -121,6 +121,7 @@ class Call:
             shadow=settings.serve.shadow,
             id=self.id,
             conversation=choice.conversation,
+            ask=choice.ask,
             kept=choice.kept or None,
             cached_tokens=cached or None,
         )

@@ -16,7 +16,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -189,6 +189,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._scores: deque[float] = deque(maxlen=WINDOW)
         self._strong: deque[bool] = deque(maxlen=WINDOW)
+        self._turns: dict[str, bool] = {}
         self._conversations: dict[str, bool] = {}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -213,6 +214,11 @@ class Metrics:
         )
         self._psi = Gauge("edgeroute_score_psi", "Drift of scores against the calibration.", registry=self.registry)
         self._share = Gauge("edgeroute_strong_share", "Strong decisions among the last.", registry=self.registry)
+        self._share_of_turns = Gauge(
+            "edgeroute_strong_share_of_turns",
+            "Of the last turns, those with a strong decision; the calls of a tool loop are one turn.",
+            registry=self.registry,
+        )
         self._share_of_conversations = Gauge(
             "edgeroute_strong_share_of_conversations",
             "Of the last conversations, those with a strong decision.",
@@ -232,6 +238,7 @@ class Metrics:
         """Begin anew with what drift is measured on: another bundle's scores are no part of it."""
         self._scores.clear()
         self._strong.clear()
+        self._turns.clear()
         self._conversations.clear()
 
     def decided(self, logged: Logged, strong: bool) -> None:
@@ -243,7 +250,8 @@ class Metrics:
             self._scores.append(logged.score)
             if not logged.by_caller:
                 self._strong.append(strong)
-                self._conversed(logged.conversation, strong)
+                _note(self._conversations, logged.conversation, strong)
+                _note(self._turns, logged.ask, strong)
         if logged.endpoint is not None:
             self._tokens.labels(logged.endpoint, "input").inc(logged.input_tokens)
             self._tokens.labels(logged.endpoint, "output").inc(logged.output_tokens)
@@ -251,18 +259,24 @@ class Metrics:
             self._usd.inc(logged.usd)
             self._saved.inc(max((logged.usd_strong or 0.0) - logged.usd, 0.0))
 
-    def _conversed(self, conversation: str | None, strong: bool) -> None:
-        if conversation is not None:
-            self._conversations[conversation] = self._conversations.pop(conversation, False) or strong
-            if len(self._conversations) > WINDOW:
-                del self._conversations[next(iter(self._conversations))]
-
     def text(self, gateway: Gateway) -> bytes:
         """The page. What is not known yet is NaN."""
         enough, quantiles = len(self._scores) >= LEAST_SCORES, gateway.router.graph.calibration.quantiles
         self._psi.set(stability_index(quantiles, list(self._scores)) if enough else math.nan)
-        self._share.set(sum(self._strong) / len(self._strong) if self._strong else math.nan)
-        known = self._conversations.values()
-        self._share_of_conversations.set(sum(known) / len(known) if known else math.nan)
+        self._share.set(_share(self._strong))
+        self._share_of_turns.set(_share(self._turns.values()))
+        self._share_of_conversations.set(_share(self._conversations.values()))
         self._budget_unwritten.set(gateway.budget.unwritten_usd if gateway.budget is not None else 0.0)
         return generate_latest(self.registry)
+
+
+def _note(known: dict[str, bool], name: str | None, strong: bool) -> None:
+    """Remember whether any decision under a name was strong; of the last names only."""
+    if name is not None:
+        known[name] = known.pop(name, False) or strong
+        if len(known) > WINDOW:
+            del known[next(iter(known))]
+
+
+def _share(strong: Collection[bool]) -> float:
+    return sum(strong) / len(strong) if strong else math.nan

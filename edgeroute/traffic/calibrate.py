@@ -150,13 +150,17 @@ def make_calibration(
     confidence: float,
     chat: str | None = None,
     sticky: Sticky = False,
+    conversations: int | None = None,
 ) -> TrafficCalibration:
     """What to write for a router and a threshold on the scores of the user's prompts, ``[n]``.
 
-    ``chat``: the policy that the router was loaded with, where it is another.
+    ``conversations``: how many whole ones they are of, a score for each turn. Turns of one conversation go together, so
+    the interval of their share is as wide as for so many conversations. ``chat``: the policy that the router was loaded
+    with, where it is another.
     """
     count, n = int((scores >= threshold).sum()), len(scores)
-    low, high = share_interval(count, n, confidence)
+    independent = n if conversations is None else conversations
+    low, high = share_interval(round(count / n * independent), independent, confidence)
     return TrafficCalibration(
         format=1,
         bundle=router.manifest.name,
@@ -172,4 +176,5 @@ def make_calibration(
         share_high=high,
         confidence=confidence,
         sticky=sticky,
+        conversations=conversations,
     )

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..engine.calibration import fit_quantiles, share_for, threshold_for
 from ..errors import CalibrationError
+from .conversations import Shares, shares_of
 from .log import Logged
 
 BINS = 10
@@ -50,6 +51,7 @@ class Drift:
     realised_share: float
     threshold: float
     suggested_threshold: float
+    shares: Shares
 
     @property
     def changed(self) -> bool:
@@ -76,12 +78,14 @@ def drift_of(
         )
     scores = np.array([row.score for row in scored], np.float64)
     limits = np.array([row.threshold for row in scored], np.float64)
+    strong = scores >= limits
     threshold, share = configured or (float(limits[-1]), float(scored[-1].strong_share or 0.0))
     return Drift(
         n=len(scored),
         stability_index=stability_index(quantiles, scores),
         wanted_share=share,
-        realised_share=float((scores >= limits).mean()),
+        realised_share=float(strong.mean()),
         threshold=threshold,
         suggested_threshold=suggested_threshold(scores, share),
+        shares=shares_of(scored, strong.tolist()),
     )

@@ -33,8 +33,8 @@ class Logged:
     Tokens are the endpoint's count, or estimates where ``estimated``; ``usd_strong`` is what the same tokens would have
     cost at the strong target's first endpoint, and ``usd_target`` at the chosen target's. ``by_caller``: the caller
     asked for another share or threshold than the operator's. A choice by rank has no score. ``id`` is the one in the
-    answer's header ``x-edgeroute-id``. ``conversation`` is the same for the calls of one conversation and one process;
-    ``kept``: an earlier ask decided, and ``score`` is that ask's.
+    answer's header ``x-edgeroute-id``. ``conversation`` is the same for the calls of one conversation and one process,
+    and ``ask`` for those of one ask; ``kept``: an earlier ask decided, and ``score`` is that ask's.
     """
 
     time: str
@@ -57,6 +57,7 @@ class Logged:
     shadow: bool = False
     id: str | None = None
     conversation: str | None = None
+    ask: str | None = None
     kept: bool | None = None
     cached_tokens: int | None = None
     messages: Sequence[Mapping[str, Any]] | str | None = dataclasses.field(default=None, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from ..data.prompts import BadLine, read_prompts
 from ..engine.calibration import fit_quantiles, threshold_for
 from ..errors import InputFileError
+from .conversations import Priced, Shares, Switches, shares_of, switches_of, turn_scores
 from .log import Logged, read_decisions
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ class Replayed:
     """What changes. Costs are US dollars of all scored decisions, ``None`` where a target's price cannot be known.
 
     ``tied``: decisions whose score is the threshold itself, which no threshold separates.
-    ``skipped``: lines of the log that are no decision.
+    ``skipped``: lines of the log that are no decision. ``shares_before``, ``shares_after``: by turns and conversations.
+    ``switches``: of the log as it is, where prices are known.
     """
 
     n: int
@@ -39,6 +42,9 @@ class Replayed:
     usd_after: float | None
     tied: int = 0
     skipped: int = 0
+    shares_before: Shares | None = None
+    shares_after: Shares | None = None
+    switches: Switches | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -52,11 +58,15 @@ def replay_log(
     threshold: float | None = None,
     router: Router | None = None,
     prompts: str | os.PathLike[str] | None = None,
+    window: int | None = None,
+    endpoints: Mapping[str, Priced] | None = None,
 ) -> Replayed:
     """Decide again by the scores of a decision log, or by those that ``router`` gives its prompts.
 
     Prompts are the log's own, or a JSON Lines file with one for each scored decision. Without a share or threshold the
-    logged share is kept, so that two bundles are compared at one share. Raises ``InputFileError``.
+    logged share is kept, so that two bundles are compared at one share. ``window``: a prompt has the highest score of
+    its last asks, 0 for all; without it that of its newest, unless the log says that asks were kept. ``endpoints``
+    have the prices of the log's. Raises ``InputFileError``.
     """
     skipped: list[str] = []
     rows = [logged for _, logged in read_decisions(path, skipped.append)]
@@ -64,9 +74,11 @@ def replay_log(
     if len(scored) < 2:
         others = f"; lines that are no decision: {len(skipped)}" if skipped else ""
         raise InputFileError(f"{path}: expected at least two decisions with a score, found {len(scored)}{others}")
+    if window is None and any(each.kept for each in scored):
+        window = 0
     logged_scores = np.array([each.score for each in scored], np.float64)
     before = np.array([(each.score or 0.0) >= (each.threshold or 0.0) for each in scored])
-    scores = logged_scores if router is None else _score(router, _prompts(path, scored, prompts))
+    scores = logged_scores if router is None else _score(router, _prompts(path, scored, prompts), window)
     if threshold is None:
         share = float(before.mean()) if strong_share is None else strong_share
         threshold = threshold_for(fit_quantiles(scores), share)
@@ -83,6 +95,9 @@ def replay_log(
         usd_after=_cost(scored, after),
         tied=int((scores == threshold).sum()),
         skipped=len(skipped),
+        shares_before=shares_of(scored, before.tolist()),
+        shares_after=shares_of(scored, after.tolist()),
+        switches=None if endpoints is None else switches_of(rows, endpoints),
     )
 
 
@@ -116,5 +131,8 @@ def _prompts(path: str | os.PathLike[str], rows: list[Logged], given: str | os.P
     return [line.prompt for line in lines if not isinstance(line, BadLine)]
 
 
-def _score(router: Router, prompts: list[Any]) -> NDArray[np.float64]:
+def _score(router: Router, prompts: list[Any], window: int | None) -> NDArray[np.float64]:
+    if window is not None:
+        known: dict[int, float] = {}
+        return np.array([turn_scores(router, each, window, known)[-1] for each in prompts], np.float64)
     return router.score_batch(prompts).astype(np.float64)

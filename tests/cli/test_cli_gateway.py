@@ -14,6 +14,7 @@ from upstream import Upstream, cut_after, serve_upstream, status
 
 import edgeroute
 from edgeroute.engine.calibration import fit_quantiles
+from edgeroute.gateway.gateway import Gateway
 from edgeroute.router import Router
 
 Run = Callable[..., Any]
@@ -202,8 +203,31 @@ def test_calibrate_scores_what_the_gateway_will(run: Run, toml: Path, home: Path
         assert run("ask", "hello", "--dry-run").code == 0
     sticky, turns, plain = found.values()
     assert sticky["quantiles"] == pytest.approx(fit_quantiles([Router.load().score(each) for each in first]), abs=1e-6)
-    assert (sticky["sticky"], plain["sticky"]) == (True, False)
+    assert (sticky["sticky"], plain["sticky"]) == (True, "up")
     assert turns["chat"] == "last_turns" != plain["chat"]
+
+
+def test_calibrate_on_whole_conversations_sets_shares_of_turns(run: Run, toml: Path, home: Path) -> None:
+    words = ("milk", "tea", "bread", "river", "city", "poem", "proof", "quantum", "graph", "car")
+    chats = [
+        [each for b in words for each in ({"role": "user", "content": f"explain {a} and {b}"}, {"role": "assistant"})]
+        for a in words
+    ]
+    (home / "whole.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    ran = run("calibrate", "--conversations", "whole.jsonl", "--strong-share", "0.3", "--output", "own.json")
+    assert ran.code == 0, ran.err
+    assert "of 100 turns" in ran.out
+    assert "of 10 conversations have a strong turn" in ran.out
+    made = json.loads((home / "own.json").read_text())
+    assert (made["n"], made["conversations"], made["sticky"]) == (100, 10, "up")
+    toml.write_text(f'calibration = "own.json"\n{toml.read_text()}')
+    with Gateway.load(toml, environment={}) as gateway:
+        turns = [gateway.choose(chat[: i + 1]) for chat in chats for i in range(0, len(chat), 2)]
+    assert sum(each.target == "strong" for each in turns) / len(turns) == pytest.approx(made["strong_share"])
+    assert abs(made["strong_share"] - 0.3) < 0.1
+    assert run("calibrate", "--strong-share", "0.3").code == 2
+    toml.write_text(f"sticky = true\n{toml.read_text()}")
+    assert 'is for sticky = "up"' in run("calibrate", "--conversations", "whole.jsonl").err
 
 
 def test_prompts_without_text_are_left_out(run: Run, log: Path, toml: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def three(below: tuple[float, float]) -> str:
     return "\n".join(f'[[tiers]]\nname = "{name}"\nendpoints = ["small"]\n{limit}' for name, limit in bands)
 
 
-@pytest.mark.filterwarnings("ignore:tier (low|mid)")
+@pytest.mark.filterwarnings("ignore:tier")
 @pytest.mark.parametrize(("below", "name"), [((0.01, 0.02), "high"), ((0.01, 0.99), "mid"), ((0.98, 0.99), "low")])
 def test_score_bands(load: Load, below: tuple[float, float], name: str) -> None:
     assert load("", three(below), lists="").choose("hello").target == name
@@ -104,13 +105,16 @@ def test_score_bands(load: Load, below: tuple[float, float], name: str) -> None:
 def test_a_score_that_separates_no_prompts_is_a_warning(load: Load, router: Router) -> None:
     low, high = (router.threshold(strong_share=share)[0] for share in (0.6, 0.3))
     load("", three((low, high)), lists="")  # warnings are errors
-    with pytest.warns(CalibrationWarning, match=r"tier low: below = 0.0001 means that 0% of prompts score below it"):
+    with pytest.warns(CalibrationWarning, match=r"tier low is never reached: 0% of the calibration prompts of tiny"):
         load("", three((0.0001, high)), lists="")
-    with pytest.warns(CalibrationWarning, match=r"tier mid: below = 0.9999 means that 100% of prompts score below it"):
+    with pytest.warns(CalibrationWarning, match=r"tier high is never reached: .* score from 0.9999 on"):
         load("", three((low, 0.9999)), lists="")
+    with warnings.catch_warnings(record=True) as told:
+        load("", three((0.9998, 0.9999)), lists="")
+    assert [str(each.message).partition(" is never")[0] for each in told] == ["tier mid", "tier high"]
 
 
-@pytest.mark.filterwarnings("ignore:tier (low|mid)")
+@pytest.mark.filterwarnings("ignore:tier")
 def test_a_score_on_an_edge_belongs_above_it(load: Load, router: Router) -> None:
     score = router.score("hello")
     assert load("", three((score, 0.99)), lists="").choose("hello").target == "mid"

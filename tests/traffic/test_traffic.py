@@ -7,10 +7,13 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from bundles import reseal
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgeroute.engine.calibration import read_calibration, write_calibration
 from edgeroute.errors import CalibrationError, CalibrationWarning
@@ -19,6 +22,8 @@ from edgeroute.gateway.gateway import Gateway
 from edgeroute.gateway.openai import estimate_tokens
 from edgeroute.router import Router
 from edgeroute.traffic.calibrate import Traffic, make_calibration
+from edgeroute.traffic.conversations import Shares, held, shares_of, switches_of
+from edgeroute.traffic.log import Logged
 from edgeroute.traffic.routellm import parse_threshold, share_of
 
 PROMPTS = [
@@ -178,3 +183,55 @@ def test_numbers_may_have_exponents() -> None:
 
 def test_tokens_are_estimated_by_bytes() -> None:
     assert [estimate_tokens(text) for text in ("", "a", "abcd", "abcde", "éé", "\ud800")] == [0, 1, 1, 2, 1, 1]
+
+
+def test_a_file_of_single_prompts_serves_conversations_too(load: Callable[..., Gateway], tmp_path: Path) -> None:
+    """A file of the default before asks loads with a warning; one of whole conversations is for sticky = "up" only."""
+    router = load().router
+    scores, path = np.linspace(0, 1, 9), tmp_path / "own.json"
+    made = make_calibration(router, scores, 0.5, sample="log", confidence=0.95)
+    write_calibration(path, made)
+    assert load('calibration = "own.json"').choose("hello").threshold == 0.5
+    write_calibration(path, dataclasses.replace(made, chat="last_user"))
+    with pytest.warns(CalibrationWarning, match="was taken on the chat policy last_user, and this is asks"):
+        assert load('calibration = "own.json"').choose("hello").threshold == 0.5
+    whole = make_calibration(router, scores, 0.5, sample="log", confidence=0.95, sticky="up", conversations=3)
+    assert whole.share_high - whole.share_low > made.share_high - made.share_low
+    write_calibration(path, whole)
+    assert load('calibration = "own.json"').choose("hello").threshold == 0.5
+    with pytest.raises(CalibrationError, match='was taken on sticky = "up", and this is false'):
+        load('calibration = "own.json"\nsticky = false')
+
+
+def test_shares_count_turns_and_conversations_not_calls() -> None:
+    def row(conversation: str | None, ask: str | None, target: str, **more: Any) -> Logged:
+        return Logged("t", target, more.pop("endpoint", None), 200, "r", conversation=conversation, ask=ask, **more)
+
+    rows = [row("a", "1", "weak"), row("a", "2", "strong"), row("a", "2", "strong"), row("b", "3", "weak")]
+    rows += [row(None, None, "strong")]
+    found = shares_of(rows, [each.target == "strong" for each in rows])
+    assert found == Shares(2 / 4, 4, 2 / 3, 3)
+    prices = {"usd_per_1m_input": 10.0, "usd_per_1m_output": 0.0, "usd_per_1m_cached_input": 1.0}
+    cheap = {"usd_per_1m_input": 1.0, "usd_per_1m_output": 0.0}
+    endpoints = {
+        name: make_endpoint(name, EndpointTable("http://127.0.0.1:1/v1", "m", **each), {})[0]
+        for name, each in {"big": prices, "small": cheap}.items()
+    }
+    calls = [
+        row("a", "1", "weak", endpoint="small", input_tokens=1_000_000, usd=1.0),
+        row("a", "2", "strong", endpoint="big", input_tokens=2_000_000, usd=20.0),
+        row("a", "2", "strong", endpoint="big", input_tokens=3_000_000, usd=12.0),
+        row("b", "3", "weak", endpoint="small", input_tokens=1_000_000, usd=1.0),
+    ]
+    switches = switches_of(calls, endpoints)
+    assert (switches.n, switches.conversations) == (1, 2)
+    assert switches.usd_lost == pytest.approx(9.0)  # a million tokens at 10 that 1 would have bought of a cache
+    assert switches.usd_saved == pytest.approx((2 - 20) + (3 - 12))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 5))
+def test_the_score_of_a_turn_is_the_highest_in_its_window(scores: list[float], window: int) -> None:
+    found = held(scores, window)
+    assert len(found) == len(scores)
+    for i, score in enumerate(found):
+        assert score == max(scores[max(0, i + 1 - window) if window else 0 : i + 1])
