@@ -110,6 +110,7 @@ def test_a_score_that_separates_no_prompts_is_a_warning(load: Load, router: Rout
     with pytest.warns(CalibrationWarning, match=r"tier high is never reached: .* score from 0.9999 on"):
         load("", three((low, 0.9999)), lists="")
     with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         load("", three((0.9998, 0.9999)), lists="")
     assert [str(each.message).partition(" is never")[0] for each in told] == ["tier mid", "tier high"]
 
