@@ -41,6 +41,7 @@ from .errors import (
     PullError,
     RefusedError,
     ScoreError,
+    UnfitError,
     UpstreamError,
 )
 
@@ -79,6 +80,7 @@ __all__ = [
     "RefusedError",
     "Router",
     "ScoreError",
+    "UnfitError",
     "UpstreamError",
     "__version__",
 ]
