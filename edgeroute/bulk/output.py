@@ -105,7 +105,7 @@ class PartFile:
 
 
 def read_footer(path: Path) -> dict[str, Any]:
-    """What a finished part says of itself; raises ``EdgeRouteError`` for a file that is none."""
+    """What a finished part records about itself; raises ``EdgeRouteError`` for any other file."""
     try:
         footer: dict[str, Any] = json.loads((pq.read_metadata(path).metadata or {})[FOOTER])
     except (OSError, pa.ArrowException, KeyError, ValueError):

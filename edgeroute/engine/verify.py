@@ -38,7 +38,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at. ``ok`` is ``None`` where this machine cannot; ``detail`` says why, or what is wrong.
+    """One check. ``ok`` is ``None`` where this machine cannot run it; ``detail`` says why, or what is wrong.
 
     ``golden`` are the replayed scores of a graph that ran.
     """

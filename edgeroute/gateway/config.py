@@ -134,7 +134,7 @@ def _follows(problem: Problem, broken: Sequence[str]) -> bool:
 
 
 def _unknown(key: str, where: str) -> str:
-    """What may have been meant by a key that is none, in the table at ``where``."""
+    """What may have been meant by an unknown key in the table at ``where``."""
     table = next((table for pattern, table in _TABLES.items() if re.fullmatch(pattern, where)), None)
     known = [each.name for each in dataclasses.fields(table)] if table is not None else []
     near = difflib.get_close_matches(key, known, 1, 0.6)

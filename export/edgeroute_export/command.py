@@ -75,7 +75,7 @@ def _export(
     no_limits: bool,
     **more: Any,
 ) -> None:
-    """Trace, build the bundle, and print its folder and digest; what is left of the options is the kind's own.
+    """Trace, build the bundle, and print its folder and digest; the other options are the kind's own.
 
     All that is given is read and checked before PyTorch is loaded.
     """

@@ -81,7 +81,7 @@ BUNDLE = (
         "--calibrate",
         type=EXISTING,
         help="Your prompts, which give the quantiles: txt, jsonl, csv; of a file with splits the split calibration. "
-        "Default: generated prompts, whose shares say nothing of yours.",
+        "Default: generated prompts, whose shares are not those of your traffic.",
     ),
     click.option("--quality", multiple=True, type=EXISTING, help="Outcomes whose dev split is scored for the receipt."),
     click.option(

@@ -26,9 +26,9 @@ def write_bundle(target: str | os.PathLike[str], manifest: Mapping[str, Any], fi
     """Write ``files`` and the sealed manifest into a folder beside ``target``, check it, and rename it into place.
 
     ``manifest`` lacks ``files`` and ``digest``, which are filled in; a model card is added. Returns the digest. Raises
-    ``BundleError`` when ``target`` exists and is not empty, or the disk says no; nothing is left behind then. The
-    manifest is written last, after the check: a process that is killed leaves a folder that does not load, or the whole
-    bundle.
+    ``BundleError`` when ``target`` exists and is not empty, or the disk cannot be written; nothing is left behind then.
+    The manifest is written last, after the check: a process that is killed leaves a folder that does not load, or the
+    whole bundle.
     """
     place = Path(target)
     check_place(place)

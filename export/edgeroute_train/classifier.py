@@ -61,7 +61,7 @@ def train_classifier(
     progress: Progress = unheard,
     say: Say = lambda _message: None,
 ) -> Path:
-    """Train ``student`` and write its checkpoint folder; returns it. A run that was killed is gone on with.
+    """Train ``student`` and write its checkpoint folder; returns it. A run that was killed is resumed.
 
     ``command`` and ``base`` are for the record; ``overwrite`` allows another run's checkpoint to be replaced. Raises
     ``InputFileError`` for labels that cannot be trained on, ``EdgeRouteError`` for what stops a run.

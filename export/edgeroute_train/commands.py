@@ -150,7 +150,7 @@ def encoder(
     help="How fast a battle's weight falls with similarity; default: 6, with --compat RouteLLM's 1.",
 )
 @click.option(
-    "--compat", is_flag=True, help="RouteLLM to the letter, its bug included: no gates, no weights, no centring."
+    "--compat", is_flag=True, help="Exactly as RouteLLM, its bug included: no gates, no weights, no centring."
 )
 def sw(source: Labels, run: Frozen, tiers: int, sharpness: float | None, compat: bool) -> None:
     """Similarity-weighted ranking over a frozen encoder: a bank of battles.
@@ -189,7 +189,7 @@ def train_nano(source: Labels, run: Static, held_out: float) -> None:
     """Static router: one number a vocabulary entry and part, from the labels of one pair.
 
     --pair names the two models. RECIPE (TOML) names label files with their weights and, where wanted, the rows that
-    teach the feature gates (docs/train.md); without them one table says it all.
+    teach the feature gates (docs/train.md); without them there is one table of values.
     """
     if len(source.pair) != 1:
         raise click.UsageError("give the two models whose labels are learnt: --pair STRONG WEAK.")

@@ -89,7 +89,7 @@ def descend(
 
     ``forward`` maps right-padded ids and mask, int64 ``[batch, tokens]``, to what the model says, and ``loss_of`` that,
     in float32, with the indices of those rows to the loss of each, ``[batch]``. A checkpoint of the same ``run`` is
-    gone on from. Raises ``EdgeRouteError`` when the loss is no number (the last good checkpoint stays), when a
+    resumed. Raises ``EdgeRouteError`` when the loss is no number (the last good checkpoint stays), when a
     checkpoint is of another run, or when the disk is full.
     """
     start = time.monotonic()

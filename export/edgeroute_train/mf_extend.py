@@ -110,6 +110,6 @@ def _check_met(new: tuple[str, ...], known: list[str], comparisons: list[Compari
 
 def _gates(weights: dict[str, torch.Tensor], constants: object) -> Gates:
     if json.loads(json.dumps(gates_record())) != constants:
-        raise BundleError("the checkpoint's gates have other constants than this version's: train it anew")
+        raise BundleError("the checkpoint's gates have other constants than this version's: train it again")
     found = {name: weights[f"gates.{name}"].double().numpy() for name in ("choice", "quantitative", "length")}
     return Gates(choice=found["choice"], quantitative=found["quantitative"], length=float(found["length"][0]))

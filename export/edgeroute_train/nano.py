@@ -62,10 +62,11 @@ def train_nano(
 ) -> Path:
     """Learn the labels of ``pair``, or what ``teachers`` say of the labels' prompts; writes the checkpoint folder.
 
-    Without feature gates in the recipe one table says it all. ``held_out`` is the share of the labels' prompts kept out
-    of training; what the router is worth on them is told to ``say``. The folder holds ``nano.json``,
-    ``nano.safetensors`` and the tokenizer. Deterministic. Raises ``InputFileError``
-    for a recipe or labels that cannot be trained on, ``BundleError`` for a tokenizer that does not load.
+    Without feature gates in the recipe there is one table of values. ``held_out`` is the share of the labels' prompts
+    kept out of training, of label files without a split ``dev``; what the router is worth on what was held out is told
+    to ``say``. The folder holds ``nano.json``, ``nano.safetensors`` and the tokenizer. Deterministic. Raises
+    ``InputFileError`` for a recipe or labels that cannot be trained on, ``BundleError`` for a tokenizer that does not
+    load.
     """
     settings = settings or nano_model.Settings()
     if (pair is None) == (not teachers):

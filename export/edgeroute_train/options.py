@@ -89,9 +89,12 @@ class Labels:
         Raises ``click.UsageError`` for a recipe beside flags, without its folder, or, where ``needed``, for neither.
         ``takes_pair``: whether --pair stands beside a recipe too.
         """
-        from .recipe import recipe_of
+        from .recipe import read_rows, recipe_of
 
         flags = bool(self.battles or self.outcomes)
+        for kind, paths in (("battles", self.battles), ("outcomes", self.outcomes)):
+            for path in paths:
+                read_rows(path, kind)  # what is wrong with them is told before PyTorch is loaded
         if self.recipe is None and (flags or not needed):
             return recipe_of(self.battles, self.outcomes, pairs=self.pair, per_prompt=self.per_prompt), Path()
         if self.recipe is None:

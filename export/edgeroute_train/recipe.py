@@ -45,7 +45,7 @@ class Labels:
 
     ``form``: ``question`` strips the options of a multiple-choice prompt, so that an open question is learnt from it.
     ``pairs``: compared on every prompt, weight 1 each; ``random_pairs`` others, drawn, share ``random_weight``. With
-    neither, the rows are but prompts, for a teacher to label.
+    neither, only the prompts of the rows are used, for a teacher to label.
     """
 
     file: str

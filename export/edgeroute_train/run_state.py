@@ -22,7 +22,7 @@ STATE = "training.pt"
 def save_state(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Replace the state in ``folder``. ``run`` says which run it belongs to: settings, data, shapes.
 
-    Raises ``EdgeRouteError`` when the disk says no; the state before is untouched then.
+    Raises ``EdgeRouteError`` when the disk cannot be written; the state before is untouched then.
     """
     partial = folder / f"{STATE}.part"
     try:
@@ -72,7 +72,7 @@ def discard_other(folder: Path, run: Mapping[str, Any]) -> None:
 def finish(folder: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a scratch folder, move its files into ``folder``, and drop the state of the run.
 
-    Raises ``EdgeRouteError`` when the disk says no; the state stays, so that the run can be finished later.
+    Raises ``EdgeRouteError`` when the disk cannot be written; the state stays, so that the run can be finished later.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=".result.", dir=folder) as scratch:
@@ -98,7 +98,7 @@ def write_weights(
 ) -> None:
     """Write the checkpoint of a ``kind`` and ``extra`` files into ``folder``, whole or not at all.
 
-    The record gets the versions of what trained it. Raises ``EdgeRouteError`` when the disk says no.
+    The record gets the versions of what trained it. Raises ``EdgeRouteError`` when the disk cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

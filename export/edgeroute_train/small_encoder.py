@@ -114,7 +114,7 @@ def train_encoder(
     progress: Progress = unheard,
     say: Say = lambda _message: None,
 ) -> Path:
-    """Train a student of the encoder that ``place`` names and write its folder; a run that was killed is gone on with.
+    """Train a student of the encoder that ``place`` names and write its folder; a run that was killed is resumed.
 
     Raises ``InputFileError`` when there are no prompts, ``BundleError`` for an encoder that does not load or cannot be
     cut, ``EdgeRouteError`` for what stops a run.

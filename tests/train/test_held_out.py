@@ -114,6 +114,14 @@ def test_a_finished_checkpoint_is_replaced_only_when_asked(
     assert (tmp_path / "o" / "nano.safetensors").read_bytes() != before
 
 
+@pytest.mark.parametrize("kind", ["mf", "sw", "nano", "bert", "causal"])
+def test_labels_are_checked_before_pytorch_is_loaded(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "hello", "scores": {"big": 7}}\n')
+    found = run(kind, "--outcomes", tmp_path / "bad.jsonl", "--pair", "big", "small", "--output", tmp_path / "o")
+    assert 'line 1: expected "scores", an object of numbers from 0 to 1' in str(found.exception)
+    assert "loading PyTorch" not in found.stderr
+
+
 def test_labels_without_splits_are_all_trained_on(bert: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": f"prove it {i}" if i % 2 else f"tea {i}", "scores": {"big": 1, "small": i % 2 == 0}}
