@@ -128,10 +128,10 @@ def evaluate(
     routers = _load(models, threads)
     pair = next(iter(routers.values())).manifest.pair
     options = _Options(prices, baselines, slices, noise, rounds, seed)
-    if probes:
-        _announce_probes(routers)
     results, panels = Results(), []
     keywords = keyword_baselines() if baselines else {}
+    if probes:
+        _announce_probes(routers, keywords)
     for path in files:
         for benchmark in read_benchmarks(
             path,
@@ -198,16 +198,17 @@ def _probe(results: Results, routers: dict[str, Router], keywords: dict[str, Sco
     progress.clear()
 
 
-def _announce_probes(routers: dict[str, Router]) -> None:
+def _announce_probes(routers: dict[str, Router], keywords: dict[str, Score]) -> None:
     """Say how long the probes will take, by the speed at which a few of them are scored, and how to leave them out."""
     few = reworded()[:: len(reworded()) // 32]
     start = time.perf_counter()
-    for router in routers.values():
-        library.score_all(router, few)
+    for score in (*(partial(library.score_all, router) for router in routers.values()), *keywords.values()):
+        score(few)
     seconds = (time.perf_counter() - start) * count() / len(few)
-    bundles = "" if len(routers) == 1 else f", for each of {len(routers)} bundles"
+    times = len(routers) + len(keywords)
+    each = "" if times == 1 else f", for each of {times} bundles and baselines"
     took = f"{max(round(seconds), 1)} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-    say(f"{count():,} probe prompts come after the labels{bundles}: about {took} more (--no-probes leaves them out)")
+    say(f"{count():,} probe prompts come after the labels{each}: about {took} more (--no-probes leaves them out)")
 
 
 def _noise(

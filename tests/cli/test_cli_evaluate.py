@@ -79,7 +79,7 @@ def test_json_has_all_that_was_asked_for(run: Run, data: Path, two: tuple[Path, 
 
 def test_probes_are_shown_for_routers_and_for_what_reads_prompts(run: Run, data: Path, two: tuple[Path, Path]) -> None:
     done = run("evaluate", data, "--model", two[0], "--no-baselines", "--rounds", 5)
-    assert done.err.startswith("6,220 probe prompts come after the labels: about ")
+    assert done.err.startswith("6,220 probe prompts come after the labels")
     assert done.err.endswith(" more (--no-probes leaves them out)\n")
     *_, probes, languages = done.out.strip().split("\n\n")
     assert [line.split()[0] for line in probes.split("\n")[1:]] == ["router", "tiny"]
