@@ -202,11 +202,11 @@ def _announce_probes(routers: dict[str, Router], keywords: dict[str, Score]) -> 
     """Say how long the probes will take, by the speed at which a few of them are scored, and how to leave them out."""
     few = reworded()[:: len(reworded()) // 32]
     start = time.perf_counter()
-    for score in (*(partial(library.score_all, router) for router in routers.values()), *keywords.values()):
+    scorers: list[Score] = [*(partial(library.score_all, router) for router in routers.values()), *keywords.values()]
+    for score in scorers:
         score(few)
     seconds = (time.perf_counter() - start) * count() / len(few)
-    times = len(routers) + len(keywords)
-    each = "" if times == 1 else f", for each of {times} bundles and baselines"
+    each = "" if len(scorers) == 1 else f", for each of {len(scorers)} bundles and baselines"
     took = f"{max(round(seconds), 1)} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     say(f"{count():,} probe prompts come after the labels{each}: about {took} more (--no-probes leaves them out)")
 

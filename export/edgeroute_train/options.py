@@ -92,9 +92,10 @@ class Labels:
         from .recipe import read_rows, recipe_of
 
         flags = bool(self.battles or self.outcomes)
-        for kind, paths in (("battles", self.battles), ("outcomes", self.outcomes)):
-            for path in paths:
-                read_rows(path, kind)  # what is wrong with them is told before PyTorch is loaded
+        for path in self.battles:  # what is wrong with labels is told before PyTorch is loaded
+            read_rows(path, "battles")
+        for path in self.outcomes:
+            read_rows(path, "outcomes")
         if self.recipe is None and (flags or not needed):
             return recipe_of(self.battles, self.outcomes, pairs=self.pair, per_prompt=self.per_prompt), Path()
         if self.recipe is None:
