@@ -159,6 +159,14 @@ class Router:
         """
         return self._texts().full.text.turns(chat, last)
 
+    def asks(self, chat: Prompt, last: int) -> tuple[str, ...] | None:
+        """The last asks of a chat, ``last`` or more, oldest first; ``None`` under another chat policy than ``asks``."""
+        return self._texts().full.text.asks(chat, last)
+
+    def turn_of(self, asks: tuple[str, ...]) -> Turn:
+        """What is scored at the last of these asks, as ``asks`` gave them."""
+        return self._texts().full.text.turn_of(asks)
+
     def first_turn(self, chat: Prompt) -> Turn:
         """The turn of a chat's first ask. Raises as ``turns`` does."""
         return self._texts().full.text.first_turn(chat)

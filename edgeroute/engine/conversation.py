@@ -13,9 +13,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..bundle.manifest import ChatPolicy, TextPolicy
 from ..errors import PromptError
@@ -48,9 +46,11 @@ _LINE_REACH = 200
 _TAG_NAME = re.compile(r"<([A-Za-z_][\w.:-]*)>")
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What is scored at one ask: ``newest`` as whole as the token cap lets it, and the end of what came before it."""
+class Turn(NamedTuple):
+    """What is scored at one ask: ``newest`` as whole as the token cap lets it, and the end of what came before it.
+
+    A tuple, since a conversation of 200 turns makes 200 of them at every call.
+    """
 
     newest: str
     earlier: tuple[str, ...] = ()
@@ -96,8 +96,7 @@ def turns_of(
     if not users:
         raise PromptError('the chat has no message of role "user"')
     if policy.chat == "asks":
-        found = _asks([messages[i][1] for i in users], chars, last, harness)
-        return _windows(found, chars)[-last:] if found else [Turn(messages[users[-1]][1])]
+        return windows(_asks([messages[i][1] for i in users], chars, last, harness), chars)[-last:]
     first, turns = max(len(users) - last, 0), []
     for i in range(first, len(users)):
         begin = users[max(i + 1 - policy.turns, 0)] if policy.chat == "last_turns" else users[i]
@@ -117,7 +116,10 @@ def first_turn(chat: object, policy: TextPolicy, *, chars: int, harness: tuple[M
 
 
 def _asks(texts: Sequence[str], chars: int, last: int, harness: tuple[Markers, ...]) -> list[str]:
-    """The last asks, oldest first: as many as are wanted, and before them as many as reach ``chars`` characters."""
+    """The last asks, oldest first: as many as are wanted, and before them as many as reach ``chars`` characters.
+
+    Where there is none, the newest text as it stands.
+    """
     found: list[str] = []
     beyond, known = 0, _compiled(harness)
     for text in reversed(texts):
@@ -128,17 +130,36 @@ def _asks(texts: Sequence[str], chars: int, last: int, harness: tuple[Markers, .
         beyond += len(ask) if len(found) > last else 0
         if beyond > chars:
             break
-    return found[::-1]
+    return found[::-1] or [texts[-1]]
 
 
-def _windows(asks: Sequence[str], chars: int) -> list[Turn]:
+def asks_of(chat: object, *, chars: int, last: int, harness: tuple[Markers, ...] = ()) -> tuple[str, ...]:
+    """The last asks of a chat, oldest first: ``last`` or more of them. Raises as ``turns_of`` does."""
+    users = [text for role, text in read_messages(chat) if role == "user"]
+    if not users:
+        raise PromptError('the chat has no message of role "user"')
+    return tuple(_asks(users, chars, last, harness))
+
+
+def last_window(asks: tuple[str, ...], chars: int) -> Turn:
+    """The last of ``windows``."""
+    begin, held = len(asks) - 1, 0
+    while begin > 0 and held < chars:
+        begin -= 1
+        held += len(asks[begin]) + 2
+    return Turn(asks[-1], asks[begin:-1])
+
+
+def windows(asks: Sequence[str], chars: int) -> list[Turn]:
     """Each ask with those before it, as many as reach ``chars`` characters."""
-    ends = [0, *accumulate(len(ask) + 2 for ask in asks)]
-    begin, turns = 0, []
-    for i, ask in enumerate(asks):
-        while ends[i] - ends[begin + 1] >= chars and begin < i - 1:
+    all_asks, turns = tuple(asks), []
+    begin = held = 0  # the first ask of the window, and the characters of all in it
+    for i, ask in enumerate(all_asks):
+        while begin < i - 1 and held - len(all_asks[begin]) - 2 >= chars:
+            held -= len(all_asks[begin]) + 2
             begin += 1
-        turns.append(Turn(ask, tuple(asks[begin:i])))
+        turns.append(Turn(ask, all_asks[begin:i]))
+        held += len(ask) + 2
     return turns
 
 
@@ -160,7 +181,13 @@ def without_harness(text: str, harness: tuple[Markers, ...] = ()) -> str:
 
 
 def _stripped(text: str, known: _Known) -> str:
-    if len(text) > MAX_SEARCHED or not ("<" in text or any(each in text for each in known.openings)):
+    if "<" not in text:
+        for opening in known.openings:
+            if opening in text:
+                break
+        else:
+            return text.strip()
+    if len(text) > MAX_SEARCHED:
         return text.strip()
     blocks = _blocks(text, known)
     if not blocks:
@@ -244,10 +271,12 @@ def read_messages(chat: object) -> list[tuple[str, str]]:
         raise PromptError("the chat has no messages")
     messages = []
     for i, message in enumerate(chat):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        if type(message) is not dict and not isinstance(message, Mapping):  # the question to Mapping is a slow one
             raise PromptError(f'message {i}: expected an object with a "role"')
-        content: Any = message.get("content")
-        messages.append((message["role"], content if type(content) is str else _text_of(content, i)))
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str):
+            raise PromptError(f'message {i}: expected an object with a "role"')
+        messages.append((role, content if type(content) is str else _text_of(content, i)))
     return messages
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from ..bundle.manifest import ChatPolicy, TextPolicy
 from ..errors import GraphError, PromptError, is_interrupt
-from .conversation import Markers, Turn, check_markers, first_turn, turns_of
+from .conversation import Markers, Turn, asks_of, check_markers, first_turn, last_window, turns_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -127,6 +127,16 @@ class TextEncoder:
         if isinstance(chat, str):
             return [Turn(chat)]
         return turns_of(chat, self.policy, chars=self._limit(), last=last, harness=self.harness)
+
+    def asks(self, chat: object, last: int) -> tuple[str, ...] | None:
+        """The last asks of a chat, ``last`` or more, oldest first; ``None`` under another chat policy than ``asks``."""
+        if self.policy.chat != "asks":
+            return None
+        return (chat,) if isinstance(chat, str) else asks_of(chat, chars=self._limit(), last=last, harness=self.harness)
+
+    def turn_of(self, asks: tuple[str, ...]) -> Turn:
+        """What is scored at the last of these asks, which are all that there are of a chat, or enough of them."""
+        return last_window(asks, self._limit())
 
     def first_turn(self, chat: object) -> Turn:
         """The turn of a chat's first ask. Raises ``PromptError`` as ``encode`` does."""

@@ -38,7 +38,7 @@ from ..errors import (
 )
 from ..router import Router
 from .budget import Budget, Reservation
-from .conversations import Kept, MemoryStore, Names, Scored, Scores, Store, id_in
+from .conversations import Kept, Memory, MemoryStore, Names, Scored, Store, id_in
 from .endpoint import Endpoint
 from .fit import Need, need_of, why_unfit
 from .openai import Messages, Tokens, beginning, check_messages, has_image, texts_of, tokens_of
@@ -123,7 +123,8 @@ class Chooser:
         self.settings = settings
         self.router = router
         self.budget = budget
-        self.scores = Scores()
+        self.scores: Memory[Scored] = Memory()
+        self.highest: Memory[tuple[Scored | None, int]] = Memory()
         self.names = Names()
         self.store: Store = MemoryStore(settings.conversations.most, settings.conversations.lifetime_s)
         self._endpoints = endpoints or {}
@@ -306,9 +307,11 @@ class Chooser:
         """The choice by score: of the ask that decides, or, where an ask cannot be scored, as ``on_error`` says."""
         failed = None
         try:
-            turns = self._turns(chat)
-            found = [self._scored(turn, edges, newest=turn is turns[-1]) for turn in turns]
-            return self._held(chat, turns, found, edges, key)
+            newest, scored, place, why = self._deciding(chat, edges)
+            if key is not None and self.settings.sticky:
+                place, why = self._kept(key, newest, place, why)
+            ask = self.names.hash("ask", newest.newest, *newest.earlier).hex()
+            return dataclasses.replace(self._choice(scored, place, edges, why), ask=ask)
         except Exception as error:  # whatever it is, the operator said what is to happen then
             if is_interrupt(error):  # the caller's own time limit
                 raise
@@ -320,28 +323,64 @@ class Chooser:
             raise ScoreError(f"scoring failed ({failed})")
         return self._to(self.settings.on_error, f"scoring failed ({failed})")
 
-    def _turns(self, chat: Sequence[Mapping[str, Any]]) -> list[Turn]:
-        """The asks that may decide, the newest last."""
-        if self.settings.sticky is True:
-            return [self.router.first_turn(chat)]
-        if self.settings.sticky == "up":
-            last = self.settings.window or MAX_TURNS
-            return self.router.turns(chat, min(last + self.settings.switch_cost, MAX_TURNS))
-        return self.router.turns(chat, 1 + self.settings.switch_cost)
+    def _deciding(self, chat: Sequence[Mapping[str, Any]], edges: Sequence[float]) -> tuple[Turn, Scored, int, str]:
+        """The newest turn, the score that decides, its place, and where it is an earlier ask's, which."""
+        sticky, window = self.settings.sticky, self.settings.window
+        if sticky is True:
+            turn = self.router.first_turn(chat)
+            scored = self._sure(turn, edges)
+            return turn, scored, self._place(scored, edges), ""
+        if sticky == "up" and not window:
+            asks = self.router.asks(chat, MAX_TURNS)
+            if asks is not None and len(asks) <= MAX_TURNS:
+                return self._highest(asks, edges)
+        last = (window or MAX_TURNS) if sticky == "up" else 1
+        turns = self.router.turns(chat, min(last + self.settings.switch_cost, MAX_TURNS))
+        found = [*(self._scored(turn, edges) for turn in turns[:-1]), self._sure(turns[-1], edges)]
+        by = max(range(len(found) - 1, max(len(found) - last, 0) - 1, -1), key=lambda i: _strength(found[i]))
+        before = max(
+            range(max(len(found) - 1 - last, 0), len(found) - 1), key=lambda i: _strength(found[i]), default=by
+        )
+        why = ""
+        if self.settings.switch_cost and _strength(found[before]) > _strength(found[by]):
+            here, there = (self._place(found[i] or found[-1], edges) for i in (before, by))
+            if there < here and self._stays(chat, here, there):
+                by, why = before, ": a switch would cost more than it saves"
+        scored, ago = found[by] or self._sure(turns[-1], edges), len(found) - 1 - by
+        return turns[-1], scored, self._place(scored, edges), f", {_ago(ago)}{why}" if ago else ""
 
-    def _scored(self, turn: Turn, edges: Sequence[float], *, newest: bool) -> Scored | None:
-        """The score of an ask, remembered or taken now; ``None`` for an earlier one that cannot be scored."""
+    def _highest(self, asks: tuple[str, ...], edges: Sequence[float]) -> tuple[Turn, Scored, int, str]:
+        """The same of all asks: the highest score up to the ask before is remembered, and the newest is compared."""
+        newest = self.router.turn_of(asks)
+        mine = self._sure(newest, edges)
+        key = hash(asks)
+        known = self.highest.get(key)
+        if known is None:
+            before: tuple[Scored | None, int] | None = self.highest.get(hash(asks[:-1])) if len(asks) > 1 else (None, 0)
+            if before is None:
+                found = [self._scored(self.router.turn_of(asks[: i + 1]), edges) for i in range(len(asks) - 1)]
+                at = max(reversed(range(len(found))), key=lambda i: _strength(found[i]))
+                before = found[at], at
+            known = before if _strength(before[0]) > _strength(mine) else (mine, len(asks) - 1)
+            self.highest.put(key, known)
+        scored, ago = known[0] or mine, len(asks) - 1 - known[1]
+        return newest, scored, self._place(scored, edges), f", {_ago(ago)}" if ago else ""
+
+    def _sure(self, turn: Turn, edges: Sequence[float]) -> Scored:
+        """The score of an ask, remembered or taken now."""
         key = hash(turn)
         found = self.scores.get(key)
         if found is None:
-            try:
-                found = self._take(turn, edges)
-            except PromptError:
-                if newest:
-                    raise
-                return None
+            found = self._take(turn, edges)
             self.scores.put(key, found)
         return found
+
+    def _scored(self, turn: Turn, edges: Sequence[float]) -> Scored | None:
+        """The score of an earlier ask; ``None`` for one that cannot be scored."""
+        try:
+            return self._sure(turn, edges)
+        except PromptError:
+            return None
 
     def _take(self, turn: Turn, edges: Sequence[float]) -> Scored:
         if self.settings.rank is None:
@@ -356,36 +395,6 @@ class Chooser:
 
     def _place(self, scored: Scored, edges: Sequence[float]) -> int:
         return bisect.bisect_right(edges, scored.score) if scored.place is None else scored.place
-
-    def _held(
-        self,
-        chat: Sequence[Mapping[str, Any]],
-        turns: Sequence[Turn],
-        found: Sequence[Scored | None],
-        edges: Sequence[float],
-        key: bytes | None,
-    ) -> Choice:
-        """The choice by the ask that decides, and by what is known of a conversation with an id."""
-        last, sticky, window = len(found) - 1, self.settings.sticky, self.settings.window
-        places = [-1 if each is None else self._place(each, edges) for each in found]
-        reach = range(max(len(found) - (window or MAX_TURNS), 0) if sticky == "up" else last, len(found))
-
-        def strength(i: int) -> tuple[int, float]:
-            each = found[i]
-            return places[i], -1.0 if each is None or each.place is not None else each.score
-
-        by = max(reversed(reach), key=strength)
-        place, why = places[by], "" if by == last else f", by ask {by - last}"
-        before = max(places[:-1][-(window or 1) :], default=place) if self.settings.switch_cost else place
-        if place < before and self._stays(chat, before, place):
-            by = max((i for i in range(last) if places[i] == before), key=strength)
-            place, why = before, f", by ask {by - last}: a switch would cost more than it saves"
-        if key is not None and sticky:
-            place, why = self._kept(key, turns[-1], place, why)
-        scored = found[by]
-        assert scored is not None  # the newest has a score
-        ask = self.names.hash("ask", turns[-1].newest, *turns[-1].earlier).hex()
-        return dataclasses.replace(self._choice(scored, place, edges, why), ask=ask)
 
     def _kept(self, key: bytes, newest: Turn, place: int, why: str) -> tuple[int, str]:
         """The target of a conversation with an id, after this ask."""
@@ -433,6 +442,17 @@ class Chooser:
             n_tokens=scored.n_tokens,
             kept=bool(why),
         )
+
+
+def _strength(scored: Scored | None) -> tuple[int, float]:
+    """What is compared to find the ask that demands most: scores, or places by ``rank``."""
+    if scored is None:
+        return -1, 0.0
+    return (0, scored.score) if scored.place is None else (scored.place, 0.0)
+
+
+def _ago(asks: int) -> str:
+    return "by the ask before" if asks == 1 else f"by the ask {asks} before"
 
 
 _JUDGED = 32

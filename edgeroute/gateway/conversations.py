@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 MAX_ID_CHARS = 512
 _HALF = 32_768
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +93,26 @@ class Scored:
     best: str = ""
 
 
-class Scores:
-    """Scores by the hash of what was scored: the last 32,768 to 65,536 of them."""
+class Memory(Generic[_T]):
+    """Values by the hash of what they are of: the last 32,768 to 65,536 that were asked for."""
 
     def __init__(self, half: int = _HALF) -> None:
         self._half = half
-        self._new: dict[int, Scored] = {}
-        self._old: dict[int, Scored] = {}
+        self._new: dict[int, _T] = {}
+        self._old: dict[int, _T] = {}
 
-    def get(self, key: int) -> Scored | None:
+    def get(self, key: int) -> _T | None:
         """What is remembered under a key."""
         found = self._new.get(key)
         if found is None and (found := self._old.get(key)) is not None:
             self.put(key, found)
         return found
 
-    def put(self, key: int, scored: Scored) -> None:
-        """Remember a score; threads may do so at once."""
+    def put(self, key: int, value: _T) -> None:
+        """Remember a value; threads may do so at once."""
         if len(self._new) >= self._half:
             self._old, self._new = self._new, {}
-        self._new[key] = scored
+        self._new[key] = value
 
     def __len__(self) -> int:
         return len(self._new) + len(self._old)

@@ -30,7 +30,8 @@ def check_messages(messages: Messages) -> Sequence[Mapping[str, Any]]:
     if not isinstance(messages, Sequence) or not messages:
         raise PromptError(f"expected a prompt or a list of messages, found {_kind(messages)}")
     for i, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        known = type(message) is dict or isinstance(message, Mapping)  # the question to Mapping is a slow one
+        if not known or not isinstance(message.get("role"), str):
             raise PromptError(f'message {i}: expected an object with a "role"')
     return cast("Sequence[Mapping[str, Any]]", messages)
 
@@ -41,8 +42,8 @@ def _kind(messages: object) -> str:
 
 def beginning(chat: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """A conversation up to its first question: what decides for all of it, in every process and after a restart."""
-    users = [i for i, message in enumerate(chat) if message["role"] == "user"]
-    return chat[: users[0] + 1] if users else chat
+    first = next((i for i, message in enumerate(chat) if message["role"] == "user"), len(chat) - 1)
+    return chat[: first + 1]
 
 
 def _parts(message: Mapping[str, Any]) -> Sequence[Any]:

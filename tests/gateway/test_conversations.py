@@ -12,7 +12,7 @@ from bundles import sample_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeroute.gateway.conversations import Kept, MemoryStore, Scored, Scores
+from edgeroute.gateway.conversations import Kept, Memory, MemoryStore, Scored
 from edgeroute.gateway.gateway import Gateway
 from edgeroute.router import Router
 
@@ -128,7 +128,7 @@ def test_the_store_is_bounded_and_forgets_in_time(calls: list[tuple[int, float]]
 
 
 def test_remembered_scores_are_bounded_and_those_in_use_stay() -> None:
-    scores = Scores(half=10)
+    scores: Memory[Scored] = Memory(half=10)
     for i in range(1000):
         scores.put(i, Scored(0.5, "full", 1))
         assert len(scores) <= 20
