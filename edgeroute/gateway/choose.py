@@ -341,9 +341,9 @@ class Chooser:
         before = max(
             range(max(len(found) - 1 - last, 0), len(found) - 1), key=lambda i: _strength(found[i]), default=by
         )
-        why = ""
-        if self.settings.switch_cost and _strength(found[before]) > _strength(found[by]):
-            here, there = (self._place(found[i] or found[-1], edges) for i in (before, by))
+        why, past, best = "", found[before], found[by] or found[-1]
+        if self.settings.switch_cost and past is not None and best is not None and _strength(past) > _strength(best):
+            here, there = self._place(past, edges), self._place(best, edges)
             if there < here and self._stays(chat, here, there):
                 by, why = before, ": a switch would cost more than it saves"
         scored, ago = found[by] or self._sure(turns[-1], edges), len(found) - 1 - by

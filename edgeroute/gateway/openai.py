@@ -30,8 +30,9 @@ def check_messages(messages: Messages) -> Sequence[Mapping[str, Any]]:
     if not isinstance(messages, Sequence) or not messages:
         raise PromptError(f"expected a prompt or a list of messages, found {_kind(messages)}")
     for i, message in enumerate(messages):
-        known = type(message) is dict or isinstance(message, Mapping)  # the question to Mapping is a slow one
-        if not known or not isinstance(message.get("role"), str):
+        if type(message) is dict and type(message.get("role")) is str:  # the question to Mapping is a slow one
+            continue
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise PromptError(f'message {i}: expected an object with a "role"')
     return cast("Sequence[Mapping[str, Any]]", messages)
 
