@@ -60,7 +60,7 @@ def hold_out(
         out = [each.prompt in dev or (not file.dev and is_held_out(each.prompt, share)) for each in file.comparisons]
         name = Path(file.labels.file).name
         if file.dev:
-            say(f"{name}: held out is its split dev")
+            say(f"{name}: its split dev is held out, to measure on")
             held += file.dev
         if all(out) or not any(out):
             kept.append(file)
@@ -68,7 +68,7 @@ def hold_out(
         rest = [each for each, gone in zip(file.comparisons, out, strict=True) if not gone]
         kept.append(replace(file, comparisons=rest))
         if not file.dev:
-            say(f"{name}: held out are {share:.0%} of its prompts, by their hash; it has no split dev")
+            say(f"{name}: {share:.0%} of its prompts are held out by their hash, to measure on, for it has no split dev")
             held += [each for each, gone in zip(file.comparisons, out, strict=True) if gone]
     return kept, held[:: -(-len(held) // MOST)] if held else held
 
