@@ -68,7 +68,7 @@ def hold_out(
         rest = [each for each, gone in zip(file.comparisons, out, strict=True) if not gone]
         kept.append(replace(file, comparisons=rest))
         if not file.dev:
-            say(f"{name}: {share:.0%} of its prompts are held out by their hash, to measure on, for it has no split dev")
+            say(f"{name}: {share:.0%} of its prompts are held out by their hash, since it has no split dev")
             held += [each for each, gone in zip(file.comparisons, out, strict=True) if gone]
     return kept, held[:: -(-len(held) // MOST)] if held else held
 

@@ -49,7 +49,7 @@ def test_a_file_with_dev_rows_is_measured_on_them_and_trained_on_whole() -> None
     kept, held = held_out.hold_out([mine, file(rows)], 0.1, said.append)
     assert said == [
         "mine.jsonl: its split dev is held out, to measure on",
-        "f: 10% of its prompts are held out by their hash, to measure on, for it has no split dev",
+        "f: 10% of its prompts are held out by their hash, since it has no split dev",
     ]
     measured = {each.prompt for each in dev}
     assert {each.prompt for each in held} >= measured
