@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -9,6 +10,10 @@ import click
 
 from edgeroute.cli.output import echo, say, write_json
 from edgeroute.cli.progress import Progress
+
+# Before numpy is there: sums on one thread have the same bits on any number of cores, so the same labels give the same
+# digest, and threads that wait for a busy machine burn no more time than the products take.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from .fitted import Fit
 from .marks import Columns

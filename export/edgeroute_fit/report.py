@@ -119,7 +119,7 @@ def pair_report(
     lines += [f"held out, {len(labels)} prompts, cross-validated (the head predicts {chosen!r}):", ""]
     lines += [f"  {line}" for line in aligned(rows)]
     lines += ["", *_by_share(routers, outcomes, prices), "", *_verdict(gained, outcomes, base, more, len(labels))]
-    lines += [f"on these prompts {name} alone does better than the head" for name in ahead]
+    lines += [f"mind: {name} alone does better than the head on these prompts" for name in ahead]
     results: dict[str, object] = {
         "n": len(labels),
         "better": gained.holds,
@@ -204,8 +204,8 @@ def _by_share(routers: Mapping[str, Array], outcomes: Outcomes, prices: Prices |
 
 def _verdict(gained: Gain, outcomes: Outcomes, base: str, more: int | None, n: int) -> list[str]:
     low, high = (gained.value + side * CONFIDENCE * gained.error for side in (-1, 1))
-    what = "APGR, if strong is adequate" if outcomes.assumed else "APGR"
-    interval = f"{gained.value:+.3f} {what} over the base (80% interval {low:+.3f} to {high:+.3f})"
+    assumed = ", assuming that strong is adequate" if outcomes.assumed else ""
+    interval = f"{gained.value:+.3f} APGR over the base{assumed} (80% interval {low:+.3f} to {high:+.3f})"
     if gained.holds:
         return [f"better than the base: {interval}", "use it"]
     lines = [f"no better than the base {base}: keep the base", f"  {interval}"]
