@@ -222,9 +222,11 @@ def _turns(
         with contextlib.suppress(PromptError):
             found = turn_scores(router, each, window)
             whole = tokens_of(each)
-            scores += found
-            tokens += [whole * (i + 1) / len(found) for i in range(len(found))]
-            ends.append(max(found))
+            readable = [(score, whole * (i + 1) / len(found)) for i, score in enumerate(found) if np.isfinite(score)]
+            if readable:
+                scores += [score for score, _ in readable]
+                tokens += [count for _, count in readable]
+                ends.append(max(score for score, _ in readable))
     if len(ends) < len(conversations):
         say(f"{len(conversations) - len(ends)} of {len(conversations)} conversations have no text to score: left out")
     if len(ends) < 2:

@@ -376,10 +376,15 @@ class Chooser:
         return found
 
     def _scored(self, turn: Turn, edges: Sequence[float]) -> Scored | None:
-        """The score of an earlier ask; ``None`` for one that cannot be scored."""
+        """The score of an earlier ask; ``None`` for one that cannot be scored and demands nothing.
+
+        With ``on_error = "strong"`` it demanded the strong target when it was the newest, and so it still does.
+        """
         try:
             return self._sure(turn, edges)
         except PromptError:
+            if self.settings.on_error == "strong":
+                raise
             return None
 
     def _take(self, turn: Turn, edges: Sequence[float]) -> Scored:

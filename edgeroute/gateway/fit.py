@@ -32,10 +32,14 @@ _LEVELS = 4
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a call needs. ``tokens``: an upper estimate of what it sends; ``output``: what it asks for, 0 if unsaid."""
+    """What a call needs. ``tokens``: an upper estimate of what it sends; ``output``: what it asks for, 0 if unsaid.
+
+    ``generates``: whether there is an answer to write, as there is none to embeddings.
+    """
 
     tokens: int = 0
     output: int = 0
+    generates: bool = True
     images: bool = False
     audio: bool = False
     tools: bool = False
@@ -57,6 +61,7 @@ def need_of(fields: Mapping[str, Any], *, window: int | None) -> Need:
     return Need(
         tokens=0 if window is None else _most_tokens(fields, parts, messages, window),
         output=requested_tokens(fields),
+        generates="messages" in fields or "prompt" in fields,
         images=any("image" in kind for kind in kinds),
         audio=any("audio" in kind for kind in kinds) or (isinstance(modalities, list) and "audio" in modalities),
         tools=bool(fields.get("tools") or fields.get("functions") or calls)
@@ -73,7 +78,7 @@ def why_unfit(endpoint: Endpoint, need: Need, output_tokens: int) -> str | None:
     most, window = endpoint.max_output_tokens, endpoint.context_tokens
     if most is not None and need.output > most:
         return f"writes at most {most} tokens, and {need.output} are asked for"
-    output = need.output or min(output_tokens, most or output_tokens)
+    output = (need.output or min(output_tokens, most or output_tokens)) if need.generates else 0
     if window is not None and need.tokens + output > window:
         return f"holds {window} tokens, and the call may take {need.tokens} and {output} for the answer"
     return None

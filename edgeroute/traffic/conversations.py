@@ -6,11 +6,16 @@ one hard ask holds all that follow. What an operator pays for are turns.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from ..engine.conversation import MAX_TURNS
+from ..errors import PromptError
 from .log import Logged
 
 if TYPE_CHECKING:
@@ -19,21 +24,27 @@ if TYPE_CHECKING:
 
 
 def held(scores: Sequence[float], window: int = 0) -> list[float]:
-    """The score that decides at each turn: the highest of the last ``window`` asks, 0 for all that count."""
+    """The score that decides at each turn: the highest of the last ``window`` asks, 0 for all that count.
+
+    NaN where an ask has no score; others pass over it.
+    """
     reach = window or MAX_TURNS
-    return [max(scores[max(i + 1 - reach, 0) : i + 1]) for i in range(len(scores))]
+    highest = (np.fmax.reduce(scores[max(i + 1 - reach, 0) : i + 1]) for i in range(len(scores)))
+    return [float(best) if own == own else own for own, best in zip(scores, highest, strict=True)]
 
 
 def turn_scores(router: Router, chat: Prompt, window: int = 0, known: dict[int, float] | None = None) -> list[float]:
-    """The score that decides at each turn of a conversation, the last one's last; ``known`` remembers those of asks.
+    """The score that decides at each turn of a conversation, the last one's last; NaN of an ask without a score.
 
-    Raises ``PromptError`` for what is no chat or has an ask that cannot be scored.
+    ``known`` remembers the scores of asks. Raises ``PromptError`` for what is no chat.
     """
     known = {} if known is None else known
     turns = router.turns(chat, MAX_TURNS)
     for turn in turns:
         if hash(turn) not in known:
-            known[hash(turn)] = router.score(turn)
+            known[hash(turn)] = math.nan
+            with contextlib.suppress(PromptError):
+                known[hash(turn)] = router.score(turn)
     return held([known[hash(turn)] for turn in turns], window)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.prompts import BadLine, read_prompts
 from ..engine.calibration import fit_quantiles, threshold_for
-from ..errors import InputFileError
+from ..errors import InputFileError, PromptError
 from .conversations import Priced, Shares, Switches, shares_of, switches_of, turn_scores
 from .log import Logged, read_decisions
 
@@ -134,5 +134,10 @@ def _prompts(path: str | os.PathLike[str], rows: list[Logged], given: str | os.P
 def _score(router: Router, prompts: list[Any], window: int | None) -> NDArray[np.float64]:
     if window is not None:
         known: dict[int, float] = {}
-        return np.array([turn_scores(router, each, window, known)[-1] for each in prompts], np.float64)
+        scores = np.array([turn_scores(router, each, window, known)[-1] for each in prompts], np.float64)
+        if np.isnan(scores).any():
+            raise PromptError(
+                f"prompt {int(np.isnan(scores).argmax())}: its newest ask cannot be scored by this bundle"
+            )
+        return scores
     return router.score_batch(prompts).astype(np.float64)

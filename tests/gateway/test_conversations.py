@@ -150,6 +150,17 @@ def test_a_switch_back_is_weighed_against_the_cache(
     assert ("a switch would cost more" in choice.reason) == (target == "strong")
 
 
+@pytest.mark.parametrize(("on_error", "target"), [("strong", "strong"), ("weak", "weak")])
+def test_an_earlier_ask_that_cannot_be_read_demands_what_it_did(load: Load, on_error: str, target: str) -> None:
+    gateway = load(f'strong_share = 0.0\non_error = "{on_error}"')
+    for asks in (
+        ["\u6c34\u706b" * 20],
+        ["\u6c34\u706b" * 20, PROMPTS[0]],
+        ["\u6c34\u706b" * 20, PROMPTS[0], PROMPTS[1]],
+    ):
+        assert gateway.choose(chat(*asks)).target == target
+
+
 def test_harness_of_the_operators_own(load: Load, router: Router) -> None:
     gateway = load('harness = [["<notes>", "</notes>"]]')
     noted = [{"role": "user", "content": f"<notes>{'milk ' * 50}</notes>\n{PROMPTS[0]}"}]

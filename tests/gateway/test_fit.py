@@ -63,6 +63,13 @@ def test_the_target_moves_up_to_where_a_call_fits(load: Load, limit: str, messag
         load(ALWAYS_WEAK, small=limit, big=limit).choose(messages, **fields)
 
 
+def test_embeddings_leave_no_room_for_an_answer() -> None:
+    endpoint = _endpoint("e", {"context_tokens": 512})
+    assert why_unfit(endpoint, need_of({"input": "word " * 300}, window=512), 400) is None
+    assert why_unfit(endpoint, need_of({"input": "word " * 600}, window=512), 400) is not None
+    assert why_unfit(endpoint, need_of({"prompt": "word " * 300}, window=512), 400) is not None
+
+
 def test_an_endpoint_that_does_not_fit_leaves_its_list_to_the_others(load: Load) -> None:
     gateway = load(ALWAYS_WEAK, small="images = false", lists='strong = ["big"]\nweak = ["small", "big"]')
     choice = gateway.choose(image())
