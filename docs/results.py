@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ import numpy as np
 
 from edgeroute import Router
 from edgeroute.cli.table import markdown
-from edgeroute.data.labels import Battle, read_battles
+from edgeroute.data.labels import Battle, read_battles, read_outcomes
 from edgeroute.evaluation.benchmarks import Benchmark, read_benchmarks
 from edgeroute.evaluation.evaluate import baseline_scores, evaluate, length_scores, score_all
 from edgeroute.evaluation.keywords import keyword_baselines
-from edgeroute.evaluation.metrics import apgr, auc, bootstrap, paired_bootstrap, routed
+from edgeroute.evaluation.metrics import Interval, apgr, auc, bootstrap, paired_bootstrap, routed, spearman
 from edgeroute.evaluation.plots import plot_curves
 from edgeroute.evaluation.probes import LANGUAGES, Score, probe
+from edgeroute_train.bradley_terry import fit_strengths
 
 Found = dict[str, Any]
 HERE = Path(__file__).parent
@@ -43,7 +45,15 @@ TRANSFER = {
     "MMLU-Pro, gpt-4o / Mixtral 8x7B": ("outcomes_mmlu_pro", "gpt-4o-2024-05-13", "Mixtral-8x7B-Instruct-v0.1"),
     "five small models, 8B / 1B": ("outcomes_small5", "llama-3.1-8b-instruct", "llama-3.2-1b-instruct"),
     "RouterBench, gpt-4 / Mixtral 8x7B": ("outcomes_routerbench", "gpt-4-1106-preview", "mixtral-8x7b-chat"),
+    "CRUX, gpt-4o / Llama-3 8B": ("outcomes_crux", "gpt-4o-2024-05-13", "Meta-Llama-3-8B-Instruct"),
+    "Tulu, ChatGPT / Tulu 7B": ("outcomes_tulu", "chatgpt", "tulu_7B"),
 }
+QLORA, FASTCHAT = "OpenAssistant, rank correlation", "hard chat votes, AUC"
+NEEDS = {QLORA: "outcomes_qlora", FASTCHAT: "battles_fastchat"}
+SMALL = ("guanaco-7b", "guanaco-13b", "guanaco-33b", "vicuna-13b")
+"""Whose misses say what a prompt of OpenAssistant needs."""
+JOINT = [title for title in (*TRANSFER, *NEEDS) if not title.startswith("five small")]
+"""What the joint mean is of; a rank correlation counts as half of one plus itself."""
 MAIN = {"MMLU": ("outcomes_mmlu", *PAIR), "GSM8K": ("outcomes_gsm8k", *PAIR)}
 BASELINES = ("random", "length", "oracle")
 BEGIN, END = "<!-- tables: written by docs/results.py -->", "<!-- end of tables -->"
@@ -53,13 +63,13 @@ def measure(labels: Path) -> Found:
     """Every number of the tables, for every bundle of the index."""
     index = json.loads((MODELS / "index.json").read_text(encoding="utf-8"))
     main = [_benchmark(labels, *where) for where in MAIN.values()]
-    others = {title: _benchmark(labels, *where) for title, where in TRANSFER.items()}
+    others = _others(labels)
     battles = list(read_battles(labels / "battles_arena.jsonl.gz", split="dev"))
     probe = [json.loads(line) for line in (HERE.parent / "tests" / "probe.jsonl").read_text().splitlines()]
     found: Found = {
         "default": index["default"],
         "routers": {},
-        "baselines": measure_baselines(main),
+        "baselines": measure_baselines(main, others),
         "probes": measure_probes(),
     }
     curves: dict[str, dict[str, np.ndarray]] = {each.name: {} for each in main}
@@ -74,9 +84,7 @@ def measure(labels: Path) -> Found:
                 rival: asdict(paired_bootstrap(apgr, scores, theirs, benchmark.gain, benchmark.base))
                 for rival, theirs in [(each, baseline_scores(each, benchmark)) for each in ("random", "length")]
             }
-        entry["transfer"] = {
-            title: asdict(bootstrap(apgr, score(each.prompts), each.gain, each.base)) for title, each in others.items()
-        }
+        entry["transfer"] = {title: asdict(each.of(score)) for title, each in others.items()}
         entry["arena"] = _arena(score([each.prompt for each in battles]), battles)
         demanding = np.array([row["scores"][PAIR[0]] > row["scores"][PAIR[1]] for row in probe])
         entry["probe"] = asdict(bootstrap(auc, score([row["prompt"] for row in probe]), demanding))
@@ -87,14 +95,63 @@ def measure(labels: Path) -> Found:
     return found
 
 
-def measure_baselines(main: list[Benchmark]) -> Found:
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """``metric`` of scores ``[n]`` and ``columns``, each ``[n]``, on the prompts of one source."""
+
+    prompts: tuple[str, ...]
+    columns: tuple[np.ndarray, ...]
+    metric: Callable[..., float]
+
+    def of(self, score: Score) -> Interval:
+        """What a router is worth, with its interval."""
+        return bootstrap(self.metric, score(self.prompts), *self.columns)
+
+
+def _others(labels: Path) -> dict[str, Measure]:
+    """What other makers' prompts say, by title: APGR of pairs, and two that have no pair."""
+    found = {}
+    for title, where in (MAIN | TRANSFER).items():
+        each = _benchmark(labels, *where)
+        found[title] = Measure(tuple(each.prompts), (each.gain, each.base), apgr)
+    rows = list(read_outcomes(labels / f"{NEEDS[QLORA]}.jsonl.gz", split="dev"))
+    missed = np.array([1 - np.mean([row.scores[name] for name in SMALL if name in row.scores]) for row in rows])
+    found[QLORA] = Measure(tuple(row.prompt for row in rows), (missed,), lambda score, need: spearman(score, need))
+    battles = list(read_battles(labels / f"{NEEDS[FASTCHAT]}.jsonl.gz", split="dev"))
+    strength = _strengths(labels)
+    sides = [strength.get(each.model_a, 0.0) >= strength.get(each.model_b, 0.0) for each in battles]
+    won = np.array([each.winner == ("a" if side else "b") for each, side in zip(battles, sides, strict=True)])
+    metric = lambda score, better: auc(score, better > 0.5)  # noqa: E731
+    found[FASTCHAT] = Measure(tuple(each.prompt for each in battles), (won,), metric)
+    return {title: each for title, each in found.items() if title not in MAIN}
+
+
+def _strengths(labels: Path) -> dict[str, float]:
+    """Bradley-Terry strengths of the models in both files of battles, from their rows for training."""
+    files = ("battles_arena", "battles_fastchat")
+    battles = [each for file in files for each in read_battles(labels / f"{file}.jsonl.gz", split="train")]
+    names = sorted({name for each in battles for name in (each.model_a, each.model_b)})
+    at = {name: i for i, name in enumerate(names)}
+    wins = np.zeros((len(names), len(names)))
+    for each in battles:
+        share = {"a": 1.0, "b": 0.0, "tie": 0.5, "b_or_tie": 0.3}[each.winner]
+        wins[at[each.model_a], at[each.model_b]] += share
+        wins[at[each.model_b], at[each.model_a]] += 1 - share
+    return dict(zip(names, fit_strengths(wins).tolist(), strict=True))
+
+
+def measure_baselines(main: list[Benchmark], others: dict[str, Measure]) -> Found:
     """Random, length, oracle, and LiteLLM's classifiers where it is installed."""
+    scorers: dict[str, Score] = {"length": length_scores, **keyword_baselines()}
     scores = {name: {each.name: baseline_scores(name, each) for each in main} for name in BASELINES}
     scores |= {name: {each.name: score(each.prompts) for each in main} for name, score in keyword_baselines().items()}
-    return {
+    found: Found = {
         name: {each.name: asdict(evaluate(name, each, rows[each.name])) for each in main}
         for name, rows in scores.items()
     }
+    for name, score in scorers.items():
+        found[name]["transfer"] = {title: asdict(each.of(score)) for title, each in others.items()}
+    return found
 
 
 def measure_probes() -> Found:
@@ -112,19 +169,18 @@ def measure_probes() -> Found:
 
 
 def measure_left_out(labels: Path, source: str, bundle: str) -> Found:
-    """APGR, on each pair of a source, of a bundle that was trained without it, and of the default, which was not."""
-    pairs = {title: where for title, where in (MAIN | TRANSFER).items() if where[0] == source}
-    if not pairs:
-        known = ", ".join(sorted({where[0] for where in (MAIN | TRANSFER).values()}))
-        raise SystemExit(f"no benchmark is of the source {source}; there are {known}")
+    """What a bundle that was trained without a source is worth on it, and the default, which was trained with it."""
+    sources = {title: where[0] for title, where in TRANSFER.items()} | NEEDS
+    titles = [title for title, each in sources.items() if each == source]
+    if not titles:
+        raise SystemExit(f"nothing here is measured on {source}; there are {', '.join(sorted({*sources.values()}))}")
     index = json.loads((MODELS / "index.json").read_text(encoding="utf-8"))
     without, default = Router.load(bundle), Router.load(MODELS / index["default"])
     found: Found = {"bundle": without.manifest.name, "digest": without.manifest.digest, "pairs": {}}
-    for title, where in pairs.items():
-        on = _benchmark(labels, *where)
-        columns = on.gain, on.base
+    others = _others(labels)
+    for title in titles:
         found["pairs"][title] = {
-            name: asdict(bootstrap(apgr, _reads(router)(on.prompts), *columns))
+            name: asdict(others[title].of(_reads(router)))
             for name, router in (("left out", without), ("shipped", default))
         }
     return found
@@ -167,6 +223,33 @@ def _arena(scores: np.ndarray, battles: list[Battle]) -> Found:
     }
 
 
+def plot_sources(path: Path, found: Found) -> None:
+    """One point a router: other makers' prompts across, short hard prompts over long easy ones upwards."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    rows = found["routers"] | found["baselines"]
+    for name, probed in found["probes"].items():
+        if "transfer" not in rows.get(name, {}):
+            continue
+        x, y = joint(rows[name]["transfer"]), probed["short_long"]["value"]
+        colour = "#0072b2" if name == found["default"] else "#767676"
+        axes.plot(x, y, "o", color=colour, markersize=9 if name == found["default"] else 6)
+        axes.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", color=colour, fontsize="small")
+    axes.axhline(0.5, color="#bbbbbb", linewidth=0.8)
+    axes.axvline(0.5, color="#bbbbbb", linewidth=0.8)
+    axes.set(
+        title="Does a router see the task, or the length?",
+        xlabel="other makers' prompts, joint mean (chance .5)",
+        ylabel="hard and short over easy and long, AUC",
+        ylim=(-0.05, 1.05),
+    )
+    with mpl.rc_context({"svg.hashsalt": "edgeroute"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 def render(found: Found) -> str:
     """The tables as Markdown."""
     routers = found["routers"]
@@ -182,13 +265,32 @@ def render(found: Found) -> str:
             ),
             _DETAILS,
             _table(
-                ["router", "benchmark", "over random", "over length", "CPT 50%", "CPT 80%", "95% of strong", "ECE"],
+                [
+                    "router",
+                    "benchmark",
+                    "length-controlled",
+                    "over random",
+                    "over length",
+                    "CPT 50%",
+                    "CPT 80%",
+                    "95% of strong",
+                    "ECE",
+                ],
                 [_detail_row(name, each, bench) for name, each in ours.items() for bench in _BENCHES],
             ),
-            "Transfer: the same weights on other pairs of models (APGR), and on human votes (AUC of a strict win).",
+            _OTHERS,
             _table(
-                ["router", *TRANSFER, "arena (411)", "arena without GPT-4", "easy / demanding"],
-                [_transfer_row(name, each) for name, each in routers.items()],
+                ["router", *TRANSFER, *NEEDS, "joint mean"],
+                [
+                    _transfer_row(name, each)
+                    for name, each in {**routers, **found["baselines"]}.items()
+                    if "transfer" in each
+                ],
+            ),
+            "Human votes of the arena (AUC of a strict win), and 30 easy prompts against 30 demanding ones (AUC).",
+            _table(
+                ["router", "arena (411)", "arena without GPT-4", "easy / demanding"],
+                [_votes_row(name, each) for name, each in routers.items()],
             ),
             _COSTS,
             _table(
@@ -206,7 +308,7 @@ def _render_probes(found: Found) -> list[str]:
     if not probes:
         return []
     benches = found["routers"] | found["baselines"]
-    probed = ["short/long, AUC", "languages, AUC", "flips, mean", "flips, worst", "affixes, worst"]
+    probed = ["others, joint", "short/long, AUC", "languages, AUC", "flips, mean", "flips, worst", "affixes, worst"]
     return [
         _OPENING,
         _table(
@@ -225,6 +327,7 @@ def _language_row(name: str, languages: Found) -> list[str]:
 
 def _opening_row(name: str, each: Found, benches: Found) -> list[str]:
     values = [_3(benches[bench]["compat"]["apgr"]["value"]) if bench in benches else "-" for bench in _BENCHES]
+    values.append(_3(joint(benches["transfer"])) if "transfer" in benches else "-")
     flips = {change: by_share["0.5"] for change, by_share in each["stability"]["rewordings"].items()}
     worst, affixes = max(flips, key=flips.__getitem__), each["stability"]["affixes"]
     return [
@@ -257,8 +360,14 @@ _OPENING = (
     "by 16 harmless rewordings, and by text without a task, at a strong share of 50%. A prompt that a bundle cannot "
     "read goes to the strong model. `litellm-v1` and `litellm-v2` are LiteLLM's local classifiers."
 )
+_OTHERS = (
+    "Prompts of other makers: the same weights on other pairs of models (APGR), and on chat prompts without a pair. "
+    "OpenAssistant: rank correlation with how badly four small models do. Hard chat votes: AUC of a strict win of the "
+    "stronger side. The joint mean leaves the five small models out, and counts a rank correlation r as (1 + r) / 2."
+)
 _DETAILS = (
-    "Against one random router, that of the first table, and against prompt length on the same resamples; strong "
+    "APGR within bands of like length; against one random router, that of the first table, and against prompt length "
+    "on the same resamples; strong "
     "calls needed to recover half and 80% of the gap, and for 95% of the strong model's own score; expected "
     "calibration error."
 )
@@ -300,12 +409,35 @@ def _detail_row(name: str, each: Found, bench: str) -> list[str]:
     shares = [f"{100 * found['compat'][key]:.1f}%" for key in ("cpt_50", "cpt_80")]
     kept = found["share_for_95"]
     headline = f"{100 * kept['value']:.0f}% [{100 * kept['low']:.0f}, {100 * kept['high']:.0f}]"
-    return [f"`{name}`", _BENCHES[bench], *against, *shares, headline, _3(found["calibration_error"])]
+    return [
+        f"`{name}`",
+        _BENCHES[bench],
+        _interval(found["length_controlled"]),
+        *against,
+        *shares,
+        headline,
+        _3(found["calibration_error"]),
+    ]
 
 
 def _transfer_row(name: str, each: Found) -> list[str]:
-    arena = [_interval(part) for part in each["arena"].values()]
-    return [f"`{name}`", *(_interval(each["transfer"][title]) for title in TRANSFER), *arena, _interval(each["probe"])]
+    return [
+        f"`{name}`",
+        *(_interval(each["transfer"][title]) for title in (*TRANSFER, *NEEDS)),
+        _3(joint(each["transfer"])),
+    ]
+
+
+def joint(transfer: Found) -> float:
+    """The mean over the sources of other makers."""
+    values = [transfer[title]["value"] for title in JOINT]
+    return float(
+        np.mean([0.5 + value / 2 if title == QLORA else value for title, value in zip(JOINT, values, strict=True)])
+    )
+
+
+def _votes_row(name: str, each: Found) -> list[str]:
+    return [f"`{name}`", *(_interval(part) for part in each["arena"].values()), _interval(each["probe"])]
 
 
 def _cost_row(name: str, each: Found) -> list[str]:
@@ -344,10 +476,14 @@ def main() -> None:
     elif given.probes:
         if given.labels is None:
             parser.error("--probes needs LABELS")
-        found["baselines"] = measure_baselines([_benchmark(given.labels, *where) for where in MAIN.values()])
+        main = [_benchmark(given.labels, *where) for where in MAIN.values()]
+        found["baselines"] = measure_baselines(main, _others(given.labels))
         found["probes"] = measure_probes()
     elif given.labels is not None:
         found = measure(given.labels) | {"left_out": found.get("left_out", {})}
+    if given.labels is not None:
+        for ending in (".png", ".svg"):
+            plot_sources(HERE / f"sources{ending}", found)
     store.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     document.write_text(replace_tables(document.read_text(encoding="utf-8"), render(found)), encoding="utf-8")
 

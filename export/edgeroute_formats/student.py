@@ -14,7 +14,7 @@ and then
 
     open, exam, gate = pooled @ head + head_bias;  g = sigmoid(gate)
     logit   = (1 - g) open + g exam
-    score   = sigmoid(scale * logit + shift)
+    score   = sigmoid(scale * logit + shift - drop * relu(knee - logit))
 
 ``open`` is learnt from open prompts, ``exam`` from multiple-choice questions, where what small models miss points the
 other way; ``gate`` knows the format alone. The ``strengths`` of models are
@@ -223,21 +223,34 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """A rising line of the logit that is steeper below ``knee``, where prompts need no model at all."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+    knee: float = 0.0
+    drop: float = 0.0
+
+    def of(self, logit: torch.Tensor) -> torch.Tensor:
+        """The calibrated logit, of the same shape."""
+        return self.scale * logit + self.shift - self.drop * functional.relu(self.knee - logit)
+
+
+@dataclass(frozen=True, slots=True)
 class StudentCheckpoint:
-    """A trained student: ``scale`` and ``shift`` calibrate its logit to a probability for ``pair`` (strong, weak)."""
+    """A trained student, whose logit ``calibration`` makes a probability for ``pair`` (strong, weak)."""
 
     model: Student
     tokenizer: bytes
     text: TextPolicy
     pair: tuple[str, str]
-    scale: float
-    shift: float
+    calibration: Curve
     ranking: Ranking | None
     training: dict[str, Any]
 
     def logit(self, pooled: torch.Tensor) -> torch.Tensor:
         """The calibrated logit of pooled states, ``[batch, width]`` to ``[batch]``."""
-        return self.scale * mixed(self.model.head(pooled)) + self.shift
+        return self.calibration.of(mixed(self.model.head(pooled)))
 
 
 def contents_of(checkpoint: StudentCheckpoint) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -247,8 +260,7 @@ def contents_of(checkpoint: StudentCheckpoint) -> tuple[dict[str, torch.Tensor],
         "shape": asdict(checkpoint.model.shape),
         "text": asdict(checkpoint.text),
         "pair": list(checkpoint.pair),
-        "scale": checkpoint.scale,
-        "shift": checkpoint.shift,
+        "calibration": asdict(checkpoint.calibration),
         "training": checkpoint.training,
         "models": [],
     }
@@ -273,8 +285,7 @@ def read_student(folder: Path) -> StudentCheckpoint:
             (folder / TOKENIZER).read_bytes(),
             TextPolicy(**record["text"]),
             (strong, weak),
-            float(record["scale"]),
-            float(record["shift"]),
+            Curve(**record["calibration"]),
             ranking,
             dict(record["training"]),
         )

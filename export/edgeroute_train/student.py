@@ -175,9 +175,9 @@ def make_student(
         pooled = pooled_of(student, text, pairs.prompts)
         ranking = fit_ranking(pairs, pooled, _mixed(student, pooled))
     checkpoint = StudentCheckpoint(
-        student, frozen.tokenizer, text.policy, (strong, weak), fitted.scale, fitted.shift, ranking, record
+        student, frozen.tokenizer, text.policy, (strong, weak), fitted.curve, ranking, record
     )
-    compared = [Comparison(prompt, strong, weak, float(won)) for prompt, won in rows]
+    compared = [Comparison(prompt, strong, weak, 0.5 + won / 2) for prompt, won in rows]
     found = measure(compared, lambda _pair, prompts: logits_of(student, text, prompts))
     for line in [found] if isinstance(found, str) else found.lines:
         say(line)

@@ -18,11 +18,12 @@ from edgeroute import BundleError, CalibrationWarning, InputFileError, Router  #
 from edgeroute.data.labels import Battle  # noqa: E402
 from edgeroute.engine.text import TextEncoder  # noqa: E402
 from edgeroute.evaluation import probes  # noqa: E402
+from edgeroute.evaluation.rewordings import REWORDINGS  # noqa: E402
 from edgeroute_export.command import export  # noqa: E402
 from edgeroute_formats.student import Shape, Student, read_student  # noqa: E402
 from edgeroute_train.commands import train  # noqa: E402
 from edgeroute_train.comparisons import Pairs  # noqa: E402
-from edgeroute_train.lesson.after import calibrate, fit_ranking  # noqa: E402
+from edgeroute_train.lesson.after import Calibration, calibrate, fit_ranking  # noqa: E402
 from edgeroute_train.lesson.recipe import Mixture, read_lesson  # noqa: E402
 from edgeroute_train.lesson.rewordings import reword  # noqa: E402
 from edgeroute_train.lesson.targets import question_of, restated, strengths_of  # noqa: E402
@@ -116,7 +117,7 @@ def test_a_checkpoint_becomes_a_bundle_that_scores_as_pytorch_does(checkpoint: P
     text = TextEncoder(trained.tokenizer, trained.text)
     prompts = ["hello world", "write a poem about milk", "prove it " * 30]
     raw = logits_of(trained.model, text, prompts)
-    expected = 1 / (1 + np.exp(-(trained.scale * raw + trained.shift)))
+    expected = torch.sigmoid(trained.calibration.of(torch.from_numpy(raw))).numpy()
     np.testing.assert_allclose([router.score(each) for each in prompts], expected, atol=1e-4)
 
 
@@ -145,9 +146,17 @@ def test_no_prompt_of_the_probes_is_trained_on() -> None:
     tested = json.dumps(tested, ensure_ascii=False)
     written = load_written()
     prompts = [*written.easy, *written.expert, *written.demanding_instructions]
-    prompts += [each for pair in written.languages.values() for side in pair for each in side]
+    prompts += [each for spoken in written.languages.values() for each in (*spoken.easy, *spoken.demanding)]
     shared = [each for each in prompts if len(each) > 20 and json.dumps(each, ensure_ascii=False)[1:-1] in tested]
     assert shared == []
+
+
+def test_no_rewording_of_the_tests_is_trained_on() -> None:
+    words, prompt = load_written().rewordings, "Which of these two is heavier, and why?"
+    tested = {change(prompt) for change in REWORDINGS.values()}
+    trained = [each + prompt for each in words["before"]] + [prompt + each for each in words["after"]]
+    trained += [before + prompt + after for before, after in words["around"]]
+    assert not tested & set(trained)
 
 
 def test_what_is_composed_has_no_field_left() -> None:
@@ -236,7 +245,7 @@ def test_a_size_of_the_recipe_is_trained_and_scores_as_pytorch_does(
     text = TextEncoder(trained.tokenizer, trained.text)
     prompts = ["hello world", "write a poem about milk", "prove it " * 30]
     raw = logits_of(trained.model, text, prompts)
-    expected = 1 / (1 + np.exp(-(trained.scale * raw + trained.shift)))
+    expected = torch.sigmoid(trained.calibration.of(torch.from_numpy(raw))).numpy()
     np.testing.assert_allclose([router.score(each) for each in prompts], expected, atol=1e-4)
     np.testing.assert_allclose(router.score_batch(prompts), expected, atol=1e-4)
     with pytest.raises(InputFileError, match="has no size huge; it has tiny"):
@@ -248,13 +257,25 @@ def test_a_calibrated_logit_is_the_share_that_won() -> None:
     logits = rng.normal(size=4000).astype(np.float32)
     won = rng.random(4000) < 1 / (1 + np.exp(-(0.7 * logits - 1.2)))
     fitted = calibrate(logits, list(won))
-    assert fitted.scale == pytest.approx(0.7, abs=0.1)
-    assert fitted.shift == pytest.approx(-1.2, abs=0.1)
+    assert fitted.curve.scale == pytest.approx(0.7, abs=0.1)
+    assert fitted.curve.shift == pytest.approx(-1.2, abs=0.1)
     assert fitted.probability is not None
     assert fitted.probability.prompts == 4000
     assert fitted.probability.better == pytest.approx(np.mean(won), abs=1e-4)
     assert fitted.probability.error < 0.03
-    assert calibrate(-logits, list(won)).scale == 1.0
+    assert calibrate(-logits, list(won)) == Calibration()
+
+
+def test_greetings_come_near_zero_where_votes_are_noise() -> None:
+    rng = np.random.default_rng(0)
+    logits = np.concatenate([rng.normal(size=900), np.full(60, -2.5)]).astype(np.float32)
+    won = np.concatenate([rng.random(900) < 1 / (1 + np.exp(0.5 - 0.2 * logits[:900])), np.zeros(60, bool)])
+    fitted = calibrate(logits, list(won))
+    low, middle = torch.sigmoid(fitted.curve.of(torch.tensor([-2.5, 0.0])))
+    assert low < 0.05
+    assert middle == pytest.approx(0.38, abs=0.06)
+    rising = fitted.curve.of(torch.linspace(-4, 4, 50)).diff()
+    assert (rising > 0).all()
 
 
 def test_models_are_ordered_by_topic() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,18 @@ _SCORE = """
     exam_part = Mul (exam_share, apart)
     mixed = Add (opened, exam_part)
     scaled = Mul (mixed, scale)
-    logits = Add (scaled, shift)
+    line = Add (scaled, shift)
+    below = Sub (knee, mixed)
+    beyond = Relu (below)
+    dropped = Mul (beyond, drop)
+    logits = Sub (line, dropped)
     logit = Squeeze (logits, axis)
     score = Sigmoid (logit)
     embedding = Identity (pooled)
 """
 _STRENGTHS = """
     by_topic = MatMul (pooled, vectors)
-    by_need = Mul (logits, loadings)
+    by_need = Mul (mixed, loadings)
     both = Add (by_topic, by_need)
     strengths = Add (both, biases)
 """
@@ -208,8 +212,7 @@ def _head(trained: StudentCheckpoint, reads: str, opening: str = "") -> ModelPro
         "axis": np.array([1], np.int64),
         "parts_weight": head.weight.detach().numpy().T,
         "parts_bias": head.bias.detach().numpy(),
-        "scale": np.float32(trained.scale),
-        "shift": np.float32(trained.shift),
+        **{name: np.float32(value) for name, value in asdict(trained.calibration).items()},
     }
     width = trained.model.shape.width
     if opening:

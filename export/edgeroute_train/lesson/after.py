@@ -17,7 +17,7 @@ from torch.nn import functional
 from edgeroute.bundle.manifest import Probability
 from edgeroute.data.labels import Battle, Outcome, read_battles
 from edgeroute.evaluation.metrics import calibration_error
-from edgeroute_formats.student import Ranking
+from edgeroute_formats.student import Curve, Ranking
 
 from ..comparisons import Comparison, Pairs, collect, from_battles, from_outcomes
 from ..held_out import FEWEST, is_held_out
@@ -28,16 +28,16 @@ from .written import load_written
 
 Floats = NDArray[np.float64]
 _ROUNDS = 50
-_PENALTY = 3e-4
+_LOWEST, _RIDGE = 0.1, 0.02
+_PENALTY = 0.03
 """Of the vectors' squares, beside a loss that is a mean over the comparisons."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """``score = sigmoid(scale * logit + shift)``; ``probability`` is ``None`` where nothing could be fitted."""
+    """What makes the logit a probability, and its receipt: ``None`` where nothing could be fitted."""
 
-    scale: float = 1.0
-    shift: float = 0.0
+    curve: Curve = Curve()  # noqa: RUF009  (frozen)
     probability: Probability | None = None
 
 
@@ -63,24 +63,36 @@ def calibration_rows(lesson: Lesson, folder: Path, held_out: float) -> list[tupl
 
 
 def calibrate(logits: NDArray[np.float32], won: Sequence[bool]) -> Calibration:
-    """Scale and shift of the logit (Platt, 1999), by Newton's method.
+    """A line of the logit (Platt, 1999) that falls faster below a knee, by Newton's method.
 
+    The knee is where the lowest tenth begins. Greetings are there, which no line through noisy votes brings near 0.
     Where too few rows are held out, or they do not rise with the logit, the logit stays as it is.
     """
-    y = np.array(won, np.float64)
+    y, logit = np.array(won, np.float64), logits.astype(np.float64)
     if len(y) < FEWEST or y.min() == y.max():
         return Calibration()
-    x = np.stack([logits.astype(np.float64), np.ones(len(y))], axis=1)
-    found = np.zeros(2)
-    for _ in range(_ROUNDS):
-        p = 1 / (1 + np.exp(-(x @ found)))
-        curve = (x * (p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
-        found += np.linalg.solve(curve, x.T @ (y - p))
+    knee = float(np.quantile(logit, _LOWEST))
+    line = np.stack([logit, np.ones(len(y))], axis=1)
+    found = _newton(np.concatenate([line, -np.maximum(knee - logit, 0)[:, None]], axis=1), y)
+    if found[2] < 0:
+        found = np.append(_newton(line, y), 0.0)
     if not found[0] > 0:
         return Calibration()
-    scores = 1 / (1 + np.exp(-(x @ found)))
+    curve = Curve(float(found[0]), float(found[1]), knee, float(found[2]))
+    scores = 1 / (1 + np.exp(-curve.of(torch.from_numpy(logit)).numpy()))
     receipt = Probability(len(y), round(float(y.mean()), 4), round(calibration_error(scores, y), 4))
-    return Calibration(float(found[0]), float(found[1]), receipt)
+    return Calibration(curve, receipt)
+
+
+def _newton(x: Floats, y: Floats) -> Floats:
+    """Logistic regression with a little ridge, so that what separates without error stays finite."""
+    found = np.zeros(x.shape[1])
+    for _ in range(_ROUNDS):
+        p = 1 / (1 + np.exp(-(x @ found)))
+        curve = (x * (p * (1 - p))[:, None]).T @ x + _RIDGE * np.eye(x.shape[1])
+        step = np.linalg.solve(curve, x.T @ (y - p) - _RIDGE * found)
+        found += step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-9))
+    return found
 
 
 def ranking_pairs(lesson: Lesson, folder: Path, held_out: float) -> Pairs | None:
@@ -124,7 +136,7 @@ def fit_ranking(pairs: Pairs, pooled: NDArray[np.float32], logits: NDArray[np.fl
         strengths = x @ found
         apart = strengths[prompt, a] - strengths[prompt, b]
         each = functional.binary_cross_entropy_with_logits(apart, won, weight, reduction="sum")
-        total: torch.Tensor = each + _PENALTY * found[:-1].square().sum() + 1e-5 * found[-1].square().sum()
+        total: torch.Tensor = each + _PENALTY * found[:-1].square().sum() + 1e-4 * found[-1].square().sum()
         total.backward()
         return total
 

@@ -77,13 +77,13 @@ class Source:
 class Mixture:
     """Shares of the samples: labelled prompts, and what was written for training. They sum to 1."""
 
-    open: float = 0.34
+    open: float = 0.33
     exam: float = 0.18
-    easy_on_text: float = 0.14
+    easy_on_text: float = 0.13
     demanding_on_text: float = 0.05
     easy: float = 0.05
     expert: float = 0.08
-    languages: float = 0.06
+    languages: float = 0.08
     sums: float = 0.05
     follow_ups: float = 0.04
     greetings: float = 0.01
@@ -107,14 +107,14 @@ class Training:
     that are changed in place; ``consistency``, ``gate`` and ``embedding`` weigh these losses against that of the need.
     """
 
-    steps: int = 2000
+    steps: int = 2600
     batch: int = 64
     learning_rate: float = 3e-4
     warmup: int = 150
     decay: float = 0.01
     reworded: float = 0.5
     changed: float = 0.2
-    consistency: float = 6.0
+    consistency: float = 8.0
     gate: float = 0.4
     embedding: float = 0.7
     seed: int = 0

@@ -12,7 +12,7 @@ from .rewordings import reword
 from .teacher import Pool
 from .written import easy_instruction, load_written, passage, word_problem
 
-_REAL_TEXT = 0.15
+_REAL_TEXT = 0.5
 """How often a long prompt of people stands for a passage of ours."""
 _SHORTEST_SUM, _LONGEST_SUM = 60, 700
 """Characters of the word problems that need least and most."""
@@ -101,8 +101,7 @@ class Sampler:
         if chance < 0.15:
             instruction = " ".join(rng.choices(written.easy_instructions, k=2))
         elif chance < 0.25:
-            easy, _ = written.languages[rng.choice(list(written.languages))]
-            instruction = rng.choice(easy)
+            instruction = self._spoken(demanding=False)
         text = self._text(200, 4000) if chance < 0.9 else self._text(40, 200)
         return Sample(self._over(instruction, text), self.lesson.needs.easy_on_text)
 
@@ -120,10 +119,12 @@ class Sampler:
         return Sample(self._conversation(text) if rng.random() < 0.1 else text, needs.easy if easy else needs.expert)
 
     def _language(self) -> Sample:
-        rng, written = self.rng, load_written()
-        demanding = rng.random() < 0.5
-        text = rng.choice(written.languages[rng.choice(list(written.languages))][demanding])
-        return Sample(text, self.lesson.needs.language * (1 if demanding else -1))
+        demanding = self.rng.random() < 0.5
+        return Sample(self._spoken(demanding=demanding), self.lesson.needs.language * (1 if demanding else -1))
+
+    def _spoken(self, *, demanding: bool) -> str:
+        languages = load_written().languages
+        return languages[self.rng.choice(list(languages))].prompt(self.rng, demanding=demanding)
 
     def _sum(self) -> Sample:
         """A word problem, all of which is the question: it needs more, the longer it is."""

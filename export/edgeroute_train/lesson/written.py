@@ -17,6 +17,8 @@ from typing import Any
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 _KINDS = ("mail", "mail", "news", "news", "report", "report", "code", "code", "log", "table", "chat", "notes", "json")
 _MOST_STEPS = 8
+_WHOLE = 0.45
+"""Share of the prompts in other languages that are not composed."""
 _SCENES = 0.75
 """Share of the word problems that are about one of the scenes, and not about things that somebody has."""
 
@@ -31,8 +33,28 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """Easy and demanding prompts of one language, and frames that any of the topics completes."""
+
+    easy: tuple[str, ...]
+    demanding: tuple[str, ...]
+    easy_frames: tuple[str, ...]
+    easy_topics: tuple[str, ...]
+    demanding_frames: tuple[str, ...]
+    demanding_topics: tuple[str, ...]
+
+    def prompt(self, rng: random.Random, *, demanding: bool) -> str:
+        """A prompt as it stands, or a frame about a topic."""
+        kind = "demanding" if demanding else "easy"
+        if rng.random() < _WHOLE:
+            return str(rng.choice(getattr(self, kind)))
+        frame, topic = rng.choice(getattr(self, f"{kind}_frames")), rng.choice(getattr(self, f"{kind}_topics"))
+        return str(frame).replace("{t}", topic)
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
-    """The lists of ``written.json``; ``languages`` maps a language to its easy and its demanding sentences."""
+    """The lists of ``written.json``; ``languages`` maps an ISO 639-1 code to what is said in that language."""
 
     easy: tuple[str, ...]
     expert: tuple[str, ...]
@@ -44,7 +66,7 @@ class Written:
     follow_ups: tuple[str, ...]
     greetings: tuple[str, ...]
     wraps: tuple[str, ...]
-    languages: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    languages: dict[str, Spoken]
     rewordings: dict[str, Any]
     composed: dict[str, Any]
     """Forms of easy instructions: a share, sentences with fields, and what fills each field."""
@@ -56,7 +78,10 @@ class Written:
 def load_written() -> Written:
     """The prompts that this installation carries."""
     found = json.loads((files(__package__) / "written.json").read_text(encoding="utf-8"))
-    languages = {name: (tuple(each["easy"]), tuple(each["demanding"])) for name, each in found["languages"].items()}
+    languages = {
+        code: Spoken(**{name: tuple(lines) for name, lines in each.items()})
+        for code, each in found["languages"].items()
+    }
     scenes = tuple(Scene(**{name: tuple(lines) for name, lines in each.items()}) for each in found.pop("scenes"))
     lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
     parts = {name: tuple(value) for name, value in found["parts"].items()}
