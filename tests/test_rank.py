@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +123,17 @@ def test_columns_in_another_order_are_noticed_by_verify(tmp_path: Path) -> None:
     reseal(folder, lambda manifest: manifest.update(models=list(MODELS[::-1])))
     (problems,) = (check.detail for check in verify(folder).checks if check.ok is False)
     assert problems[0].startswith("strengths on golden 0: the pair's give ")
+
+
+def test_strengths_need_not_give_a_score_that_was_calibrated_by_itself(tmp_path: Path) -> None:
+    folder = make_ranking_bundle(tmp_path / "b")
+    fitted = {"prompts": 100, "better": 0.3, "error": 0.02}
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest.update(models=list(MODELS[::-1]), format=2, training=manifest["training"] | {"probability": fitted})
+
+    reseal(folder, change)
+    assert all(check.ok is not False for check in verify(folder).checks)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
