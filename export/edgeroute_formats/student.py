@@ -14,7 +14,7 @@ and then
 
     open, exam, gate = pooled @ head + head_bias;  g = sigmoid(gate)
     logit   = (1 - g) open + g exam
-    score   = sigmoid(scale * logit + shift - drop * relu(knee - logit))
+    score   = sigmoid(scale * logit + shift)
 
 ``open`` is learnt from open prompts, ``exam`` from multiple-choice questions, where what small models miss points the
 other way; ``gate`` knows the format alone. The ``strengths`` of models are
@@ -223,17 +223,15 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """A rising line of the logit that is steeper below ``knee``, where prompts need no model at all."""
+class Line:
+    """What makes a logit the logit of a probability."""
 
     scale: float = 1.0
     shift: float = 0.0
-    knee: float = 0.0
-    drop: float = 0.0
 
     def of(self, logit: torch.Tensor) -> torch.Tensor:
         """The calibrated logit, of the same shape."""
-        return self.scale * logit + self.shift - self.drop * functional.relu(self.knee - logit)
+        return self.scale * logit + self.shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +242,7 @@ class StudentCheckpoint:
     tokenizer: bytes
     text: TextPolicy
     pair: tuple[str, str]
-    calibration: Curve
+    calibration: Line
     ranking: Ranking | None
     training: dict[str, Any]
 
@@ -285,7 +283,7 @@ def read_student(folder: Path) -> StudentCheckpoint:
             (folder / TOKENIZER).read_bytes(),
             TextPolicy(**record["text"]),
             (strong, weak),
-            Curve(**record["calibration"]),
+            Line(**record["calibration"]),
             ranking,
             dict(record["training"]),
         )

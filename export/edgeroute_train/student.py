@@ -174,9 +174,7 @@ def make_student(
         progress("ranking", 0, len(pairs.prompts), None)
         pooled = pooled_of(student, text, pairs.prompts)
         ranking = fit_ranking(pairs, pooled, _mixed(student, pooled))
-    checkpoint = StudentCheckpoint(
-        student, frozen.tokenizer, text.policy, (strong, weak), fitted.curve, ranking, record
-    )
+    checkpoint = StudentCheckpoint(student, frozen.tokenizer, text.policy, (strong, weak), fitted.line, ranking, record)
     compared = [Comparison(prompt, strong, weak, 0.5 + won / 2) for prompt, won in rows]
     found = measure(compared, lambda _pair, prompts: logits_of(student, text, prompts))
     for line in [found] if isinstance(found, str) else found.lines:
@@ -258,7 +256,7 @@ def train_student(
 
 def _digest(lesson: Lesson) -> str:
     """Of what the weights depend on; what is fitted after the training may change between two tries."""
-    taught = {name: value for name, value in asdict(lesson).items() if name not in ("calibration", "aliases", "sizes")}
+    taught = {name: value for name, value in asdict(lesson).items() if name not in ("aliases", "sizes")}
     for source in taught["labels"]:
         del source["rank"]
     return hashlib.sha256(repr(taught).encode()).hexdigest()

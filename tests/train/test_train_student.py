@@ -257,25 +257,13 @@ def test_a_calibrated_logit_is_the_share_that_won() -> None:
     logits = rng.normal(size=4000).astype(np.float32)
     won = rng.random(4000) < 1 / (1 + np.exp(-(0.7 * logits - 1.2)))
     fitted = calibrate(logits, list(won))
-    assert fitted.curve.scale == pytest.approx(0.7, abs=0.1)
-    assert fitted.curve.shift == pytest.approx(-1.2, abs=0.1)
+    assert fitted.line.scale == pytest.approx(0.7, abs=0.1)
+    assert fitted.line.shift == pytest.approx(-1.2, abs=0.1)
     assert fitted.probability is not None
     assert fitted.probability.prompts == 4000
     assert fitted.probability.better == pytest.approx(np.mean(won), abs=1e-4)
     assert fitted.probability.error < 0.03
     assert calibrate(-logits, list(won)) == Calibration()
-
-
-def test_greetings_come_near_zero_where_votes_are_noise() -> None:
-    rng = np.random.default_rng(0)
-    logits = np.concatenate([rng.normal(size=900), np.full(60, -2.5)]).astype(np.float32)
-    won = np.concatenate([rng.random(900) < 1 / (1 + np.exp(0.5 - 0.2 * logits[:900])), np.zeros(60, bool)])
-    fitted = calibrate(logits, list(won))
-    low, middle = torch.sigmoid(fitted.curve.of(torch.tensor([-2.5, 0.0])))
-    assert low < 0.05
-    assert middle == pytest.approx(0.38, abs=0.06)
-    rising = fitted.curve.of(torch.linspace(-4, 4, 50)).diff()
-    assert (rising > 0).all()
 
 
 def test_models_are_ordered_by_topic() -> None:

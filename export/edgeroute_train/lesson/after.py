@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from edgeroute.bundle.manifest import Probability
-from edgeroute.data.labels import Battle, Outcome, read_battles
+from edgeroute.data.labels import Battle, Outcome
 from edgeroute.evaluation.metrics import calibration_error
-from edgeroute_formats.student import Curve, Ranking
+from edgeroute_formats.student import Line, Ranking
 
 from ..comparisons import Comparison, Pairs, collect, from_battles, from_outcomes
 from ..held_out import FEWEST, is_held_out
@@ -28,7 +28,7 @@ from .written import load_written
 
 Floats = NDArray[np.float64]
 _ROUNDS = 50
-_LOWEST, _RIDGE = 0.1, 0.02
+_RIDGE = 1e-3
 _PENALTY = 0.03
 """Of the vectors' squares, beside a loss that is a mean over the comparisons."""
 
@@ -37,15 +37,15 @@ _PENALTY = 0.03
 class Calibration:
     """What makes the logit a probability, and its receipt: ``None`` where nothing could be fitted."""
 
-    curve: Curve = Curve()  # noqa: RUF009  (frozen)
+    line: Line = Line()  # noqa: RUF009  (frozen)
     probability: Probability | None = None
 
 
 def calibration_rows(lesson: Lesson, folder: Path, held_out: float) -> list[tuple[str, bool]]:
     """Prompts that were not trained on, with whether the stronger model's answer was strictly better.
 
-    Held-out prompts of files that name pairs, by their first pair; the ``calibration`` rows of the recipe's battles, in
-    which ``model_a`` is the stronger one; and greetings, where no answer is better.
+    Held-out prompts of files that name pairs, by their first pair; and greetings, where no answer is better. Not votes:
+    whether a side won outright hangs on who it was, and hardly on the prompt.
     """
     found = []
     for source in lesson.labels:
@@ -55,44 +55,28 @@ def calibration_rows(lesson: Lesson, folder: Path, held_out: float) -> list[tupl
         for row in read_rows(folder / source.file, source.kind):
             if isinstance(row, Outcome) and {strong, weak} <= row.scores.keys() and is_held_out(row.prompt, held_out):
                 found.append((row.prompt, row.scores[strong] > row.scores[weak]))
-    if lesson.calibration is not None:
-        for battle in read_battles(folder / lesson.calibration, split="calibration"):
-            found.append((battle.prompt, battle.winner == "a"))
-        found += [(each, False) for each in load_written().greetings]
-    return found
+    return [*found, *((each, False) for each in load_written().greetings)] if found else []
 
 
 def calibrate(logits: NDArray[np.float32], won: Sequence[bool]) -> Calibration:
-    """A line of the logit (Platt, 1999) that falls faster below a knee, by Newton's method.
+    """A rising line of the logit (Platt, 1999), by Newton's method.
 
-    The knee is where the lowest tenth begins. Greetings are there, which no line through noisy votes brings near 0.
     Where too few rows are held out, or they do not rise with the logit, the logit stays as it is.
     """
-    y, logit = np.array(won, np.float64), logits.astype(np.float64)
+    y = np.array(won, np.float64)
     if len(y) < FEWEST or y.min() == y.max():
         return Calibration()
-    knee = float(np.quantile(logit, _LOWEST))
-    line = np.stack([logit, np.ones(len(y))], axis=1)
-    found = _newton(np.concatenate([line, -np.maximum(knee - logit, 0)[:, None]], axis=1), y)
-    if found[2] < 0:
-        found = np.append(_newton(line, y), 0.0)
-    if not found[0] > 0:
-        return Calibration()
-    curve = Curve(float(found[0]), float(found[1]), knee, float(found[2]))
-    scores = 1 / (1 + np.exp(-curve.of(torch.from_numpy(logit)).numpy()))
-    receipt = Probability(len(y), round(float(y.mean()), 4), round(calibration_error(scores, y), 4))
-    return Calibration(curve, receipt)
-
-
-def _newton(x: Floats, y: Floats) -> Floats:
-    """Logistic regression with a little ridge, so that what separates without error stays finite."""
-    found = np.zeros(x.shape[1])
+    x = np.stack([logits.astype(np.float64), np.ones(len(y))], axis=1)
+    found = np.zeros(2)
     for _ in range(_ROUNDS):
         p = 1 / (1 + np.exp(-(x @ found)))
-        curve = (x * (p * (1 - p))[:, None]).T @ x + _RIDGE * np.eye(x.shape[1])
-        step = np.linalg.solve(curve, x.T @ (y - p) - _RIDGE * found)
-        found += step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-9))
-    return found
+        curve = (x * (p * (1 - p))[:, None]).T @ x + _RIDGE * np.eye(2)
+        found += np.linalg.solve(curve, x.T @ (y - p) - _RIDGE * found)
+    if not found[0] > 0:
+        return Calibration()
+    error = calibration_error(1 / (1 + np.exp(-(x @ found))), y)
+    line = Line(float(found[0]), float(found[1]))
+    return Calibration(line, Probability(len(y), round(float(y.mean()), 4), round(error, 4)))
 
 
 def ranking_pairs(lesson: Lesson, folder: Path, held_out: float) -> Pairs | None:

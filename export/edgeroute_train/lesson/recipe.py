@@ -134,8 +134,8 @@ class Training:
 class Lesson:
     """A whole recipe. ``numeric_domains``: questions in numbers, where a question's own length counts by ``length``.
 
-    ``calibration``: a file of battles whose ``calibration`` rows say what the score is a probability of. ``aliases``: a
-    model's name to the one that it is ranked as. ``sizes``: hyperparameters of other students of the same lesson.
+    ``aliases``: a model's name to the one that it is ranked as. ``sizes``: hyperparameters of other students of the same
+    lesson.
     ``restated``: share of exam draws that are other files' questions with four options, labelled by the gap's teacher.
     """
 
@@ -144,7 +144,6 @@ class Lesson:
     numeric_domains: tuple[str, ...] = ()
     length: float = 0.9
     restated: float = 0.24
-    calibration: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
     mixture: Mixture = field(default_factory=Mixture)
     needs: Needs = field(default_factory=Needs)
