@@ -134,8 +134,7 @@ class Training:
 class Lesson:
     """A whole recipe. ``numeric_domains``: questions in numbers, where a question's own length counts by ``length``.
 
-    ``aliases``: a model's name to the one that it is ranked as. ``sizes``: hyperparameters of other students of the same
-    lesson.
+    ``aliases``: a model's name to the one that it is ranked as. ``sizes``: hyperparameters of further students.
     ``restated``: share of exam draws that are other files' questions with four options, labelled by the gap's teacher.
     """
 
