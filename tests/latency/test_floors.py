@@ -25,11 +25,11 @@ def test_shapes_are_those_of_the_encoder() -> None:
 
 
 def test_a_layer_for_the_first_token_has_few_rows() -> None:
-    """mf-small: of two layers the first attends from every token; of the second, four heads of one token are left."""
+    """mf-small: a table of rank 96; its first layer attends from every token, of the second one token is left."""
     found = floors.read_shapes(shipped_folder() / "mf-small" / "model.int8.onnx")
     assert found.attention == ((4, 96),)
     assert [each for each in found.products if each[0] is None] == [
-        (None, 384, 1152), (None, 384, 384), (None, 384, 768), (None, 768, 384)
+        (None, 96, 384), (None, 384, 1152), (None, 384, 384), (None, 384, 384), (None, 384, 384)
     ]  # fmt: skip
     few = [each for each in found.products if each[0] is not None]
     assert sorted(few) == [(1, 384, 384)] * 2 + [(1, 384, 768), (1, 768, 384)] + [(4, 384, 384)] * 2
