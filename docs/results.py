@@ -246,6 +246,7 @@ def plot_sources(path: Path, found: Found) -> None:
         ylabel="hard and short over easy and long, AUC",
         ylim=(-0.05, 1.05),
     )
+    axes.margins(x=0.15)
     with mpl.rc_context({"svg.hashsalt": "edgeroute"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 

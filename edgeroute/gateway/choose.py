@@ -40,7 +40,7 @@ from ..router import Router
 from .budget import Budget, Reservation
 from .conversations import Kept, Memory, MemoryStore, Names, Scored, Store, id_in
 from .endpoint import Endpoint
-from .fit import Need, need_of, why_unfit
+from .capabilities import Need, need_of, why_unfit
 from .openai import Messages, Tokens, beginning, check_messages, has_image, texts_of, tokens_of
 from .retries import Failed
 from .settings import Rule, Settings
