@@ -66,7 +66,7 @@ def test_a_source_left_out_has_a_row_beside_the_default(results: ModuleType) -> 
 
 
 def test_a_left_out_source_must_be_one_that_is_measured(results: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"no benchmark is of the source outcomes_gsm9k; there are .*outcomes_gsm8k"):
+    with pytest.raises(SystemExit, match=r"nothing here is measured on outcomes_gsm9k; there are .*outcomes_qlora"):
         results.measure_left_out(tmp_path, "outcomes_gsm9k", "x")
 
 

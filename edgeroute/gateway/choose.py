@@ -38,9 +38,9 @@ from ..errors import (
 )
 from ..router import Router
 from .budget import Budget, Reservation
+from .capabilities import Need, need_of, why_unfit
 from .conversations import Kept, Memory, MemoryStore, Names, Scored, Store, id_in
 from .endpoint import Endpoint
-from .capabilities import Need, need_of, why_unfit
 from .openai import Messages, Tokens, beginning, check_messages, has_image, texts_of, tokens_of
 from .retries import Failed
 from .settings import Rule, Settings

@@ -11,9 +11,9 @@ import pytest
 from upstream import Upstream, status
 
 from edgeroute.errors import UnfitError, UpstreamError
+from edgeroute.gateway.capabilities import most_tokens, need_of, why_unfit
 from edgeroute.gateway.edit import edited
 from edgeroute.gateway.endpoint import Endpoint, EndpointTable, make_endpoint
-from edgeroute.gateway.capabilities import most_tokens, need_of, why_unfit
 from edgeroute.gateway.gateway import Gateway
 from edgeroute.gateway.openai import unfit_by, usage_of
 
