@@ -15,10 +15,7 @@ from edgeroute.cli.progress import Progress
 # digest, and threads that wait for a busy machine burn no more time than the products take.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from .fitted import Fit
-from .marks import Columns
-from .run import Target
-from .run import fit as run_fit
+from .fitted import Fit, Target
 
 
 @click.command(short_help="Fit a router for your own models from few labels.")
@@ -73,6 +70,9 @@ def fit(
     When it is not, the last lines say "keep the base", and nothing is written; that is no error. 50 to 200 labels are
     usually enough.
     """
+    from .marks import Columns
+    from .run import fit as run_fit
+
     progress = Progress()
     try:
         found = run_fit(

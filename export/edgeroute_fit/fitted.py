@@ -1,11 +1,13 @@
-"""``Fit``, what a fit returns."""
+"""``Fit``, what a fit returns, and what it may aim at."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+Target = Literal["auto", "weak", "gap", "rank"]
 Show = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many (0 where unknown)."""
 

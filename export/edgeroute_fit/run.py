@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from edgeroute.evaluation.metrics import calibration_error
 from edgeroute_export.write import check_place
 
 from .base import Base, Measured, encode, measure, open_base
-from .fitted import Fit, Show
+from .fitted import Fit, Show, Target
 from .graph import Weights
 from .heads import Array, Design, Fitted, logistic_scale, sigmoid
 from .labels import read_labels
@@ -25,7 +25,6 @@ from .report import Report, pair_report
 from .selection import Outcomes, choose, cross_validate, gain, more_labels
 from .write import Fitting, Sample, write_fitted
 
-Target = Literal["auto", "weak", "gap", "rank"]
 _WANTED: dict[str, tuple[str, ...]] = {"auto": (), "weak": ("weak",), "gap": ("gap",)}
 
 
